@@ -1,0 +1,324 @@
+"""The kernel functions: k(x, y) = φ(s), where s is one of three metrics of the pair.
+
+One block per function, and nothing else to touch when adding one: every test suite, the offline
+GPU build and the bench parametrise over ``REGISTRY``. A block holds
+
+* ``value(s, a, shape, offset)``: φ, out of place and differentiable (second order, oracles);
+* ``evaluate_(s, a, shape, offset, slope)``: φ and its slope, overwriting ``s`` (the CPU product);
+* ``device(s, a, shape, offset)``: the Triton twin, returning φ and its slope. It is left
+  undecorated so that importing the package does not import triton; the Triton backend jits it.
+
+The *slope* is what the gradient needs: ∇ₓk = slope·(x−y) for ``sqeuclidean`` (slope = 2φ′),
+slope·sign(x−y) for ``l1`` and slope·y for ``inner`` (slope = φ′). At coincident points, where φ′ of
+the non-smooth functions is infinite, it is 0. ``a`` is the rate, ``shape`` and ``offset`` are
+static numbers of the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:  # the device twins below see the real module once the Triton backend is loaded
+    tl: Any
+
+Metric = Literal["sqeuclidean", "l1", "inner"]
+Rate = float | Tensor
+LOG2E = 1.4426950408889634
+
+
+class Evaluation(NamedTuple):
+    """φ = ``value * value_scale`` and its slope; the factors are left out of the elementwise work."""
+
+    value: Tensor
+    value_scale: Rate
+    slope: Tensor
+    slope_scale: Rate
+
+
+@dataclass(frozen=True)
+class KernelFunction:
+    """One family of kernel functions. ``definiteness``: "positive" or "conditional" (on weights
+    that sum to zero). ``smooth``: φ is differentiable in s at s = 0. ``needs_slope_buffer``:
+    ``evaluate_`` writes the slope beside the value. ``probe``: (rate, shape, offset) triples that
+    the test suites and the offline build exercise."""
+
+    name: str
+    metric: Metric
+    value: Callable[[Tensor, Rate, float, float], Tensor]
+    evaluate_: Callable[[Tensor, Rate, float, float, Tensor | None], Evaluation]
+    device: Callable[[Any, Any, Any, Any], Any]
+    definiteness: Literal["positive", "conditional"] = "positive"
+    smooth: bool = True
+    needs_slope_buffer: bool = True
+    probe: tuple[tuple[float, float, float], ...] = ((0.7, 0.0, 0.0),)
+
+
+REGISTRY: dict[str, KernelFunction] = {}
+
+
+def register(function: KernelFunction) -> KernelFunction:
+    REGISTRY[function.name] = function
+    return function
+
+
+def _reciprocal_or_zero(r: Tensor, out: Tensor) -> Tensor:
+    """1/r with 1/0 = 0; NaN stays NaN."""
+    torch.reciprocal(r, out=out)
+    return out.masked_fill_(r == 0, 0.0)
+
+
+def _safe_sqrt(s: Tensor) -> Tensor:
+    """√s whose derivatives of every order are 0 at s = 0 instead of infinite."""
+    zero = s == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, s).sqrt())
+
+
+# --- Gaussian: exp(−s/2σ²), a = 1/2σ² ------------------------------------------------------------
+
+
+def _gaussian(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
+    return torch.exp2(s * (-LOG2E * a))
+
+
+def _gaussian_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None) -> Evaluation:
+    k = s.mul_(-LOG2E * a).exp2_()
+    return Evaluation(k, 1.0, k, -2.0 * a)
+
+
+def _gaussian_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+    k = tl.exp2(s * (a * -1.4426950408889634))
+    return k, k * (-2.0 * a)
+
+
+GAUSSIAN = register(
+    KernelFunction(
+        "gaussian", "sqeuclidean", _gaussian, _gaussian_, _gaussian_device, needs_slope_buffer=False
+    )
+)
+
+
+# --- Laplace on Euclidean distances: exp(−√s/σ), a = 1/σ -----------------------------------------
+
+
+def _laplace(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
+    return torch.exp2(_safe_sqrt(s) * (-LOG2E * a))
+
+
+def _laplace_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None) -> Evaluation:
+    r = s.sqrt_()
+    inverse = s if slope is None else _reciprocal_or_zero(r, out=slope)
+    k = r.mul_(-LOG2E * a).exp2_()
+    return Evaluation(k, 1.0, k if slope is None else inverse.mul_(k), -a)
+
+
+def _laplace_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+    inverse = tl.where(s == 0.0, 0.0, tl.rsqrt(s))
+    k = tl.exp2(s * inverse * (a * -1.4426950408889634))
+    return k, k * inverse * -a
+
+
+LAPLACE = register(
+    KernelFunction("laplace", "sqeuclidean", _laplace, _laplace_, _laplace_device, smooth=False)
+)
+
+
+# --- Laplace on L1 distances: exp(−s/σ), a = 1/σ -------------------------------------------------
+
+
+def _laplace_l1(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
+    return torch.exp2(s * (-LOG2E * a))
+
+
+def _laplace_l1_(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None
+) -> Evaluation:
+    k = s.mul_(-LOG2E * a).exp2_()
+    return Evaluation(k, 1.0, k, -a)
+
+
+def _laplace_l1_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+    k = tl.exp2(s * (a * -1.4426950408889634))
+    return k, k * -a
+
+
+LAPLACE_L1 = register(
+    KernelFunction(
+        "laplace_l1", "l1", _laplace_l1, _laplace_l1_, _laplace_l1_device, needs_slope_buffer=False
+    )
+)
+
+
+# --- Energy: −s^(β/2), β = shape; a is not used --------------------------------------------------
+
+
+def _energy(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
+    if shape == 1.0:
+        return -_safe_sqrt(s)
+    zero = s == 0
+    return -torch.where(zero, 0.0, torch.where(zero, 1.0, s).pow(0.5 * shape))
+
+
+def _energy_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None) -> Evaluation:
+    if shape == 1.0:
+        r = s.sqrt_()
+        return Evaluation(r, -1.0, r if slope is None else _reciprocal_or_zero(r, slope), -1.0)
+    inverse = s if slope is None else _reciprocal_or_zero(s, out=slope)
+    r = s.pow_(0.5 * shape)
+    return Evaluation(r, -1.0, r if slope is None else inverse.mul_(r), -shape)
+
+
+def _energy_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+    if shape == 1.0:
+        inverse = tl.where(s == 0.0, 0.0, tl.rsqrt(s))
+        return -s * inverse, -inverse
+    else:
+        r = tl.exp2(tl.log2(s) * (0.5 * shape))
+        return -r, tl.where(s == 0.0, 0.0, r / s) * -shape
+
+
+ENERGY = register(
+    KernelFunction(
+        "energy",
+        "sqeuclidean",
+        _energy,
+        _energy_,
+        _energy_device,
+        definiteness="conditional",
+        smooth=False,
+        probe=((1.0, 1.0, 0.0), (1.0, 0.5, 0.0), (1.0, 1.5, 0.0)),
+    )
+)
+
+
+# --- Inverse power (inverse multiquadric, rational quadratic): (1 + a·s)^(−shape) ----------------
+
+
+def _inverse_power(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
+    return (s * a + 1.0).pow(-shape)
+
+
+def _inverse_power_(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None
+) -> Evaluation:
+    base = s.mul_(a).add_(1.0)
+    inverse = base if slope is None else torch.reciprocal(base, out=slope)
+    if shape == 0.5:
+        k = base.rsqrt_()
+    elif shape == 1.0:
+        k = base.reciprocal_()
+    else:
+        k = base.log2_().mul_(-shape).exp2_()
+    return Evaluation(k, 1.0, k if slope is None else inverse.mul_(k), a * (-2.0 * shape))
+
+
+def _inverse_power_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+    base = s * a + 1.0
+    if shape == 0.5:
+        k = tl.rsqrt(base)
+    elif shape == 1.0:
+        k = 1.0 / base
+    else:
+        k = tl.exp2(tl.log2(base) * -shape)
+    return k, k / base * (a * (-2.0 * shape))
+
+
+INVERSE_POWER = register(
+    KernelFunction(
+        "inverse_power",
+        "sqeuclidean",
+        _inverse_power,
+        _inverse_power_,
+        _inverse_power_device,
+        probe=((0.7, 0.5, 0.0), (0.7, 1.0, 0.0), (0.3, 2.0, 0.0)),
+    )
+)
+
+
+# --- Matérn 3/2 and 5/2 on r = a·√s, a = √(2ν)/σ, ν = shape --------------------------------------
+
+
+def _matern(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
+    r = _safe_sqrt(s) * a
+    # s·a² and not r²: the derivative of the quadratic term is finite at 0.
+    polynomial = 1.0 + r if shape == 1.5 else 1.0 + r + s * (a * a / 3.0)
+    return polynomial * torch.exp2(r * -LOG2E)
+
+
+def _matern_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None) -> Evaluation:
+    r = s.sqrt_().mul_(a)
+    if slope is None:
+        slope = torch.empty_like(r)
+    decay = torch.mul(r, -LOG2E, out=slope).exp2_()
+    if shape == 1.5:
+        return Evaluation(r.add_(1.0).mul_(decay), 1.0, decay, -(a * a))
+    linear = (r + 1.0).mul_(decay)  # (1 + r)·e^(−r)
+    k = r.square_().mul_(decay).mul_(1.0 / 3.0).add_(linear)
+    return Evaluation(k, 1.0, slope.copy_(linear), a * a * (-1.0 / 3.0))
+
+
+def _matern_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+    r = tl.sqrt(s) * a
+    decay = tl.exp2(r * -1.4426950408889634)
+    linear = (1.0 + r) * decay
+    if shape == 1.5:
+        return linear, decay * (-a * a)
+    else:
+        return linear + r * r * decay * 0.3333333333333333, linear * (a * a * -0.3333333333333333)
+
+
+MATERN = register(
+    KernelFunction(
+        "matern",
+        "sqeuclidean",
+        _matern,
+        _matern_,
+        _matern_device,
+        probe=((1.2, 1.5, 0.0), (1.2, 2.5, 0.0)),
+    )
+)
+
+
+# --- Polynomial (a·⟨x, y⟩ + offset)^shape, integer shape; linear is shape = 1, offset = 0 --------
+
+
+def _polynomial(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
+    base = s * a + offset
+    k = base
+    for _ in range(int(shape) - 1):
+        k = k * base
+    return k
+
+
+def _polynomial_(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None
+) -> Evaluation:
+    base = s.mul_(a).add_(offset)
+    if slope is None:
+        return Evaluation(base.pow_(int(shape)), 1.0, base, a)
+    slope.fill_(1.0) if shape == 1.0 else torch.pow(base, int(shape) - 1, out=slope)
+    return Evaluation(base.mul_(slope), 1.0, slope, a * shape)
+
+
+def _polynomial_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+    base = s * a + offset
+    power = base * 0.0 + 1.0
+    for _ in tl.static_range(shape - 1):
+        power = power * base
+    return power * base, power * (a * shape)
+
+
+POLYNOMIAL = register(
+    KernelFunction(
+        "polynomial",
+        "inner",
+        _polynomial,
+        _polynomial_,
+        _polynomial_device,
+        probe=((0.5, 1.0, 0.0), (0.25, 3.0, 1.0), (0.25, 2.0, 0.5)),
+    )
+)

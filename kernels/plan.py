@@ -1,0 +1,77 @@
+"""What a backend is asked for, and what it gives back: the one interface between ops and backends.
+
+A sweep visits the pairs of one or two samples once and forms, for weights w (ones if None) and
+every kernel component c,
+
+    S[xx, c] = Σ_{i≠j} wxᵢ wxⱼ k_c(xᵢ, xⱼ),   S[yy, c] likewise,   S[xy, c] = Σ_{i,j} wxᵢ wyⱼ k_c(xᵢ, yⱼ)
+
+and, for coefficients a[block, c], the derivatives of L = Σ a·S with respect to x, y, wx and wy.
+∂L/∂wx of the xy block alone is the potential p_i = Σⱼ wyⱼ k(xᵢ, yⱼ).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from .functions import REGISTRY, KernelFunction, Metric
+
+Blocks = Literal["xx", "xy", "all"]  # "all" is xx, yy, xy, in this order
+
+
+class Component(NamedTuple):
+    """The static part of one kernel component; its rate is a number or a device tensor."""
+
+    function: KernelFunction
+    shape: float = 0.0
+    offset: float = 0.0
+
+
+def encode(components: Sequence[Component]) -> str:
+    """A string that operators can carry as an argument."""
+    return "|".join(f"{c.function.name}:{c.shape!r}:{c.offset!r}" for c in components)
+
+
+@lru_cache(maxsize=256)
+def decode(text: str) -> tuple[Component, ...]:
+    parts = (item.split(":") for item in text.split("|"))
+    return tuple(
+        Component(REGISTRY[name], float(shape), float(offset)) for name, shape, offset in parts
+    )
+
+
+def metric_of(components: Sequence[Component]) -> Metric:
+    """The one metric that all components of a sweep share."""
+    (metric,) = {c.function.metric for c in components}
+    return metric
+
+
+def block_names(blocks: Blocks) -> tuple[str, ...]:
+    return ("xx", "yy", "xy") if blocks == "all" else (blocks,)
+
+
+class Wanted(NamedTuple):
+    """Which outputs a sweep computes; work for the others is not done."""
+
+    sums: bool = False
+    grad_x: bool = False
+    grad_y: bool = False
+    grad_wx: bool = False
+    grad_wy: bool = False
+
+    @property
+    def gradients(self) -> bool:
+        return self.grad_x or self.grad_y or self.grad_wx or self.grad_wy
+
+
+class Sweep(NamedTuple):
+    """Outputs of a sweep over a batch of B problems; those not wanted are empty tensors [0]."""
+
+    sums: Tensor  # [B, blocks, C] float64
+    grad_x: Tensor  # [B, n, d]
+    grad_y: Tensor  # [B, m, d]
+    grad_wx: Tensor  # [B, n]
+    grad_wy: Tensor  # [B, m]
