@@ -1,0 +1,46 @@
+"""What differs between the versions and modes of Triton, in one place."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import triton
+import triton.language as tl
+from triton.runtime.interpreter import InterpretedFunction
+
+from . import functions
+from .functions import KernelFunction
+
+functions.tl = tl  # the device twins name it
+
+_jitted: dict[Callable[..., Any], Any] = {}
+
+
+def device_function(function: KernelFunction) -> Any:
+    """The Triton twin of a kernel function, jitted once. Triton would look the names of its type
+    annotations up as device globals, so they are taken out of the source that it compiles."""
+    if function.device not in _jitted:
+        jitted = triton.jit(function.device)
+        if not isinstance(jitted, InterpretedFunction):
+            tree = ast.parse(jitted.src)
+            definition = tree.body[0]
+            assert isinstance(definition, ast.FunctionDef)
+            for argument in definition.args.args:
+                argument.annotation = None
+            definition.returns = None
+            jitted._unsafe_update_src(ast.unparse(tree))
+        _jitted[function.device] = jitted
+    return _jitted[function.device]
+
+
+def interpreting(kernel: Any) -> bool:
+    return isinstance(kernel, InterpretedFunction)
+
+
+def quiet(kernel: Any) -> contextlib.AbstractContextManager[Any]:
+    """NumPy, which runs interpreted kernels, warns where a GPU silently makes inf or NaN."""
+    return np.errstate(all="ignore") if interpreting(kernel) else contextlib.nullcontext()
