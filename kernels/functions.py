@@ -18,24 +18,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:  # the device twins below see the real module once the Triton backend is loaded
-    tl: Any
-
+tl: Any = None  # triton.language, set by the Triton backend before it jits the device twins
 Metric = Literal["sqeuclidean", "l1", "inner"]
 Rate = float | Tensor
 LOG2E = 1.4426950408889634
 
 
 class Evaluation(NamedTuple):
-    """φ = ``value * value_scale`` and its slope; the factors are left out of the elementwise work."""
+    """φ = ``value * value_scale`` and its slope; the factors stay out of the elementwise work."""
 
     value: Tensor
-    value_scale: Rate
+    value_scale: float
     slope: Tensor
     slope_scale: Rate
 
@@ -54,6 +52,7 @@ class KernelFunction:
     device: Callable[[Any, Any, Any, Any], Any]
     definiteness: Literal["positive", "conditional"] = "positive"
     smooth: bool = True
+    at_zero: float = 1.0  # φ(0), for the diagonal of the translation-invariant ones
     needs_slope_buffer: bool = True
     probe: tuple[tuple[float, float, float], ...] = ((0.7, 0.0, 0.0),)
 
@@ -66,10 +65,17 @@ def register(function: KernelFunction) -> KernelFunction:
     return function
 
 
-def _reciprocal_or_zero(r: Tensor, out: Tensor) -> Tensor:
-    """1/r with 1/0 = 0; NaN stays NaN."""
-    torch.reciprocal(r, out=out)
-    return out.masked_fill_(r == 0, 0.0)
+def _power_over_s_(s: Tensor, exponent: float, out: Tensor | None) -> Tensor:
+    """Overwrite s with r = s^exponent and, if given, ``out`` with r/s, where 0/0 = 0.
+
+    The smallest normal number under the fraction turns 0/0 into 0 and changes no other quotient
+    by a rounding error; a mask would cost ten times as much."""
+    if out is not None:
+        torch.add(s, torch.finfo(s.dtype).tiny, out=out)
+    r = s.sqrt_() if exponent == 0.5 else s.pow_(exponent)
+    if out is not None:
+        torch.div(r, out, out=out)
+    return r
 
 
 def _safe_sqrt(s: Tensor) -> Tensor:
@@ -110,10 +116,8 @@ def _laplace(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
 
 
 def _laplace_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None) -> Evaluation:
-    r = s.sqrt_()
-    inverse = s if slope is None else _reciprocal_or_zero(r, out=slope)
-    k = r.mul_(-LOG2E * a).exp2_()
-    return Evaluation(k, 1.0, k if slope is None else inverse.mul_(k), -a)
+    k = _power_over_s_(s, 0.5, slope).mul_(-LOG2E * a).exp2_()
+    return Evaluation(k, 1.0, k if slope is None else slope.mul_(k), -a)
 
 
 def _laplace_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
@@ -164,12 +168,8 @@ def _energy(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
 
 
 def _energy_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None) -> Evaluation:
-    if shape == 1.0:
-        r = s.sqrt_()
-        return Evaluation(r, -1.0, r if slope is None else _reciprocal_or_zero(r, slope), -1.0)
-    inverse = s if slope is None else _reciprocal_or_zero(s, out=slope)
-    r = s.pow_(0.5 * shape)
-    return Evaluation(r, -1.0, r if slope is None else inverse.mul_(r), -shape)
+    r = _power_over_s_(s, 0.5 * shape, slope)
+    return Evaluation(r, -1.0, r if slope is None else slope, -shape)
 
 
 def _energy_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
@@ -190,6 +190,7 @@ ENERGY = register(
         _energy_device,
         definiteness="conditional",
         smooth=False,
+        at_zero=0.0,
         probe=((1.0, 1.0, 0.0), (1.0, 0.5, 0.0), (1.0, 1.5, 0.0)),
     )
 )
@@ -256,9 +257,9 @@ def _matern_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | No
     decay = torch.mul(r, -LOG2E, out=slope).exp2_()
     if shape == 1.5:
         return Evaluation(r.add_(1.0).mul_(decay), 1.0, decay, -(a * a))
-    linear = (r + 1.0).mul_(decay)  # (1 + r)·e^(−r)
-    k = r.square_().mul_(decay).mul_(1.0 / 3.0).add_(linear)
-    return Evaluation(k, 1.0, slope.copy_(linear), a * a * (-1.0 / 3.0))
+    quadratic = torch.square(r).mul_(decay)
+    linear = decay.addcmul_(decay, r)  # (1 + r)·e^(−r)
+    return Evaluation(quadratic.mul_(1.0 / 3.0).add_(linear), 1.0, linear, a * a * (-1.0 / 3.0))
 
 
 def _matern_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:

@@ -1,0 +1,112 @@
+"""The two estimators of E k(x, x′) + E k(y, y′) − 2 E k(x, y) that every loss here shares."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .kernels import Kernel, pair_sums
+from .kernels.api import pair_form
+from .kernels.validation import check_rows, check_samples, check_weights, count_on_host
+
+Estimator = Literal["unbiased", "biased"]
+
+
+def check_estimator(estimator: str) -> None:
+    if estimator not in get_args(Estimator):
+        raise ValueError(f"estimator must be 'unbiased' or 'biased'; got {estimator!r}")
+
+
+def check_enough_rows(x: Tensor, name: str, estimator: str) -> None:
+    """One row for the V-statistic, two for the U-statistic."""
+    if estimator == "unbiased":
+        check_rows(x, name, 2, "the unbiased estimator needs at least two rows (or use 'biased')")
+    else:
+        check_rows(x, name, 1, "at least one row is needed")
+
+
+def squared_discrepancy(
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel,
+    estimator: str,
+    weights_x: Tensor | None,
+    weights_y: Tensor | None,
+    backend: str | None,
+) -> Tensor:
+    """The U- or V-statistic [...] of samples x [..., n, d] and y [..., m, d], in their promoted
+    dtype; sums are formed in fp64."""
+    check_estimator(estimator)
+    x, y = check_samples(x, y)
+    check_enough_rows(x, "x", estimator)
+    check_enough_rows(y, "y", estimator)
+    wx, wy = _normalised(weights_x, x, "weights_x"), _normalised(weights_y, y, "weights_y")
+    kernel = kernel.resolve(x, y)
+    if estimator == "biased":
+        value = _biased(x, y, wx, wy, kernel, backend)
+    elif wx is None and wy is None:
+        n, m = x.shape[-2], y.shape[-2]
+        coefs = (1.0 / (n * (n - 1)), 1.0 / (m * (m - 1)), -2.0 / (n * m))
+        value = pair_form(x, y, kernel, coefs, backend=backend)
+    else:
+        value = _unbiased_weighted(x, y, wx, wy, kernel, backend)
+    return value.to(x.dtype)
+
+
+def _normalised(w: Tensor | None, x: Tensor, name: str) -> Tensor | None:
+    """Weights that sum to one."""
+    w = check_weights(w, x, name)
+    if w is None:
+        return None
+    total = w.sum(-1, keepdim=True)
+    if count_on_host(total.detach() == 0):
+        raise ValueError(f"{name} sums to zero; weights are normalised to sum to one")
+    return w / total
+
+
+def _biased(
+    x: Tensor,
+    y: Tensor,
+    wx: Tensor | None,
+    wy: Tensor | None,
+    kernel: Kernel,
+    backend: str | None,
+) -> Tensor:
+    n, m = x.shape[-2], y.shape[-2]
+    scale_x, scale_y = (1.0 / n if wx is None else 1.0), (1.0 / m if wy is None else 1.0)
+    coefs = (scale_x**2, scale_y**2, -2.0 * scale_x * scale_y)
+    value = pair_form(x, y, kernel, coefs, weights_x=wx, weights_y=wy, backend=backend)
+    return value + diagonal_term(x, wx, kernel) + diagonal_term(y, wy, kernel)
+
+
+def diagonal_term(x: Tensor, w: Tensor | None, kernel: Kernel) -> Tensor | float:
+    """Σ wᵢ² k(xᵢ, xᵢ) in fp64, for normalised weights (1/n if None)."""
+    diagonal = kernel.diagonal(x)
+    if w is None:
+        n = x.shape[-2]
+        return diagonal.double().mean(-1) / n if isinstance(diagonal, Tensor) else diagonal / n
+    return (w.square() * diagonal).double().sum(-1)
+
+
+def _unbiased_weighted(
+    x: Tensor,
+    y: Tensor,
+    wx: Tensor | None,
+    wy: Tensor | None,
+    kernel: Kernel,
+    backend: str | None,
+) -> Tensor:
+    """Σ_{i≠j} wᵢwⱼ k / (1 − Σwᵢ²) in place of each within-sample mean."""
+    n, m = x.shape[-2], y.shape[-2]
+    wx = torch.full_like(x[..., 0], 1.0 / n) if wx is None else wx
+    wy = torch.full_like(y[..., 0], 1.0 / m) if wy is None else wy
+    sums = pair_sums(x, y, kernel=kernel, weights_x=wx, weights_y=wy, backend=backend)
+    coefs = [t.coefficient for t in kernel.terms]
+    xx, yy, xy = (sum(a * s for a, s in zip(coefs, part.unbind(-1), strict=True)) for part in sums)
+    return (
+        xx / (1.0 - wx.double().square().sum(-1))
+        + yy / (1.0 - wy.double().square().sum(-1))
+        - 2.0 * xy
+    )

@@ -1,0 +1,166 @@
+"""The engine's public functions: checks, canonical shapes, and the choice of the door."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import compiled, ops
+from .backends import choose
+from .kernel import Group, Kernel
+from .plan import Blocks, Wanted, encode
+from .validation import canonical, check_samples, check_weights
+
+
+class PairSums(NamedTuple):
+    """Σ k over pairs, [..., C] in fp64: one number per kernel term."""
+
+    xx: Tensor
+    yy: Tensor
+    xy: Tensor
+
+
+def pair_sums(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel,
+    weights_x: Tensor | None = None,
+    weights_y: Tensor | None = None,
+    backend: str | None = None,
+) -> PairSums:
+    """Σ_{i≠j} wᵢwⱼ k(xᵢ, xⱼ), the same for y, and Σ_{i,j} wᵢwⱼ k(xᵢ, yⱼ), per kernel term.
+
+    x: [..., n, d], y: [..., m, d]; weights [..., n] and [..., m], ones if None. Coefficients of the
+    terms (``0.5 * Gaussian(1.0)``, mixtures) are not applied. Differentiable twice. Raises
+    ValueError or TypeError on shapes, dtypes, devices and weights that do not fit.
+    """
+    x, y = check_samples(x, y)
+    wx, wy = check_weights(weights_x, x, "weights_x"), check_weights(weights_y, y, "weights_y")
+    resolved = kernel.resolve(x, y)
+    batch, arrays = canonical(x, y, wx, wy)
+    columns: dict[int, Tensor] = {}
+    for group in resolved.groups(batch):
+        sums = _pair_sums(*arrays, group, choose(x, backend))
+        for position, column in zip(group.positions, sums.unbind(-1), strict=True):
+            columns[position] = column
+    stacked = torch.stack([columns[k] for k in range(len(kernel.terms))], -1)  # [B, 3, C]
+    xx, yy, xy = (part.reshape(*batch, -1) for part in stacked.unbind(1))
+    return PairSums(xx, yy, xy)
+
+
+def pair_form(
+    x: Tensor,
+    y: Tensor | None,
+    kernel: Kernel,
+    block_coefs: tuple[float, ...],
+    *,
+    weights_x: Tensor | None = None,
+    weights_y: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Σ over blocks of block_coef·S[block], [...] in fp64, for checked x and y and a resolved
+    kernel; blocks are xx alone (y is None) or xx, yy, xy. Value and gradients in one sweep."""
+    blocks: Blocks = "xx" if y is None else "all"
+    batch, arrays = canonical(x, y, weights_x, weights_y)
+    result: Tensor | None = None
+    for group in kernel.groups(batch):
+        coefs = tuple(b * c for b in block_coefs for c in group.coefficients)
+        part = _pair_form(*arrays, group, coefs, blocks, choose(x, backend))
+        result = part if result is None else result + part
+    assert result is not None
+    return result.reshape(batch)
+
+
+def potential(
+    points: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel,
+    weights: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Σⱼ wⱼ k(pointᵢ, yⱼ): K @ w without K.
+
+    points: [..., n, d], y: [..., m, d], weights [..., m] (ones if None). Returns [..., n] in the
+    promoted dtype, at least fp32. Bandwidth rules are applied to points and y pooled; pass a kernel
+    that is ``resolve``d on other data to avoid that. Differentiable twice in points, y and weights.
+    """
+    points, y = check_samples(points, y, names=("points", "y"))
+    w = check_weights(weights, y, "weights")
+    resolved = kernel.resolve(points, y)
+    batch, (x3, y3, _, w2) = canonical(points, y, None, w)
+    assert y3 is not None
+    result: Tensor | None = None
+    for group in resolved.groups(batch):
+        part = _potential(x3, y3, w2, group, choose(points, backend))
+        result = part if result is None else result + part
+    assert result is not None
+    return result.reshape(points.shape[:-1])
+
+
+# --- Doors ---------------------------------------------------------------------------------------
+
+
+def _split_rates(group: Group) -> tuple[Tensor | None, tuple[float, ...]]:
+    if isinstance(group.rates, Tensor):
+        return group.rates, ()
+    return None, tuple(group.rates)
+
+
+def _pair_sums(
+    x: Tensor,
+    y: Tensor | None,
+    wx: Tensor | None,
+    wy: Tensor | None,
+    group: Group,
+    backend: str,
+) -> Tensor:
+    rates, constants = _split_rates(group)
+    static = ops.Static(encode(group.components), constants, "all", backend)
+    if torch.compiler.is_compiling():
+        return compiled.pair_sums(x, y, wx, wy, rates, *_fields(static))
+    out: Tensor = ops.PairSums.apply(x, y, wx, wy, rates, static)
+    return out
+
+
+def _pair_form(
+    x: Tensor,
+    y: Tensor | None,
+    wx: Tensor | None,
+    wy: Tensor | None,
+    group: Group,
+    coefs: tuple[float, ...],
+    blocks: Blocks,
+    backend: str,
+) -> Tensor:
+    rates, constants = _split_rates(group)
+    static = ops.Static(encode(group.components), constants, blocks, backend)
+    wanted = Wanted()
+    if torch.is_grad_enabled():
+        wanted = Wanted(False, *(t is not None and t.requires_grad for t in (x, y, wx, wy)))
+    if torch.compiler.is_compiling():
+        return compiled.pair_form(
+            x, y, wx, wy, rates, list(coefs), *_fields(static), list(wanted)
+        )[0]
+    out: Tensor = ops.PairForm.apply(x, y, wx, wy, rates, coefs, static, wanted)[0]
+    return out
+
+
+def _potential(
+    x: Tensor, y: Tensor, w: Tensor | None, group: Group, backend: str
+) -> Tensor:
+    rates, constants = _split_rates(group)
+    static = ops.Static(encode(group.components), constants, "xy", backend)
+    coefs = tuple(group.coefficients)
+    if torch.compiler.is_compiling():
+        components, numbers, _, name = _fields(static)
+        return compiled.potential(x, y, w, rates, list(coefs), components, numbers, name)
+    out: Tensor = ops.Potential.apply(x, y, w, rates, coefs, static)
+    return out
+
+
+def _fields(static: ops.Static) -> tuple[str, list[float], str, str]:
+    return static.components, list(static.constants), static.blocks, static.backend

@@ -1,0 +1,38 @@
+"""Bandwidth rules: from a pooled sample to σ, on its device, without synchronising, no gradient."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .functions import Metric
+from .subsample import pooled_rows
+
+Rule = Literal["median", "dimension"]
+RULES: tuple[Rule, ...] = ("median", "dimension")
+MEDIAN_ROWS = 256
+
+
+def median_distance(x: Tensor, y: Tensor | None, metric: Metric) -> Tensor:
+    """The median of the positive pairwise distances of the pooled rows, [...] for x [..., n, d].
+
+    Euclidean distances, or L1 ones for the metric ``l1``. Beyond ``MEDIAN_ROWS`` pooled rows, of a
+    fixed scattered subsample of that many. Zero distances (ties) do not count: on discrete data
+    the plain median is often 0. With no positive distance at all the result is 1, which no value
+    depends on.
+    """
+    rows = pooled_rows(x.detach(), None if y is None else y.detach(), MEDIAN_ROWS)
+    rows = rows - rows[..., :1, :]
+    if metric == "l1":
+        distance = torch.cdist(rows, rows, p=1.0)
+        positive = distance > 0
+    else:
+        norms = rows.square().sum(-1, keepdim=True)
+        scale = norms + norms.mT
+        distance = scale - 2.0 * rows @ rows.mT
+        positive = distance > 2.0**-18 * scale  # what rounding makes of a tie
+        distance = distance.clamp_min(0.0).sqrt()
+    middle = torch.where(positive, distance, torch.nan).flatten(-2).nanmedian(-1).values
+    return torch.nan_to_num(middle, nan=1.0)

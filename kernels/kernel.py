@@ -1,0 +1,382 @@
+"""The kernels users hold: ``Gaussian(1.0)``, ``Laplace("median")``, ``0.5 * Energy() + Linear()``.
+
+A kernel is a sum of terms, each a registered function with its bandwidth and coefficient. All terms
+that share a metric are evaluated in one sweep over the distances.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .bandwidth import RULES, median_distance
+from .functions import (
+    ENERGY,
+    GAUSSIAN,
+    INVERSE_POWER,
+    LAPLACE,
+    LAPLACE_L1,
+    MATERN,
+    POLYNOMIAL,
+    KernelFunction,
+)
+from .plan import Component
+from .validation import count_on_host
+
+Bandwidth = float | Sequence[float] | Tensor | str
+"""A positive number; a tensor of one (or of one per batch item) that does not require grad;
+``"median"``, ``"dimension"`` or ``"multiscale"``; or a sequence of numbers and rules, whose
+kernels are averaged with equal weight (a mixture)."""
+
+MULTISCALE = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median distance
+_FEATURES = "features"  # the number of columns, as a "bandwidth" (polynomial default)
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """coefficient·φ with rate = factor·bandwidth^(−order)."""
+
+    function: KernelFunction
+    bandwidth: float | Tensor | str = 1.0
+    factor: float = 1.0
+    order: int = 0
+    shape: float = 0.0
+    offset: float = 0.0
+    coefficient: float = 1.0
+
+    @property
+    def rate(self) -> float | Tensor:
+        if isinstance(self.bandwidth, str):
+            raise RuntimeError(f"bandwidth {self.bandwidth!r} is not resolved")
+        if self.order == 0:
+            return self.factor
+        power = self.bandwidth**-self.order
+        return self.factor * power
+
+
+class Group(NamedTuple):
+    """The terms of one metric, ready for a sweep."""
+
+    components: tuple[Component, ...]
+    rates: list[float] | Tensor  # C numbers, or [B, C]
+    coefficients: list[float]
+    positions: list[int]  # of the components in ``Kernel.terms``
+
+
+class Kernel:
+    """A sum of kernel functions. ``k1 + k2`` and ``2.0 * k`` are kernels too."""
+
+    def __init__(self, terms: Sequence[Term], label: str) -> None:
+        self.terms = tuple(terms)
+        self._label = label
+
+    def __repr__(self) -> str:
+        return self._label
+
+    def __add__(self, other: Kernel) -> Kernel:
+        if not isinstance(other, Kernel):
+            return NotImplemented
+        return Kernel(self.terms + other.terms, f"{self!r} + {other!r}")
+
+    def __radd__(self, other: object) -> Kernel:
+        return self if other == 0 else NotImplemented  # so that sum([...]) works
+
+    def __mul__(self, factor: float) -> Kernel:
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            return NotImplemented
+        if not (math.isfinite(factor) and factor > 0):
+            raise ValueError(f"a kernel can be scaled by a positive number only; got {factor!r}")
+        terms = [replace(t, coefficient=t.coefficient * factor) for t in self.terms]
+        label = f"({self!r})" if " + " in self._label else repr(self)
+        return Kernel(terms, f"{factor!r} * {label}")
+
+    __rmul__ = __mul__
+
+    @property
+    def translation_invariant(self) -> bool:
+        """k(x, x) is one constant."""
+        return all(t.function.metric != "inner" for t in self.terms)
+
+    @property
+    def conditional(self) -> bool:
+        """Positive definite only on weights that sum to zero."""
+        return any(t.function.definiteness == "conditional" for t in self.terms)
+
+    def diagonal(self, x: Tensor) -> Tensor | float:
+        """k(xᵢ, xᵢ): [..., n] for inner-product kernels, else a constant."""
+        constant: Tensor | float = 0.0
+        value: Tensor | float
+        for t in self.terms:
+            if t.function.metric == "inner":
+                s = x.square().sum(-1)
+                rate = t.rate
+                rate = rate.unsqueeze(-1) if isinstance(rate, Tensor) else rate
+                value = t.function.value(s, rate, t.shape, t.offset)
+            else:
+                value = t.function.at_zero
+            constant = constant + t.coefficient * value
+        return constant
+
+    def resolve(self, x: Tensor, y: Tensor | None = None) -> Kernel:
+        """The same kernel with every bandwidth rule replaced by what it gives for the pooled
+        sample x [..., n, d], y [..., m, d]: a number, or a tensor [...] on their device.
+
+        Use it to fix a data-driven bandwidth once: ``kernel = Gaussian("median").resolve(x, y)``.
+        """
+        if not any(isinstance(t.bandwidth, str) for t in self.terms):
+            return self
+        found: dict[tuple[str, str], float | Tensor] = {}
+
+        def lookup(t: Term) -> Term:
+            if not isinstance(t.bandwidth, str):
+                return t
+            key = (t.bandwidth, t.function.metric)
+            if key not in found:
+                found[key] = _apply_rule(t.bandwidth, t.function, x, y)
+            return replace(t, bandwidth=found[key])
+
+        return Kernel([lookup(t) for t in self.terms], self._label)
+
+    def groups(self, batch: torch.Size) -> list[Group]:
+        """The resolved terms by metric, rates flattened to [B, C] if any is a tensor."""
+        by_metric: dict[str, list[int]] = {}
+        for position, t in enumerate(self.terms):
+            by_metric.setdefault(t.function.metric, []).append(position)
+        groups = []
+        for positions in by_metric.values():
+            terms = [self.terms[p] for p in positions]
+            groups.append(
+                Group(
+                    tuple(Component(t.function, t.shape, t.offset) for t in terms),
+                    _stack_rates([t.rate for t in terms], batch),
+                    [t.coefficient for t in terms],
+                    positions,
+                )
+            )
+        return groups
+
+
+def _stack_rates(rates: list[float | Tensor], batch: torch.Size) -> list[float] | Tensor:
+    tensors = [r for r in rates if isinstance(r, Tensor)]
+    if not tensors:
+        return [float(r) for r in rates]
+    full = [
+        (r if isinstance(r, Tensor) else torch.full_like(tensors[0], r)).expand(batch)
+        for r in rates
+    ]
+    return torch.stack(full, -1).reshape(-1, len(rates))
+
+
+def _apply_rule(
+    rule: str, function: KernelFunction, x: Tensor, y: Tensor | None
+) -> float | Tensor:
+    if rule == "median":
+        return median_distance(x, y, function.metric)
+    d = max(x.shape[-1], 1)
+    return float(d) if rule == _FEATURES else math.sqrt(d / 2.0)
+
+
+# --- Checks --------------------------------------------------------------------------------------
+
+
+def _positive(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number; got {value!r}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite; got {value!r}")
+    return float(value)
+
+
+def _check_tensor(bandwidth: Tensor) -> Tensor:
+    if not bandwidth.is_floating_point():
+        raise TypeError(f"a bandwidth tensor must be floating point; got {bandwidth.dtype}")
+    if bandwidth.requires_grad:
+        raise ValueError(
+            "bandwidth requires grad, which is not supported: to learn it, scale the samples "
+            "instead, mmd2(x / sigma, y / sigma, bandwidth=1.0)"
+        )
+    if count_on_host(~(bandwidth > 0)):
+        raise ValueError(f"bandwidth must be positive; got {bandwidth}")
+    return bandwidth
+
+
+def _terms(
+    function: KernelFunction,
+    bandwidth: Bandwidth,
+    factor: float,
+    order: int,
+    shape: float = 0.0,
+) -> list[Term]:
+    """The terms of a mixture over bandwidths."""
+    if isinstance(bandwidth, str) and bandwidth == "multiscale":
+        items: list[tuple[float | Tensor | str, float]] = [("median", m) for m in MULTISCALE]
+    elif isinstance(bandwidth, Tensor | str) or not isinstance(bandwidth, Sequence):
+        items = [(bandwidth, 1.0)]
+    else:
+        items = [(b, 1.0) for b in bandwidth]
+        if not items:
+            raise ValueError("bandwidth is an empty sequence; give at least one")
+    terms = []
+    for value, multiplier in items:
+        if isinstance(value, str):
+            if value not in RULES:
+                raise ValueError(
+                    f"unknown bandwidth rule {value!r}; known are "
+                    f"{', '.join(map(repr, (*RULES, 'multiscale')))}, or give a positive number"
+                )
+        elif isinstance(value, Tensor):
+            value = _check_tensor(value)
+        else:
+            value = _positive(value, "bandwidth")
+        terms.append(
+            Term(
+                function,
+                value,
+                factor * multiplier**-order,
+                order,
+                shape,
+                coefficient=1.0 / len(items),
+            )
+        )
+    return terms
+
+
+def _show(bandwidth: Bandwidth) -> str:
+    if isinstance(bandwidth, Tensor):
+        return f"tensor of shape {list(bandwidth.shape)}"
+    return repr(bandwidth if isinstance(bandwidth, str | int | float) else list(bandwidth))
+
+
+# --- Kernels -------------------------------------------------------------------------------------
+
+
+class Gaussian(Kernel):
+    """exp(−‖x−y‖²/2σ²), σ = ``bandwidth``. ``"dimension"``, σ² = d/2, is exp(−‖x−y‖²/d)."""
+
+    def __init__(self, bandwidth: Bandwidth = "median") -> None:
+        super().__init__(_terms(GAUSSIAN, bandwidth, 0.5, 2), f"Gaussian({_show(bandwidth)})")
+
+
+class Laplace(Kernel):
+    """exp(−‖x−y‖/σ), with the Euclidean norm or, for ``norm="l1"``, Σ|xᵢ−yᵢ|."""
+
+    def __init__(self, bandwidth: Bandwidth = "median", *, norm: str = "l2") -> None:
+        if norm not in ("l1", "l2"):
+            raise ValueError(f"norm must be 'l1' or 'l2'; got {norm!r}")
+        function = LAPLACE if norm == "l2" else LAPLACE_L1
+        suffix = "" if norm == "l2" else ", norm='l1'"
+        super().__init__(
+            _terms(function, bandwidth, 1.0, 1), f"Laplace({_show(bandwidth)}{suffix})"
+        )
+
+
+class Energy(Kernel):
+    """−‖x−y‖^β, 0 < β < 2: conditionally positive definite; its MMD² is the energy distance."""
+
+    def __init__(self, exponent: float = 1.0) -> None:
+        exponent = _positive(exponent, "exponent")
+        if exponent >= 2.0:
+            raise ValueError(
+                f"exponent must lie in (0, 2); got {exponent!r} (at 2 the energy distance only "
+                "compares means)"
+            )
+        super().__init__([Term(ENERGY, shape=exponent)], f"Energy({exponent!r})")
+
+
+class InverseMultiquadric(Kernel):
+    """(1 + ‖x−y‖²/c²)^(−β), c = ``bandwidth``, β = ``exponent``.
+
+    Normalised to k(x, x) = 1. The Wasserstein autoencoder's C/(C + ‖x−y‖²) is c = √C, β = 1."""
+
+    def __init__(self, bandwidth: Bandwidth = "median", *, exponent: float = 0.5) -> None:
+        exponent = _positive(exponent, "exponent")
+        super().__init__(
+            _terms(INVERSE_POWER, bandwidth, 1.0, 2, exponent),
+            f"InverseMultiquadric({_show(bandwidth)}, exponent={exponent!r})",
+        )
+
+
+class RationalQuadratic(Kernel):
+    """(1 + ‖x−y‖²/(2ασ²))^(−α), σ = ``bandwidth``."""
+
+    def __init__(self, bandwidth: Bandwidth = "median", *, alpha: float = 1.0) -> None:
+        alpha = _positive(alpha, "alpha")
+        super().__init__(
+            _terms(INVERSE_POWER, bandwidth, 0.5 / alpha, 2, alpha),
+            f"RationalQuadratic({_show(bandwidth)}, alpha={alpha!r})",
+        )
+
+
+class Matern(Kernel):
+    """Matérn with ν = 1/2, 3/2 or 5/2 and length scale σ = ``bandwidth`` (Rasmussen & Williams,
+    eq. 4.17). ν = 1/2 is ``Laplace``."""
+
+    def __init__(self, bandwidth: Bandwidth = "median", *, nu: float = 1.5) -> None:
+        if nu not in (0.5, 1.5, 2.5):
+            raise ValueError(f"nu must be 0.5, 1.5 or 2.5; got {nu!r}")
+        function = LAPLACE if nu == 0.5 else MATERN
+        super().__init__(
+            _terms(function, bandwidth, math.sqrt(2.0 * nu), 1, nu if nu != 0.5 else 0.0),
+            f"Matern({_show(bandwidth)}, nu={nu!r})",
+        )
+
+
+class Polynomial(Kernel):
+    """(γ⟨x, y⟩ + c)^p with p = ``degree`` and γ = 1/d unless given. The defaults are those of the
+    kernel inception distance (Bińkowski et al., 2018). Not translation invariant."""
+
+    def __init__(self, degree: int = 3, *, gamma: float | None = None, offset: float = 1.0) -> None:
+        if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
+            raise ValueError(f"degree must be a positive integer; got {degree!r}")
+        if not (math.isfinite(offset) and offset >= 0):
+            raise ValueError(f"offset must be finite and not negative; got {offset!r}")
+        if gamma is None:
+            term = Term(POLYNOMIAL, _FEATURES, 1.0, 1, float(degree), float(offset))
+        else:
+            term = Term(POLYNOMIAL, 1.0, _positive(gamma, "gamma"), 0, float(degree), float(offset))
+        super().__init__([term], f"Polynomial({degree}, gamma={gamma!r}, offset={offset!r})")
+
+
+class Linear(Kernel):
+    """⟨x, y⟩: its MMD² is the squared distance of the means."""
+
+    def __init__(self) -> None:
+        super().__init__([Term(POLYNOMIAL, shape=1.0)], "Linear()")
+
+
+_BY_NAME = {
+    "gaussian": Gaussian,
+    "laplace": Laplace,
+    "inverse_multiquadric": InverseMultiquadric,
+    "rational_quadratic": RationalQuadratic,
+    "matern": Matern,
+}
+
+
+def as_kernel(kernel: Kernel | str, bandwidth: Bandwidth | None, default: Bandwidth) -> Kernel:
+    """The kernel named, with ``bandwidth`` or else ``default``; or the kernel given, whose
+    bandwidths are its own."""
+    if isinstance(kernel, Kernel):
+        if bandwidth is not None:
+            raise ValueError(
+                f"bandwidth={_show(bandwidth)} is given beside {kernel!r}, which has its own; "
+                "pass one of the two"
+            )
+        return kernel
+    if not isinstance(kernel, str):
+        raise TypeError(f"kernel must be a Kernel or a name; got {type(kernel).__name__}")
+    name = kernel.lower()
+    if name in _BY_NAME:
+        return _BY_NAME[name](default if bandwidth is None else bandwidth)
+    without = {"energy": Energy, "polynomial": Polynomial, "linear": Linear}
+    if name not in without:
+        known = ", ".join(map(repr, (*_BY_NAME, *without)))
+        raise ValueError(f"unknown kernel {kernel!r}; known are {known}")
+    if bandwidth is not None:
+        raise ValueError(f"kernel {kernel!r} has no bandwidth; got {_show(bandwidth)}")
+    return without[name]()
