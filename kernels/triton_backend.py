@@ -26,7 +26,7 @@ SMALL = 2048  # rows up to which a panel of all pairs' weights is kept
 SMALL_WORK = 2**28  # pairs·coordinates up to which a small problem avoids the tensor cores
 FUSED_WIDTH = 128  # coordinates up to which gradients accumulate in registers
 PANEL_BYTES = 2**28
-ROW_PADDING = 128
+ROW_PADDING = kernels.PADDING.value
 CENTRE_ROWS = 33
 PROGRAMS_PER_PROCESSOR = 4
 CHUNK = 8  # tiles of columns that a program visits before it moves on to other rows
@@ -179,7 +179,7 @@ def _split(
     launch(
         kernels.split_kernel, (blocks * batch, width // 32), Config(32, 0, 32, 4, 1),
         programs=blocks, x=x, centre=centre, scale=scale, hi=hi, lo=lo, n=n, d=d,
-        stride_b=x.stride(0), stride_n=x.stride(1), stride_d=x.stride(2), padded=padded,
+        stride_b=x.stride(0), stride_n=x.stride(1), stride_d=x.stride(2), padded=padded // ROW_PADDING,
         CENTRED=centred, D=width, BM=32, BK=32,
     )  # fmt: skip
     norms = torch.empty((batch, padded), dtype=torch.float32, device=x.device)
@@ -187,10 +187,10 @@ def _split(
         blocks = padded // config.rows
         launch(
             kernels.norm_kernel, (blocks * batch,), config,
-            programs=blocks, hi=hi, lo=lo, norm=norms, padded=padded,
+            programs=blocks, hi=hi, lo=lo, norm=norms, padded=padded // ROW_PADDING,
             D=width, BK=config.slice, BM=config.rows, BN=config.columns,
         )  # fmt: skip
-    strides = (padded * width, width, 1)
+    strides = (padded // ROW_PADDING, width, 1)  # the first in the kernels' units
     return sample._replace(points=hi, low=lo, norms=norms, strides=strides)
 
 
@@ -288,7 +288,7 @@ def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
     table = problem.device.architecture
     config = table.gram_value if problem.gram else table.difference_value
     if problem.small and not problem.gram:
-        config = table.small
+        config = table.small_value
     config = _sliced(config, problem.width) if problem.gram else config
     tx, ty = _cdiv(problem.x.count, config.rows), _cdiv(problem.y.count, config.rows)
     shapes = {"xx": (tx, tx // 2 + 1), "yy": (ty, ty // 2 + 1), "xy": (tx, ty)}
@@ -402,9 +402,10 @@ def _run_rows(
         potential = torch.empty((batch, slots, lanes), dtype=torch.float64, device=device)
     panel_stride = panel_y = 0
     if plan.panel:
-        panel_stride = _panel_columns(problem)
-        panel_y = 0 if problem.blocks == "xy" else _cdiv(problem.x.count, ROW_PADDING) * ROW_PADDING
-        panel = torch.empty((batch, lanes, panel_stride), dtype=torch.float32, device=device)
+        panel_stride = _panel_columns(problem) // ROW_PADDING
+        panel_y = 0 if problem.blocks == "xy" else _cdiv(problem.x.count, ROW_PADDING)
+        shape = (batch, lanes, panel_stride * ROW_PADDING)
+        panel = torch.empty(shape, dtype=torch.float32, device=device)
     elif gradient:
         shape = (batch, slots, lanes, problem.width)
         partial = torch.empty(shape, dtype=torch.float32, device=device)
@@ -430,6 +431,7 @@ def _run_rows(
         splits_yx=plan.splits.get("yx", 0), splits_yy=plan.splits.get("yy", 0),
         sums_stride=sums.stride(0), GRADIENT=gradient, PANEL=plan.panel,
         POTENTIAL=wanted.grad_wx or wanted.grad_wy, SUMS=with_sums, BLOCKS=problem.blocks,
+        BD=max(16, 1 << (max(problem.width, 1) - 1).bit_length()),
         BK=config.slice, BM=config.rows, BN=config.columns,
     )  # fmt: skip
     _finish(problem, wanted, sums, regions, out, plan, slots_x, slots_y, common)

@@ -35,6 +35,7 @@ class Architecture(NamedTuple):
     difference_gradient: Config
     difference_panel: Config
     small: Config
+    small_value: Config
 
 
 _DIFFERENCE = {
@@ -42,6 +43,7 @@ _DIFFERENCE = {
     "difference_gradient": Config(32, 64, 1, 4, 2),
     "difference_panel": Config(32, 64, 1, 4, 2),
     "small": Config(16, 32, 1, 4, 2),
+    "small_value": Config(32, 16, 1, 4, 2),
 }
 _AMPERE = Architecture(
     163 * KIB,
@@ -84,6 +86,7 @@ INTERPRETED = Architecture(
     difference_gradient=Config(32, 32, 1, 4, 1),
     difference_panel=Config(32, 32, 1, 4, 1),
     small=Config(16, 32, 1, 4, 1),
+    small_value=Config(32, 16, 1, 4, 1),
 )
 
 

@@ -49,6 +49,12 @@ def _entry(function: Callable[..., Any]) -> Any:
     return triton.jit(function, do_not_specialize=numbers)
 
 
+UNROLLED = tl.constexpr(4)  # coordinates of the difference form that are kept in registers
+
+
+PADDING = tl.constexpr(128)  # rows of the Gram form, columns of a panel: strides come in its units
+
+
 @triton.jit
 def _program(programs):
     flat = tl.program_id(0)
@@ -56,23 +62,35 @@ def _program(programs):
 
 
 @triton.jit
+def _batch_item(p0, p1, batch, stride, GRAM: tl.constexpr, D: tl.constexpr):
+    if GRAM:
+        return p0 + batch * stride * (PADDING * D), p1 + batch * stride * (PADDING * D)
+    else:
+        return p0 + batch * stride, p1
+
+
+@triton.jit
 def _gram(a0, a1, rows, b0, b1, cols, hi, lo, D: tl.constexpr, BK: tl.constexpr):
-    hh = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
-    hl = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
-    lh = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
-    for k in range(0, D, BK):
-        slice_k = k + tl.arange(0, BK)
-        at = rows.to(tl.int64)[:, None] * D + slice_k[None, :]  # [BM, BK]
-        bt = cols.to(tl.int64)[None, :] * D + slice_k[:, None]  # [BK, BN]
-        if D > BK:
-            hi = tl.load(a0 + at)
-            lo = tl.load(a1 + at)
-        other_hi = tl.load(b0 + bt)
-        other_lo = tl.load(b1 + bt)
-        hh = tl.dot(hi, other_hi, hh)
-        hl = tl.dot(hi, other_lo, hl)
-        lh = tl.dot(lo, other_hi, lh)
-    return hh + (hl + lh)  # [BM, BN]
+    a_at = rows.to(tl.int64)[:, None] * D + tl.arange(0, BK)[None, :]  # [BM, BK]
+    b_at = cols.to(tl.int64)[None, :] * D + tl.arange(0, BK)[:, None]  # [BK, BN]
+    if D == BK:
+        other_hi = tl.load(b0 + b_at)
+        other_lo = tl.load(b1 + b_at)
+        cross = tl.dot(hi, other_lo) + tl.dot(lo, other_hi)
+        return tl.dot(hi, other_hi, cross)  # [BM, BN]
+    else:
+        hh = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
+        hl = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
+        lh = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
+        for k in range(0, D, BK):
+            hi = tl.load(a0 + a_at + k)
+            lo = tl.load(a1 + a_at + k)
+            other_hi = tl.load(b0 + b_at + k)
+            other_lo = tl.load(b1 + b_at + k)
+            hh = tl.dot(hi, other_hi, hh)
+            hl = tl.dot(hi, other_lo, hl)
+            lh = tl.dot(lo, other_hi, lh)
+        return hh + (hl + lh)  # [BM, BN]
 
 
 @triton.jit
@@ -115,7 +133,7 @@ def _metric(
         return s * inverse  # [BM, BN]
     else:
         s = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
-        if D > 0:
+        if 0 < D and D <= UNROLLED:
             for k in tl.static_range(D):
                 a = _column(a0, rows, n, a_sn, a_sd, k)
                 b = _column(b0, cols, m, b_sn, b_sd, k)
@@ -152,6 +170,20 @@ def _weighted_rows(weight, hi, lo):
 
 
 @triton.jit
+def _add_weighted_columns(
+    gradient, weight, a0, rows, n, a_sn, a_sd, b0, cols, m, b_sn, b_sd, first, d,
+    METRIC: tl.constexpr,
+):  # fmt: skip
+    span = tl.arange(0, gradient.shape[1])
+    for k in range(0, tl.minimum(d - first, gradient.shape[1])):
+        p = _column(a0, rows, n, a_sn, a_sd, first + k)
+        q = _column(b0, cols, m, b_sn, b_sd, first + k)
+        column = _weighted_column(weight, p, q, METRIC)
+        gradient += tl.where(span[None, :] == k, column[:, None], 0.0)
+    return gradient  # [BM, BD]
+
+
+@triton.jit
 def _weighted_column(weight, a, b, METRIC: tl.constexpr):
     if METRIC == "inner":
         return tl.sum(weight * b[None, :], 1)
@@ -179,7 +211,7 @@ def split_kernel(
     u = u * tl.load(scale + batch)
     u = u + u * 0.0
     head = u.to(tl.float16)
-    to = (batch * padded + rows[:, None]) * D + columns[None, :]
+    to = (batch * padded * PADDING + rows[:, None]) * D + columns[None, :]
     tl.store(hi + to, head)
     tl.store(lo + to, (u - head.to(tl.float32)).to(tl.float16))
 
@@ -192,15 +224,15 @@ def norm_kernel(
     program, batch = _program(programs)
     first = program * BM
     rows = first + tl.arange(0, BM)
-    hi += batch * padded * D
-    lo += batch * padded * D
+    hi += batch * padded * (PADDING * D)
+    lo += batch * padded * (PADDING * D)
     row_hi, row_lo = _first_slice(hi, lo, rows, True, D, BK)
     total = tl.zeros([BM], tl.float32)
     for t in range(0, BM // BN):
         cols = first + t * BN + tl.arange(0, BN)
         g = _gram(hi, lo, rows, hi, lo, cols, row_hi, row_lo, D, BK)  # [BM, BN]
         total += tl.sum(tl.where(rows[:, None] == cols[None, :], g, 0.0), 1)
-    tl.store(norm + batch * padded + rows, total)
+    tl.store(norm + batch * padded * PADDING + rows, total)
 
 
 @_entry
@@ -215,16 +247,14 @@ def value_kernel(
 ):  # fmt: skip
     C: tl.constexpr = len(SHAPES)
     program, batch = _program(programs)
-    x0 += batch * x_sb
-    y0 += batch * y_sb
+    x0, x1 = _batch_item(x0, x1, batch, x_sb, GRAM, D)
+    y0, y1 = _batch_item(y0, y1, batch, y_sb, GRAM, D)
     wx += batch * wx_sb
     wy += batch * wy_sb
     inverse = 1.0
     if GRAM:
-        x1 += batch * x_sb
-        y1 += batch * y_sb
-        x_norm += batch * (x_sb // D)
-        y_norm += batch * (y_sb // D)
+        x_norm += batch * x_sb * PADDING
+        y_norm += batch * y_sb * PADDING
         inverse = tl.load(scale_inverse + batch)
         inverse = inverse * inverse
     a0, a1, a_norm, aw, rows_n, a_sn, a_sd, aw_sn = x0, x1, x_norm, wx, n, x_sn, x_sd, wx_sn
@@ -294,20 +324,19 @@ def gradient_kernel(
     FUNCTIONS: tl.constexpr, SHAPES: tl.constexpr, OFFSETS: tl.constexpr,
     METRIC: tl.constexpr, GRAM: tl.constexpr, WEIGHTED: tl.constexpr,
     GRADIENT: tl.constexpr, PANEL: tl.constexpr, POTENTIAL: tl.constexpr, SUMS: tl.constexpr,
-    BLOCKS: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BLOCKS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
+    BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = len(SHAPES)
     program, batch = _program(programs)
-    x0 += batch * x_sb
-    y0 += batch * y_sb
+    x0, x1 = _batch_item(x0, x1, batch, x_sb, GRAM, D)
+    y0, y1 = _batch_item(y0, y1, batch, y_sb, GRAM, D)
     wx += batch * wx_sb
     wy += batch * wy_sb
     inverse = 1.0
     if GRAM:
-        x1 += batch * x_sb
-        y1 += batch * y_sb
-        x_norm += batch * (x_sb // D)
-        y_norm += batch * (y_sb // D)
+        x_norm += batch * x_sb * PADDING
+        y_norm += batch * y_sb * PADDING
         inverse = tl.load(scale_inverse + batch)
         inverse = inverse * inverse
     of_x = program < programs_xx + programs_xy
@@ -356,8 +385,8 @@ def gradient_kernel(
     lane = (tile - tl.where(of_x, first_x, first_y - tiles_x)) * BM
     lanes = lane.to(tl.int64) + tl.arange(0, BM)  # [BM]
     if PANEL:
-        into = panel + (batch * (tiles_x + tiles_y) * BM + lanes[:, None]) * panel_stride
-        into += tl.where(on_x, 0, panel_y)
+        into = (batch * (tiles_x + tiles_y) * BM + lanes[:, None])
+        into = panel + into * (panel_stride * PADDING) + tl.where(on_x, 0, panel_y) * PADDING
 
     total = (tl.zeros([BM], tl.float64),) * C
     weighted = tl.zeros([BM], tl.float64)
@@ -365,8 +394,10 @@ def gradient_kernel(
     FUSED: tl.constexpr = GRADIENT and not PANEL
     if FUSED and GRAM:
         gradient = tl.zeros([BM, D], tl.float32)
-    elif FUSED:
+    elif FUSED and D <= UNROLLED:
         gradient = (tl.zeros([BM], tl.float32),) * D
+    elif FUSED:
+        gradient = tl.zeros([BM, BD], tl.float32)
     for t in range(split * each, tl.minimum((split + 1) * each, across)):
         cols = t * BN + tl.arange(0, BN)
         s = _metric(
@@ -402,6 +433,11 @@ def gradient_kernel(
             other_lo = tl.load(b1 + span)
             row_sum += tl.sum(slopes, 1).to(tl.float64)
             gradient += _weighted_rows(slopes, other_hi, other_lo)
+        elif FUSED and D > UNROLLED:
+            gradient = _add_weighted_columns(
+                gradient, slopes, a0, rows, rows_n, a_sn, a_sd,
+                b0, cols, cols_n, b_sn, b_sd, 0, d, METRIC,
+            )  # fmt: skip
         elif FUSED:
             moved = ()
             for k in tl.static_range(D):
@@ -423,6 +459,9 @@ def gradient_kernel(
             u = tl.load(a0 + span).to(tl.float32) + tl.load(a1 + span).to(tl.float32)
             gradient = u * row_sum.to(tl.float32)[:, None] - gradient
         tl.store(partial + lanes[:, None] * D + tl.arange(0, D)[None, :], gradient)
+    elif FUSED and D > UNROLLED:
+        span = tl.arange(0, BD)[None, :]
+        tl.store(partial + lanes[:, None] * D + span, gradient, mask=span < D)
     elif FUSED:
         for k in tl.static_range(D):
             tl.store(partial + lanes * D + k, gradient[k])
@@ -438,31 +477,6 @@ def _finish_sums(
         at = start + (element // width * C + which % C) * width + element % width
         total += tl.load(sums + at, mask=element < count * width, other=0.0)
     tl.store(out, tl.sum(total, 0))
-
-
-@triton.jit
-def _panel_gradient(
-    gradient, row_sum, panel, lanes, tiles, a0, rows, rows_n, a_sn, a_sd,
-    b0, b1, cols_n, b_sn, b_sd, d, first_d,
-    METRIC: tl.constexpr, GRAM: tl.constexpr, D: tl.constexpr,
-    BN: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
-    for t in range(0, tiles):
-        cols = t * BN + tl.arange(0, BN)
-        weight = tl.load(panel + lanes[:, None] + cols[None, :])  # [BM, BN]
-        if GRAM:
-            span = cols.to(tl.int64)[:, None] * D + first_d + tl.arange(0, BD)[None, :]
-            gradient += _weighted_rows(weight, tl.load(b0 + span), tl.load(b1 + span))
-            row_sum += tl.sum(weight, 1).to(tl.float64)
-        else:
-            moved = ()
-            for k in tl.static_range(BD):
-                at = tl.minimum(first_d + k, d - 1)
-                p = _column(a0, rows, rows_n, a_sn, a_sd, at)
-                q = _column(b0, cols, cols_n, b_sn, b_sd, at)
-                moved = moved + (gradient[k] + _weighted_column(weight, p, q, METRIC),)
-            gradient = moved
-    return gradient, row_sum
 
 
 @_entry
@@ -495,11 +509,8 @@ def finish_kernel(
         tile = (program - SUM_PROGRAMS) // chunks
         first_d = (program - SUM_PROGRAMS) % chunks * BD
         of_x = tile * BM < rows_x
-        x0 += batch * x_sb
-        y0 += batch * y_sb
-        if GRAM:
-            x1 += batch * x_sb
-            y1 += batch * y_sb
+        x0, x1 = _batch_item(x0, x1, batch, x_sb, GRAM, D)
+        y0, y1 = _batch_item(y0, y1, batch, y_sb, GRAM, D)
         wx += batch * wx_sb
         wy += batch * wy_sb
         a0, a1, aw, rows_n, a_sn, a_sd, aw_sn = x0, x1, wx, n, x_sn, x_sd, wx_sn
@@ -534,17 +545,26 @@ def finish_kernel(
                 elif BLOCKS == "xy":
                     tiles_x = tl.where(of_x, 0, tiles_x)
                     tiles_y = tl.where(of_x, tiles_y, 0)
-                if not GRAM:
-                    gradient = (tl.zeros([BM], tl.float32),) * BD
-                at = (batch * lane_count + lanes) * panel_stride
-                gradient, row_sum = _panel_gradient(
-                    gradient, row_sum, panel, at, tiles_x, a0, rows, rows_n, a_sn, a_sd,
-                    x0, x1, n, x_sn, x_sd, d, first_d, METRIC, GRAM, D, BN, BD,
-                )  # fmt: skip
-                gradient, row_sum = _panel_gradient(
-                    gradient, row_sum, panel, at + panel_y, tiles_y, a0, rows, rows_n, a_sn, a_sd,
-                    y0, y1, m, y_sn, y_sd, d, first_d, METRIC, GRAM, D, BN, BD,
-                )  # fmt: skip
+                at = panel + (batch * lane_count + lanes) * (panel_stride * PADDING)
+                for t in range(0, tiles_x + tiles_y):
+                    b0, b1, cols_n, b_sn, b_sd = x0, x1, n, x_sn, x_sd
+                    first_col, shift = t * BN, 0
+                    if t >= tiles_x:
+                        b0, b1, cols_n, b_sn, b_sd = y0, y1, m, y_sn, y_sd
+                        first_col, shift = (t - tiles_x) * BN, panel_y * PADDING
+                    cols = first_col + tl.arange(0, BN)
+                    weight = tl.load(at[:, None] + (shift + cols)[None, :])  # [BM, BN]
+                    if GRAM:
+                        other = cols.to(tl.int64)[:, None] * D + first_d + span[None, :]
+                        other_hi = tl.load(b0 + other)  # [BN, BD]
+                        other_lo = tl.load(b1 + other)
+                        row_sum += tl.sum(weight, 1).to(tl.float64)
+                        gradient += _weighted_rows(weight, other_hi, other_lo)
+                    else:
+                        gradient = _add_weighted_columns(
+                            gradient, weight, a0, rows, rows_n, a_sn, a_sd,
+                            b0, cols, cols_n, b_sn, b_sd, first_d, d, METRIC,
+                        )  # fmt: skip
             else:
                 for slot in range(0, used):
                     at = ((batch * slots + slot) * lane_count + lanes) * D + first_d
@@ -553,12 +573,8 @@ def finish_kernel(
                         mask=(first_d + span < D)[None, :],
                         other=0.0,
                     )
-            if PANEL and not GRAM:
-                for k in tl.static_range(BD):
-                    tl.store(to + k, gradient[k] * factor, mask=(rows < rows_n) & (first_d + k < d))
-            else:
-                if PANEL and METRIC == "sqeuclidean":
-                    at = rows.to(tl.int64)[:, None] * D + first_d + span[None, :]
-                    u = tl.load(a0 + at).to(tl.float32) + tl.load(a1 + at).to(tl.float32)
-                    gradient = u * row_sum.to(tl.float32)[:, None] - gradient
-                tl.store(to[:, None] + span[None, :], gradient * factor[:, None], mask=kept)
+            if PANEL and GRAM and METRIC == "sqeuclidean":
+                at = rows.to(tl.int64)[:, None] * D + first_d + span[None, :]
+                u = tl.load(a0 + at).to(tl.float32) + tl.load(a1 + at).to(tl.float32)
+                gradient = u * row_sum.to(tl.float32)[:, None] - gradient
+            tl.store(to[:, None] + span[None, :], gradient * factor[:, None], mask=kept)
