@@ -10,7 +10,7 @@ from torch import Tensor
 from . import compiled, ops
 from .backends import choose
 from .kernel import Group, Kernel
-from .plan import Blocks, Wanted, encode
+from .plan import Blocks, Wanted
 from .validation import canonical, check_samples, check_weights
 
 
@@ -119,7 +119,7 @@ def _pair_sums(
     backend: str,
 ) -> Tensor:
     rates, constants = _split_rates(group)
-    static = ops.Static(encode(group.components), constants, "all", backend)
+    static = ops.Static(group.components, constants, "all", backend)
     if torch.compiler.is_compiling():
         return compiled.pair_sums(x, y, wx, wy, rates, *_fields(static))
     out: Tensor = ops.PairSums.apply(x, y, wx, wy, rates, static)
@@ -137,7 +137,7 @@ def _pair_form(
     backend: str,
 ) -> Tensor:
     rates, constants = _split_rates(group)
-    static = ops.Static(encode(group.components), constants, blocks, backend)
+    static = ops.Static(group.components, constants, blocks, backend)
     wanted = Wanted()
     if torch.is_grad_enabled():
         wanted = Wanted(False, *(t is not None and t.requires_grad for t in (x, y, wx, wy)))
@@ -153,7 +153,7 @@ def _potential(
     x: Tensor, y: Tensor, w: Tensor | None, group: Group, backend: str
 ) -> Tensor:
     rates, constants = _split_rates(group)
-    static = ops.Static(encode(group.components), constants, "xy", backend)
+    static = ops.Static(group.components, constants, "xy", backend)
     coefs = tuple(group.coefficients)
     if torch.compiler.is_compiling():
         components, numbers, _, name = _fields(static)

@@ -251,7 +251,7 @@ def _matern(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
 
 
 def _matern_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None) -> Evaluation:
-    r = s.sqrt_().mul_(a)
+    r = s.clamp_min_(0.0).sqrt_().mul_(a)  # rounding may have left s just below 0
     if slope is None:
         slope = torch.empty_like(r)
     decay = torch.mul(r, -LOG2E, out=slope).exp2_()

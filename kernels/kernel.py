@@ -25,7 +25,7 @@ from .functions import (
     POLYNOMIAL,
     KernelFunction,
 )
-from .plan import Component
+from .plan import Component, encode
 from .validation import count_on_host
 
 Bandwidth = float | Sequence[float] | Tensor | str
@@ -50,6 +50,10 @@ class Term:
     coefficient: float = 1.0
 
     @property
+    def component(self) -> Component:
+        return Component(self.function, self.shape, self.offset)
+
+    @property
     def rate(self) -> float | Tensor:
         if isinstance(self.bandwidth, str):
             raise RuntimeError(f"bandwidth {self.bandwidth!r} is not resolved")
@@ -62,7 +66,7 @@ class Term:
 class Group(NamedTuple):
     """The terms of one metric, ready for a sweep."""
 
-    components: tuple[Component, ...]
+    components: str  # see ``plan.encode``
     rates: list[float] | Tensor  # C numbers, or [B, C]
     coefficients: list[float]
     positions: list[int]  # of the components in ``Kernel.terms``
@@ -71,9 +75,12 @@ class Group(NamedTuple):
 class Kernel:
     """A sum of kernel functions. ``k1 + k2`` and ``2.0 * k`` are kernels too."""
 
-    def __init__(self, terms: Sequence[Term], label: str) -> None:
+    def __init__(
+        self, terms: Sequence[Term], label: str, groups: list[tuple[list[int], str]] | None = None
+    ) -> None:
         self.terms = tuple(terms)
         self._label = label
+        self._groups = _by_metric(self.terms) if groups is None else groups
 
     def __repr__(self) -> str:
         return self._label
@@ -140,25 +147,28 @@ class Kernel:
                 found[key] = _apply_rule(t.bandwidth, t.function, x, y)
             return replace(t, bandwidth=found[key])
 
-        return Kernel([lookup(t) for t in self.terms], self._label)
+        return Kernel([lookup(t) for t in self.terms], self._label, self._groups)
 
     def groups(self, batch: torch.Size) -> list[Group]:
         """The resolved terms by metric, rates flattened to [B, C] if any is a tensor."""
-        by_metric: dict[str, list[int]] = {}
-        for position, t in enumerate(self.terms):
-            by_metric.setdefault(t.function.metric, []).append(position)
-        groups = []
-        for positions in by_metric.values():
-            terms = [self.terms[p] for p in positions]
-            groups.append(
-                Group(
-                    tuple(Component(t.function, t.shape, t.offset) for t in terms),
-                    _stack_rates([t.rate for t in terms], batch),
-                    [t.coefficient for t in terms],
-                    positions,
-                )
+        return [
+            Group(
+                components,
+                _stack_rates([self.terms[p].rate for p in positions], batch),
+                [self.terms[p].coefficient for p in positions],
+                positions,
             )
-        return groups
+            for positions, components in self._groups
+        ]
+
+
+def _by_metric(terms: Sequence[Term]) -> list[tuple[list[int], str]]:
+    """Positions of the terms of each metric, and their encoded static parts. A kernel keeps this
+    through ``resolve``: a trace with dynamic shapes takes strings for constants, floats not."""
+    found: dict[str, list[int]] = {}
+    for position, t in enumerate(terms):
+        found.setdefault(t.function.metric, []).append(position)
+    return [(p, encode([terms[k].component for k in p])) for p in found.values()]
 
 
 def _stack_rates(rates: list[float | Tensor], batch: torch.Size) -> list[float] | Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .kernel import Kernel
-from .plan import Component, Wanted
+from .plan import Component, Wanted, decode
 from .reference import Chunk, Role, Sweeper, Tile, full_precision
 
 
@@ -50,7 +50,7 @@ def label_forms(z: Tensor, labels: Tensor, *, kernel: Kernel) -> tuple[Tensor, T
     row_sums = z.new_zeros(terms, z.shape[0], dtype=torch.float64)
     with full_precision(z.device.type):
         for group in kernel.groups(torch.Size()):
-            sweeper = _LabelSweeper(z.unsqueeze(0), labels.to(z.dtype), group.components)
+            sweeper = _LabelSweeper(z.unsqueeze(0), labels.to(z.dtype), decode(group.components))
             sweeper.run(group.rates, None)
             forms[group.positions] = sweeper.forms
             row_sums[group.positions] = sweeper.row_sums

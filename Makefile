@@ -1,0 +1,39 @@
+# Two commands do everything on a fresh machine: make demo, make test.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test lint types bench kernels-check clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): pyproject.toml setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## train a small MMD-VAE on digits and test what it generates (about a minute)
+	$(BIN)/python -m vae demo
+
+test: $(STAMP) ## run all tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+lint: $(STAMP) ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy --strict on the packages
+	$(BIN)/mypy
+
+bench: $(STAMP) ## time the losses on this CPU against what people use (some minutes)
+	$(BIN)/python -m pytest bench
+
+kernels-check: $(STAMP) ## compile every shipped GPU configuration for every architecture, no GPU needed
+	$(BIN)/python -m divergences.kernels.offline --full
+
+clean: ## remove what the commands here made
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
