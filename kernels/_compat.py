@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,12 @@ def interpreting(kernel: Any) -> bool:
     return isinstance(kernel, InterpretedFunction)
 
 
-def quiet(kernel: Any) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def quiet(kernel: Any) -> Iterator[None]:
     """NumPy, which runs interpreted kernels, warns where a GPU silently makes inf or NaN."""
-    return np.errstate(all="ignore") if interpreting(kernel) else contextlib.nullcontext()
+    if not interpreting(kernel):
+        yield
+        return
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield

@@ -29,6 +29,8 @@ PANEL_BYTES = 2**28
 ROW_PADDING = kernels.PADDING.value
 CENTRE_ROWS = 33
 PROGRAMS_PER_PROCESSOR = 4
+MIN_PROGRAMS = 64
+MAX_SPLITS = 16  # programs that share the columns of a tile of rows
 CHUNK = 8  # tiles of columns that a program visits before it moves on to other rows
 
 
@@ -284,6 +286,11 @@ class Values(NamedTuple):
         return sum(self.programs.values())
 
 
+def _target(device: Device) -> int:
+    """Programs enough to fill the GPU."""
+    return max(MIN_PROGRAMS, PROGRAMS_PER_PROCESSOR * device.processors)
+
+
 def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
     table = problem.device.architecture
     config = table.gram_value if problem.gram else table.difference_value
@@ -292,7 +299,7 @@ def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
     config = _sliced(config, problem.width) if problem.gram else config
     tx, ty = _cdiv(problem.x.count, config.rows), _cdiv(problem.y.count, config.rows)
     shapes = {"xx": (tx, tx // 2 + 1), "yy": (ty, ty // 2 + 1), "xy": (tx, ty)}
-    target = max(1, PROGRAMS_PER_PROCESSOR * problem.device.processors // max(problem.batch, 1))
+    target = _cdiv(_target(problem.device), problem.batch)
     chunk = CHUNK
     while True:
         units = {name: shapes[name][0] * _cdiv(shapes[name][1], chunk) for name in names}
@@ -301,7 +308,7 @@ def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
         chunk //= 2
     everything = max(1, sum(units.values()))
     programs = {
-        name: max(1, min(unit, target * unit // everything)) for name, unit in units.items()
+        name: max(1, min(unit, _cdiv(target * unit, everything))) for name, unit in units.items()
     }
     return Values(config, chunk, programs)
 
@@ -350,7 +357,9 @@ def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
     if problem.gram and panel:
         config = table.gram_panel
     elif problem.gram:
-        config = table.gram_gradient[min(problem.width, FUSED_WIDTH)]
+        one = len(problem.components) == 1
+        configs = table.gram_gradient if one else table.gram_gradient_sum
+        config = configs[min(problem.width, FUSED_WIDTH)]
     elif problem.small:
         config = table.small
     else:
@@ -363,7 +372,7 @@ def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
     if panel and not problem.small:
         line = 4 * problem.batch * _panel_columns(problem) * config.rows
         limit = max(1, PANEL_BYTES // line)
-    target = max(64, PROGRAMS_PER_PROCESSOR * problem.device.processors)
+    target = _target(problem.device)
     plans = []
     ranges: list[tuple[int, int, int, int]] = []
     if sum(tiles.values()) <= limit:
@@ -374,7 +383,7 @@ def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
     for first_x, tiles_x, first_y, tiles_y in ranges:
         active = [p for p in met if {"x": tiles_x, "y": tiles_y}[p[0]]]
         busy = max(1, (tiles_x + tiles_y) * problem.batch * (2 if problem.blocks == "all" else 1))
-        wish = min(16, max(1, target // busy))
+        wish = min(MAX_SPLITS, _cdiv(target, busy))
         splits = {p: max(1, min(wish, _cdiv(counts[p[1]], config.columns))) for p in active}
         plans.append(Rows(config, first_x, tiles_x, first_y, tiles_y, splits, panel))
     return plans

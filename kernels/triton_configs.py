@@ -24,11 +24,12 @@ class Config(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """What the table knows about a GPU. ``gram_gradient`` is keyed by the padded coordinates."""
+    """What the table knows about a GPU. The Gram gradients are keyed by the padded coordinates."""
 
     shared_bytes: int
     gram_value: Config
     gram_gradient: dict[int, Config]
+    gram_gradient_sum: dict[int, Config]  # for several components
     gram_panel: Config
     panel_product: Config
     difference_value: Config
@@ -40,21 +41,23 @@ class Architecture(NamedTuple):
 
 _DIFFERENCE = {
     "difference_value": Config(64, 64, 1, 4, 2),
-    "difference_gradient": Config(32, 64, 1, 4, 2),
-    "difference_panel": Config(32, 64, 1, 4, 2),
+    "difference_gradient": Config(32, 32, 1, 8, 2),
+    "difference_panel": Config(32, 32, 1, 4, 2),
     "small": Config(16, 32, 1, 4, 2),
-    "small_value": Config(32, 16, 1, 4, 2),
+    "small_value": Config(32, 32, 1, 4, 2),
+}
+_AMPERE_GRADIENT = {
+    32: Config(64, 32, 32, 4, 2),
+    64: Config(64, 32, 32, 4, 2),
+    128: Config(64, 32, 32, 8, 2),
 }
 _AMPERE = Architecture(
     163 * KIB,
     gram_value=Config(64, 64, 32, 4, 2),
-    gram_gradient={
-        32: Config(64, 64, 32, 4, 2),
-        64: Config(64, 64, 32, 4, 2),
-        128: Config(64, 32, 32, 8, 2),
-    },
-    gram_panel=Config(64, 64, 32, 4, 2),
-    panel_product=Config(64, 64, 64, 4, 2),
+    gram_gradient=_AMPERE_GRADIENT,
+    gram_gradient_sum=dict.fromkeys((32, 64, 128), Config(32, 32, 32, 4, 2)),
+    gram_panel=Config(64, 32, 32, 4, 2),
+    panel_product=Config(64, 64, 32, 4, 2),
     **_DIFFERENCE,
 )
 _HOPPER = Architecture(
@@ -65,28 +68,37 @@ _HOPPER = Architecture(
         64: Config(128, 64, 64, 8, 2),
         128: Config(128, 64, 64, 8, 2),
     },
+    gram_gradient_sum=dict.fromkeys((32, 64, 128), Config(128, 32, 64, 8, 2)),
+    gram_panel=Config(128, 64, 64, 8, 2),
+    panel_product=Config(64, 64, 64, 8, 2),
+    **_DIFFERENCE,
+)
+_BLACKWELL = _HOPPER._replace(
+    gram_value=Config(64, 64, 64, 4, 2),
+    gram_gradient=dict.fromkeys((32, 64, 128), Config(64, 32, 64, 8, 2)),
+    gram_gradient_sum=dict.fromkeys((32, 64, 128), Config(64, 32, 64, 8, 2)),
     gram_panel=Config(128, 64, 64, 8, 2),
     panel_product=Config(64, 64, 64, 4, 2),
-    **_DIFFERENCE,
 )
 ARCHITECTURES: dict[int, Architecture] = {
     80: _AMPERE,
     89: _AMPERE._replace(shared_bytes=99 * KIB),
     90: _HOPPER,
-    100: _HOPPER,
+    100: _BLACKWELL,
     120: _AMPERE._replace(shared_bytes=99 * KIB),
 }
 INTERPRETED = Architecture(
     227 * KIB,
     gram_value=Config(32, 32, 32, 4, 1),
-    gram_gradient={width: Config(32, 32, 32, 4, 1) for width in (32, 64, 128)},
+    gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 32, 32, 4, 1)),
+    gram_gradient_sum=dict.fromkeys((32, 64, 128), Config(32, 32, 32, 4, 1)),
     gram_panel=Config(32, 32, 32, 4, 1),
     panel_product=Config(32, 32, 32, 4, 1),
     difference_value=Config(32, 32, 1, 4, 1),
     difference_gradient=Config(32, 32, 1, 4, 1),
     difference_panel=Config(32, 32, 1, 4, 1),
     small=Config(16, 32, 1, 4, 1),
-    small_value=Config(32, 16, 1, 4, 1),
+    small_value=Config(16, 16, 1, 4, 1),
 )
 
 

@@ -1,0 +1,337 @@
+"""Compiles the shipped Triton kernels for every architecture without a GPU, and checks the code.
+
+    python -m divergences.kernels.offline [--full] [--arch 80,90] [--jobs 2]
+
+The launches are those of real sweeps: a sweep runs with its launcher replaced by a recorder, and
+what it would launch is compiled. Each result must be a non-empty cubin that fits the shared and
+tensor memory of its architecture, spills nothing and keeps 64-bit offsets; the matrix kernels must
+use the tensor cores, and those that clamp distances must propagate NaN.
+
+By default every configuration is compiled with one function, and every function once; ``--full``
+compiles every configuration with every function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+
+from .functions import REGISTRY
+from .plan import Blocks, Component, Wanted
+from .triton_configs import ARCHITECTURES, Config, Device
+
+MIN_INSTRUCTIONS = 64
+MAX_TENSOR_MEMORY = 512
+TENSOR_CORES = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
+PROCESSORS = 132
+
+
+class Case(NamedTuple):
+    """A sweep whose launches are compiled."""
+
+    name: str
+    function: str
+    shape: float
+    offset: float
+    rows: int
+    coordinates: int
+    blocks: Blocks
+    wanted: Wanted
+    weighted: bool = False
+    copies: int = 1  # components of this function
+
+
+class Usage(NamedTuple):
+    """What the compiler made of one kernel."""
+
+    arch: int
+    case: str
+    kernel: str
+    config: Config
+    registers: int
+    stack: int
+    shared: int
+    tensor_memory: int
+    instructions: int
+    spills: int
+    tensor_core: int
+    exp2: int
+    nan_clamps: int
+    wide_offsets: int
+    matrix: bool
+    clamps: bool
+
+    def faults(self) -> list[str]:
+        limit = ARCHITECTURES[self.arch].shared_bytes
+        unit = TENSOR_CORES[self.arch]
+        checks = {
+            f"empty: {self.instructions} instructions": self.instructions < MIN_INSTRUCTIONS,
+            f"spills: stack {self.stack}, {self.spills} local accesses": bool(
+                self.stack or self.spills
+            ),
+            f"shared memory {self.shared} > {limit}": self.shared > limit,
+            f"tensor memory {self.tensor_memory}": self.tensor_memory > MAX_TENSOR_MEMORY,
+            f"no {unit}": self.matrix and not self.tensor_core,
+            "a clamp that drops NaN": self.clamps and not self.nan_clamps,
+            "no 64-bit offsets": not self.wide_offsets,
+        }
+        return [text for text, failed in checks.items() if failed]
+
+
+class Launch(NamedTuple):
+    """A recorded launch."""
+
+    kernel: Any
+    config: Config
+    arguments: dict[str, Any]
+
+
+def gradient_of(x: bool = True, weights: bool = False, sums: bool = True) -> Wanted:
+    return Wanted(sums, x, False, weights, False)
+
+
+def _cases(full: bool) -> Iterator[Case]:
+    value, both = Wanted(sums=True), Wanted(True, True, True)
+    everything = Wanted(True, True, True, True, True)
+    potential = Wanted(grad_wx=True)
+    for name, function in REGISTRY.items():
+        for number, (_, shape, offset) in enumerate(function.probe):
+            base = Case("", name, shape, offset, 4096, 64, "all", value)
+            few = name == "laplace_l1"
+            chosen = base._replace(name="function", wanted=everything, coordinates=3 if few else 64)
+            yield chosen
+            if not (full or (number == 0 and name in ("gaussian", "laplace_l1"))):
+                continue
+            yield base._replace(name="few value", coordinates=3)
+            yield base._replace(name="few gradient", coordinates=3, wanted=both)
+            yield base._replace(name="16 gradient", coordinates=16, wanted=both)
+            yield base._replace(name="small", rows=256, wanted=everything, weighted=True)
+            yield base._replace(name="small few", rows=256, coordinates=8, wanted=everything)
+            yield base._replace(name="small value", rows=256, wanted=value)
+            if few:
+                yield base._replace(name="panel", coordinates=64, wanted=both)
+                continue
+            for d in (32, 64, 128, 300):
+                yield base._replace(name=f"value {d}", coordinates=d)
+                yield base._replace(name=f"gradient {d}", coordinates=d, wanted=both)
+            yield base._replace(name="weighted", wanted=everything, weighted=True)
+            yield base._replace(name="potential", wanted=potential, blocks="xy")
+            yield base._replace(name="five value", copies=5)
+            yield base._replace(name="five gradient", copies=5, wanted=both)
+
+
+@contextmanager
+def _recorded(arch: int) -> Iterator[list[Launch]]:
+    from . import triton_backend
+
+    found: list[Launch] = []
+
+    def record(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any) -> None:
+        found.append(Launch(kernel, config, arguments))
+
+    device = Device(ARCHITECTURES[arch], PROCESSORS)
+    with (
+        mock.patch.object(triton_backend, "launch", record),
+        mock.patch.object(triton_backend, "device_of", lambda _: device),
+    ):
+        yield found
+
+
+def record(case: Case, arch: int) -> list[Launch]:
+    """The launches of a sweep on one architecture."""
+    from . import triton_backend
+
+    component = Component(REGISTRY[case.function], case.shape, case.offset)
+    components = (component,) * case.copies
+    x = torch.zeros(1, case.rows, case.coordinates)
+    weights = torch.ones(1, case.rows) if case.weighted else None
+    coefs = [1.0] * (3 if case.blocks == "all" else 1) * case.copies
+    with _recorded(arch) as found:
+        triton_backend.sweep(
+            x, x, weights, weights, components, [1.0] * case.copies, coefs, case.blocks, case.wanted
+        )
+    return found
+
+
+def _key(launch: Launch) -> str:
+    """Equal for launches that compile to the same code."""
+    static = {k: str(v) for k, v in sorted(launch.arguments.items()) if k.isupper()}
+    return f"{launch.kernel.__name__} {launch.config} {static}"
+
+
+TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16"}
+
+
+def _compile(launch: Launch, arch: int) -> Any:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = launch.kernel.arg_names
+    signature, static, aligned = {}, {}, {}
+    for at, name in enumerate(names):
+        given = launch.arguments[name]
+        if isinstance(given, torch.Tensor):
+            signature[name] = TYPES[given.dtype]
+            aligned[(at,)] = [["tt.divisibility", 16]]
+        elif name.isupper():
+            signature[name] = "constexpr"
+            static[(at,)] = given
+        else:
+            signature[name] = "i32"
+    source = ASTSource(launch.kernel, signature, constexprs=static, attrs=aligned)
+    options = {"num_warps": launch.config.warps, "num_stages": launch.config.stages}
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def parse_resources(text: str) -> dict[str, int]:
+    """Registers and stack of ``cuobjdump --dump-resource-usage``."""
+    return {
+        key: max((int(v) for v in re.findall(rf"\b{key}:(\d+)", text)), default=-1)
+        for key in ("REG", "STACK")
+    }
+
+
+def parse_sass(text: str) -> Counter[str]:
+    """How often each instruction occurs in ``cuobjdump --dump-sass``."""
+    line = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
+    return Counter(m.group(1) for m in line.finditer(text))
+
+
+def _count(instructions: Counter[str], *stems: str) -> int:
+    return sum(n for name, n in instructions.items() if name.split(".")[0] in stems)
+
+
+def _dump(cubin: bytes, flag: str) -> str:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run(
+            [tool, flag, file.name], capture_output=True, text=True, check=True
+        ).stdout
+
+
+def measure(case: Case, launch: Launch, arch: int) -> Usage:
+    """Compile one launch and read the result."""
+    compiled = _compile(launch, arch)
+    resources = parse_resources(_dump(compiled.asm["cubin"], "--dump-resource-usage"))
+    sass = parse_sass(_dump(compiled.asm["cubin"], "--dump-sass"))
+    ptx = compiled.asm["ptx"]
+    kernel, given = launch.kernel.__name__, launch.arguments
+    gram = bool(given.get("GRAM", kernel == "norm_kernel"))
+    product = kernel != "finish_kernel" or bool(given.get("PANEL"))
+    return Usage(
+        arch=arch,
+        case=f"{case.function} {case.shape} {case.name}",
+        kernel=kernel,
+        config=launch.config,
+        registers=resources["REG"],
+        stack=resources["STACK"],
+        shared=compiled.metadata.shared,
+        tensor_memory=getattr(compiled.metadata, "tmem_size", 0) or 0,
+        instructions=sum(sass.values()),
+        spills=_count(sass, "LDL", "STL"),
+        tensor_core=_count(sass, TENSOR_CORES[arch]),
+        exp2=sum(n for name, n in sass.items() if name.startswith("MUFU.EX2")),
+        nan_clamps=len(re.findall(r"max\.NaN\.f32", ptx)),
+        wide_offsets=len(re.findall(r"(?:mul|mad)\.(?:lo\.s64|wide\.s32|lo\.u64)", ptx)),
+        matrix=gram and product,
+        clamps=kernel in ("value_kernel", "gradient_kernel")
+        and gram
+        and given["METRIC"] == "sqeuclidean",
+    )
+
+
+class Job(NamedTuple):
+    case: Case
+    number: int  # of the launch in the case
+    arch: int
+
+
+def _work(job: Job) -> Usage | str:
+    try:
+        return measure(job.case, record(job.case, job.arch)[job.number], job.arch)
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        return f"sm_{job.arch} {job.case.function} {job.case.name} #{job.number}: {text[-1:]}"
+
+
+def jobs(archs: Sequence[int], full: bool = False) -> list[Job]:
+    """One job for each distinct piece of code. Without ``full`` the functions are compiled for
+    one architecture."""
+    found: dict[tuple[int, str], Job] = {}
+    for arch in archs:
+        for case in _cases(full):
+            if case.name == "function" and not full and arch != archs[0]:
+                continue
+            for number, launch in enumerate(record(case, arch)):
+                found.setdefault((arch, _key(launch)), Job(case, number, arch))
+    return list(found.values())
+
+
+def run(archs: Sequence[int], full: bool = False, processes: int = 2) -> list[Usage | str]:
+    """Compile and measure; a string is the message of a kernel that did not compile."""
+    work = jobs(archs, full)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_work, work, chunksize=4))
+
+
+def table(results: Sequence[Usage]) -> str:
+    lines = []
+    for arch in sorted({r.arch for r in results}):
+        lines.append(f"sm_{arch}   tensor cores: {TENSOR_CORES[arch]}")
+        lines.append(
+            f"  {'kernel':16}{'case':36}{'tile':>14}{'warps':>6}{'regs':>6}{'shared':>8}{'tmem':>6}"
+            f"{'instr':>7}{'tensor':>7}{'ex2':>5}"
+        )
+        for r in results:
+            if r.arch != arch:
+                continue
+            tile = f"{r.config.rows}x{r.config.columns}x{r.config.slice}"
+            line = (
+                f"  {r.kernel:16}{r.case:36}{tile:>14}{r.config.warps:>6}{r.registers:>6}"
+                f"{r.shared:>8}{r.tensor_memory:>6}{r.instructions:>7}{r.tensor_core:>7}{r.exp2:>5}"
+            )
+            faults = r.faults()
+            lines.append(line + ("   FAULT " + "; ".join(faults) if faults else ""))
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m divergences.kernels.offline")
+    parser.add_argument("--full", action="store_true", help="every configuration x function")
+    parser.add_argument("--arch", default=",".join(map(str, ARCHITECTURES)), help="e.g. 80,90")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args(arguments)
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        parser.error("TRITON_INTERPRET is set: nothing would be compiled; unset it")
+    results = run([int(a) for a in given.arch.split(",")], given.full, given.jobs)
+    usages = [r for r in results if isinstance(r, Usage)]
+    failures = [r for r in results if isinstance(r, str)]
+    faulty = [r for r in usages if r.faults()]
+    print(table(usages))
+    print(f"{len(usages)} compiled, {len(failures)} did not, {len(faulty)} faulty")
+    for text in failures:
+        print(text)
+    return 1 if failures or faulty else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

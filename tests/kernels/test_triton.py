@@ -1,0 +1,434 @@
+"""Values and gradients of the Triton backend against the dense fp64 oracle; interpreted without
+a GPU. The tolerance is the rule of ``tolerances``: twice what plain fp32 torch makes of the
+differences x − y, plus a few ulps of the largest entry."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from tolerances import assert_no_worse_than_eager
+from torch import Tensor
+
+from divergences.kernels import triton_backend
+from divergences.kernels.functions import REGISTRY
+from divergences.kernels.plan import Blocks, Component, Sweep, Wanted
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FLOOR = 4 * 2.0**-23
+EVERYTHING = Wanted(True, True, True, True, True)
+BLOCKS: dict[Blocks, list[int]] = {"xx": [0], "xy": [2], "all": [0, 1, 2]}
+Spec = tuple[str, float, float, float]  # function, rate, shape, offset
+PROBES = [
+    pytest.param((f.name, *probe), id=f"{f.name}-{probe[1]:g}")
+    for f in REGISTRY.values()
+    for probe in f.probe
+]
+GAUSSIAN: Spec = ("gaussian", 0.7, 0.0, 0.0)
+LAPLACE: Spec = ("laplace", 0.7, 0.0, 0.0)
+LAPLACE_L1: Spec = ("laplace_l1", 0.7, 0.0, 0.0)
+ENERGY: Spec = ("energy", 1.0, 1.0, 0.0)
+MATERN: Spec = ("matern", 1.2, 2.5, 0.0)
+CUBIC: Spec = ("polynomial", 0.25, 3.0, 1.0)
+LINEAR: Spec = ("polynomial", 0.5, 1.0, 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is read before it is written shows as NaN."""
+    empty, empty_like, new_empty = torch.empty, torch.empty_like, Tensor.new_empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(torch.nan))
+    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(torch.nan))
+
+
+@pytest.fixture
+def gram(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The split Gram form for samples that are small enough for the interpreter."""
+    monkeypatch.setattr(triton_backend, "SMALL", 0)
+
+
+@pytest.fixture
+def ordered_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interpreted matrix products that form each entry in the same order, as a tensor core does
+    and BLAS does not: entries of equal rows must be equal."""
+
+    def matmul(a: np.ndarray, b: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        return (a.astype(dtype)[:, :, None] * b.astype(dtype)[None]).sum(1)
+
+    monkeypatch.setattr(np, "matmul", matmul)
+
+
+class Problem:
+    """Two samples with weights, and what a sweep over them should give."""
+
+    def __init__(
+        self, n: int, m: int, d: int, specs: list[Spec], batch: int = 1, weighted: bool = True,
+        blocks: Blocks = "all", seed: int = 0, coef: float | None = None,
+    ) -> None:  # fmt: skip
+        generator = torch.Generator().manual_seed(seed + 1000 * n + 10 * m + d)
+        spread = 1 / math.sqrt(d)
+        self.x = torch.randn(batch, n, d, generator=generator) * spread
+        self.y = torch.randn(batch, m, d, generator=generator) * spread * 1.2 + 0.1
+        self.wx = torch.rand(batch, n, generator=generator) + 0.5 if weighted else None
+        self.wy = torch.rand(batch, m, generator=generator) - 0.3 if weighted else None
+        self.specs, self.blocks = specs, blocks
+        shape = (batch, len(BLOCKS[blocks]), len(specs))
+        self.coefs = torch.randn(shape, generator=generator)
+        if coef is not None:
+            self.coefs.fill_(coef)
+        self.rates: list[float] | Tensor = [rate for _, rate, _, _ in specs]
+
+    def sweep(self, wanted: Wanted = EVERYTHING) -> Sweep:
+        if self.blocks == "xx":
+            wanted = wanted._replace(grad_y=False, grad_wy=False)
+        components = tuple(Component(REGISTRY[f], s, o) for f, _, s, o in self.specs)
+        x, y, wx, wy = (
+            None if t is None else t.to(DEVICE) for t in (self.x, self.y, self.wx, self.wy)
+        )
+        assert x is not None
+        if self.blocks == "xx":
+            y = wy = None
+        rates = self.rates.to(DEVICE) if isinstance(self.rates, Tensor) else self.rates
+        coefs = self.coefs.to(DEVICE)
+        out = triton_backend.sweep(x, y, wx, wy, components, rates, coefs, self.blocks, wanted)
+        return Sweep(*(t.cpu() for t in out))
+
+    def truth(self, eager: bool = False) -> Sweep:
+        """By the oracle in fp64, or by the same formulas in fp32; gradients by autograd."""
+        dtype = torch.float32 if eager else torch.float64
+        wx = torch.ones(self.x.shape[:2]) if self.wx is None else self.wx
+        wy = torch.ones(self.y.shape[:2]) if self.wy is None else self.wy
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (self.x, self.y, wx, wy)]
+        x, y, wx, wy = leaves
+        columns = [
+            _eager(name, x, y, rate, shape, offset, wx, wy)
+            if eager
+            else oracle.sums(name, x, y, rate, shape, offset, wx, wy)
+            for name, rate, shape, offset in self.specs
+        ]
+        sums = torch.stack(columns, -1)[:, BLOCKS[self.blocks]]
+        loss = (sums * self.coefs.to(dtype)).sum()
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+        return Sweep(sums.detach(), *(torch.empty(0) if g is None else g for g in grads))
+
+    def check(self, out: Sweep | None = None, wanted: Wanted = EVERYTHING) -> None:
+        out = self.sweep(wanted) if out is None else out
+        for name, ours, eager, truth in zip(
+            Sweep._fields, out, self.truth(eager=True), self.truth(), strict=True
+        ):
+            if ours.numel() == 0:
+                continue
+            assert ours.shape == truth.shape, name
+            assert ours.dtype == (torch.float64 if name == "sums" else torch.float32)
+            floor = FLOOR * truth.abs().max().item()
+            assert_no_worse_than_eager(ours, eager, truth, floor)
+
+
+def _eager(
+    name: str, x: Tensor, y: Tensor, a: float, shape: float, offset: float, wx: Tensor, wy: Tensor
+) -> Tensor:
+    def block(u: Tensor, v: Tensor, wu: Tensor, wv: Tensor, drop: bool) -> Tensor:
+        difference = u.unsqueeze(-2) - v.unsqueeze(-3)
+        if name == "polynomial":
+            s = u @ v.mT
+        elif name == "laplace_l1":
+            s = difference.abs().sum(-1)
+        else:
+            s = difference.square().sum(-1)
+        k = oracle.profile(name, s, a, shape, offset)
+        if drop:
+            k = k * (1 - torch.eye(k.shape[-1]))
+        return torch.einsum("...i,...ij,...j->...", wu, k, wv)
+
+    blocks = (block(x, x, wx, wx, True), block(y, y, wy, wy, True), block(x, y, wx, wy, False))
+    return torch.stack(blocks, -1)
+
+
+@pytest.mark.parametrize("spec", PROBES)
+class TestEveryFunction:
+    def test_few_coordinates(self, spec: Spec) -> None:
+        Problem(17, 33, 3, [spec]).check()
+
+    def test_small_problem(self, spec: Spec) -> None:
+        Problem(17, 9, 17, [spec]).check()
+
+    @pytest.mark.usefixtures("gram")
+    def test_many_coordinates(self, spec: Spec) -> None:
+        Problem(33, 31, 33, [spec]).check()
+
+    @pytest.mark.usefixtures("gram")
+    def test_values_alone(self, spec: Spec) -> None:
+        Problem(40, 34, 20, [spec]).check(wanted=Wanted(sums=True))
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "d"), [(1, 1, 1), (1, 2, 2), (2, 17, 5), (63, 1, 16), (129, 65, 1), (2, 1, 40)]
+)
+def test_odd_shapes(n: int, m: int, d: int) -> None:
+    Problem(n, m, d, [GAUSSIAN]).check()
+    Problem(n, m, d, [ENERGY], weighted=False).check()
+
+
+@pytest.mark.usefixtures("gram")
+@pytest.mark.parametrize(
+    ("n", "m", "d", "batch"), [(1, 2, 17, 1), (2, 65, 64, 2), (129, 3, 128, 1), (63, 33, 300, 1)]
+)
+def test_odd_shapes_of_the_gram_form(n: int, m: int, d: int, batch: int) -> None:
+    Problem(n, m, d, [LAPLACE], batch).check()
+
+
+@pytest.mark.usefixtures("gram")
+@pytest.mark.parametrize("spec", [GAUSSIAN, LAPLACE_L1, CUBIC, ENERGY], ids=lambda s: s[0])
+def test_panels(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More coordinates than fit in registers, in several bounded panels of weights."""
+    monkeypatch.setattr(triton_backend, "PANEL_BYTES", 1)
+    d = 18 if spec[0] == "laplace_l1" else 130
+    Problem(65, 34, d, [spec]).check()
+    Problem(33, 34, d, [spec], blocks="xy").check()
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 3, 4, 5, 6])
+def test_every_pair_of_tiles_is_visited_once(
+    tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_backend, "CHUNK", 2)
+    problem = Problem(32 * tiles - 1, 32, 1, [GAUSSIAN])
+    problem.check(wanted=Wanted(sums=True))
+
+
+def test_several_components_share_a_sweep() -> None:
+    Problem(20, 33, 2, [GAUSSIAN, ENERGY, MATERN, ("energy", 1.0, 0.5, 0.0)]).check()
+    Problem(20, 33, 2, [CUBIC, LINEAR]).check()
+
+
+@pytest.mark.usefixtures("gram")
+def test_several_components_share_a_gram_sweep() -> None:
+    Problem(20, 33, 20, [GAUSSIAN, ENERGY, MATERN]).check()
+
+
+@pytest.mark.parametrize("d", [2, 20])
+def test_rates_of_each_batch_item(d: int) -> None:
+    problem = Problem(9, 12, d, [GAUSSIAN, LAPLACE], batch=2)
+    rates = torch.tensor([[0.3, 1.1], [0.9, 0.2]])
+    problem.rates = rates
+    ours = problem.sweep()
+    for item in range(2):
+        alone = Problem(9, 12, d, [GAUSSIAN, LAPLACE])
+        for name in ("x", "y", "wx", "wy", "coefs"):
+            setattr(alone, name, getattr(problem, name)[item : item + 1])
+        alone.rates = rates[item].tolist()
+        for whole, part in zip(ours, alone.sweep(), strict=True):
+            torch.testing.assert_close(whole[item : item + 1], part, rtol=1e-6, atol=1e-6)
+
+
+def test_coefficients_as_numbers() -> None:
+    problem = Problem(9, 12, 2, [GAUSSIAN, LAPLACE])
+    components = tuple(Component(REGISTRY[f], s, o) for f, _, s, o in problem.specs)
+    listed = triton_backend.sweep(
+        problem.x.to(DEVICE), problem.y.to(DEVICE), problem.wx.to(DEVICE), problem.wy.to(DEVICE),
+        components, problem.rates, problem.coefs.flatten().tolist(), "all", EVERYTHING,
+    )  # fmt: skip
+    for ours, theirs in zip(listed, problem.sweep(), strict=True):
+        assert torch.equal(ours.cpu(), theirs)
+
+
+SUBSETS = [Wanted(*flags) for flags in itertools.product([False, True], repeat=5) if any(flags)]
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_each_subset_of_outputs(blocks: Blocks) -> None:
+    problem = Problem(5, 4, 2, [GAUSSIAN], blocks=blocks)
+    for wanted in SUBSETS:
+        out = problem.sweep(wanted)
+        problem.check(out)
+        for name, tensor in zip(Sweep._fields, out, strict=True):
+            made = getattr(wanted, name) and not (blocks == "xx" and name in ("grad_y", "grad_wy"))
+            assert (tensor.numel() > 0) == made, (wanted, name)
+
+
+@pytest.mark.usefixtures("gram")
+@pytest.mark.parametrize("d", [20, 130])
+@pytest.mark.parametrize(
+    "wanted", [Wanted(True, True), Wanted(grad_y=True), Wanted(True, False, False, True)], ids=str
+)
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_subsets_of_the_gram_form(blocks: Blocks, wanted: Wanted, d: int) -> None:
+    if blocks == "xx" and wanted.grad_y:
+        pytest.skip("there is no y")
+    Problem(35, 33, d, [GAUSSIAN], blocks=blocks).check(wanted=wanted)
+
+
+class TestTranslation:
+    """Coordinates on a grid, so that adding the offset rounds nothing."""
+
+    def problem(self, d: int, spec: Spec, offset: float) -> Problem:
+        problem = Problem(34, 20, d, [spec])
+        problem.x = (problem.x * 256).round() / 256 + offset
+        problem.y = (problem.y * 256).round() / 256 + offset
+        return problem
+
+    @pytest.mark.usefixtures("gram")
+    @pytest.mark.parametrize("offset", [1.0, 100.0, 1e4])
+    @pytest.mark.parametrize("d", [3, 20])
+    @pytest.mark.parametrize("spec", [GAUSSIAN, ENERGY], ids=lambda s: s[0])
+    def test_an_offset_changes_nothing(self, spec: Spec, d: int, offset: float) -> None:
+        truth = self.problem(d, spec, 0.0).truth()
+        for ours, exact in zip(self.problem(d, spec, offset).sweep(), truth, strict=True):
+            error = (ours.double() - exact).abs().max()
+            assert error <= 1e-6 * exact.abs().max()
+
+    @pytest.mark.usefixtures("gram")
+    def test_one_far_point_costs_the_others_little(self) -> None:
+        problem = Problem(40, 20, 20, [GAUSSIAN])
+        problem.x[0, 0] += 100.0
+        exact = problem.truth()
+        ours = problem.sweep()
+        error = (ours.grad_x[:, 1:].double() - exact.grad_x[:, 1:]).abs().max()
+        assert error <= 1e-5 * exact.grad_x.abs().max()
+
+
+@pytest.mark.usefixtures("ordered_products")
+class TestCoincidentPoints:
+    @pytest.mark.usefixtures("gram")
+    @pytest.mark.parametrize("d", [2, 16, 40, 130])
+    @pytest.mark.parametrize("offset", [0.0, 1e4])
+    def test_they_are_exactly_0_apart(self, d: int, offset: float) -> None:
+        problem = Problem(35, 5, d, [ENERGY], weighted=False, coef=1.0)
+        point = torch.randn(d) + offset
+        problem.x, problem.y = point.expand(1, 35, d), point.expand(1, 5, d)
+        out = problem.sweep()
+        for tensor in out:
+            assert torch.equal(tensor, torch.zeros_like(tensor))
+
+    @pytest.mark.usefixtures("gram")
+    @pytest.mark.parametrize("d", [2, 40])
+    @pytest.mark.parametrize("spec", [ENERGY, LAPLACE, MATERN], ids=lambda s: s[0])
+    def test_shared_rows(self, spec: Spec, d: int) -> None:
+        problem = Problem(40, 40, d, [spec])
+        problem.x[:, 5:20] = problem.y[:, :15]
+        problem.x[:, 30:] = problem.x[:, 20:30]
+        problem.check()
+
+
+class TestNotANumber:
+    @pytest.mark.usefixtures("gram")
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("d", [2, 20])
+    @pytest.mark.parametrize("spec", [GAUSSIAN, ENERGY, CUBIC], ids=lambda s: s[0])
+    def test_it_comes_out_as_nan(self, spec: Spec, d: int, bad: float) -> None:
+        problem = Problem(6, 7, d, [spec])
+        problem.x[0, 2, 1] = bad
+        out = problem.sweep()
+        assert out.sums[0, 0].isnan().all()
+        assert out.sums[0, 2].isnan().all()
+        assert out.grad_x[0, 2].isnan().all()
+        assert out.grad_wx.isnan().all()
+        assert out.grad_wy.isnan().all()
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_small_problems(self, bad: float) -> None:
+        for spec in (LAPLACE, LAPLACE_L1):
+            problem = Problem(6, 7, 20, [spec])
+            problem.y[0, 2, 1] = bad
+            out = problem.sweep()
+            assert out.sums[0, 1:].isnan().all()
+            assert out.grad_x.isnan().all()
+
+    @pytest.mark.usefixtures("gram")
+    @pytest.mark.parametrize("d", [2, 20])
+    def test_it_stays_in_its_batch_item(self, d: int) -> None:
+        problem = Problem(6, 7, d, [GAUSSIAN], batch=2)
+        problem.x[1, 0, 0] = math.nan
+        for tensor in problem.sweep():
+            assert tensor[0].isfinite().all()
+
+
+@pytest.mark.usefixtures("gram")
+@pytest.mark.parametrize("d", [3, 20, 130])
+def test_repeats_are_bit_equal(d: int) -> None:
+    problem = Problem(40, 33, d, [GAUSSIAN, ENERGY])
+    first = problem.sweep()
+    for ours, again in zip(first, problem.sweep(), strict=True):
+        assert torch.equal(ours, again)
+
+
+@pytest.mark.usefixtures("gram")
+@pytest.mark.parametrize("d", [3, 20])
+def test_any_strides(d: int) -> None:
+    problem = Problem(12, 10, d, [GAUSSIAN])
+    plain = problem.sweep()
+    problem.x = problem.x.mT.contiguous().mT
+    problem.y = problem.y.repeat_interleave(2, 1)[:, ::2]
+    problem.wx = torch.stack([problem.wx, problem.wx], -1)[..., 0]
+    for ours, expected in zip(problem.sweep(), plain, strict=True):
+        assert torch.equal(ours, expected)
+    shared = Problem(12, 10, d, [GAUSSIAN], batch=2)
+    shared.x = problem.x[:1].expand(2, 12, d)
+    shared.wx = torch.ones(1).expand(2, 12)
+    shared.check()
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, dict[str, object]]]]:
+    found: list[tuple[str, int, dict[str, object]]] = []
+    launch = triton_backend.launch
+
+    def counted(kernel: object, grid: tuple[int, ...], config: object, **arguments: object) -> None:
+        found.append((kernel.__name__, grid[0], arguments))
+        launch(kernel, grid, config, **arguments)
+
+    monkeypatch.setattr(triton_backend, "launch", counted)
+    yield found
+
+
+Launches = list[tuple[str, int, dict[str, object]]]
+
+
+@pytest.mark.parametrize("d", [2, 16, 20])
+@pytest.mark.parametrize("wanted", [Wanted(True, True), Wanted(True)], ids=["gradient", "value"])
+def test_small_problems_take_two_launches(launches: Launches, wanted: Wanted, d: int) -> None:
+    Problem(100, 90, d, [GAUSSIAN], batch=2 if d == 2 else 1).sweep(wanted)
+    assert len(launches) <= 2
+    assert launches[0][1] >= 64
+
+
+def test_the_launches_are_all_that_touches_the_device_of_a_small_problem() -> None:
+    """No memset, no copy: profiled by the operators that torch dispatches."""
+    problem = Problem(20, 20, 3, [GAUSSIAN])
+    problem.sweep()
+    with torch.profiler.profile() as profile:
+        problem.sweep()
+    names = {event.key for event in profile.key_averages()}
+    assert not names & {"aten::zero_", "aten::zeros", "aten::fill_", "aten::sum", "aten::cat"} - {
+        "aten::fill_"  # this file poisons the memory
+    }
+
+
+class TestNoWorkInVain:
+    @pytest.mark.usefixtures("gram")
+    def test_rows_without_a_wanted_gradient(self, launches: Launches) -> None:
+        Problem(40, 34, 20, [GAUSSIAN]).sweep(Wanted(grad_x=True))
+        names = [name for name, _, _ in launches]
+        assert "value_kernel" not in names
+        (arguments,) = (a for name, _, a in launches if name == "gradient_kernel")
+        assert arguments["tiles_y"] == 0
+        assert not arguments["SUMS"]
+        assert not arguments["POTENTIAL"]
+
+    @pytest.mark.usefixtures("gram")
+    def test_values_beside_the_gradient_of_x_add_one_triangle(self, launches: Launches) -> None:
+        Problem(40, 34, 20, [GAUSSIAN]).sweep(Wanted(True, True))
+        (arguments,) = (a for name, _, a in launches if name == "value_kernel")
+        assert arguments["programs_xx"] == 0
+        assert arguments["programs"] == arguments["programs_yy"]
+
+
+def test_unavailable() -> None:
+    assert triton_backend.unavailable(torch.zeros(1, device=DEVICE)) is None
+    assert "float32" in (triton_backend.unavailable(torch.zeros(1).double()) or "")
