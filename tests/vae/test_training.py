@@ -1,0 +1,119 @@
+"""Training: reproducible, tolerant of short batches, quiet, and interruptible."""
+
+import os
+import signal
+import warnings
+
+import pytest
+import torch
+
+from vae import VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
+from vae.training import fit
+
+
+def build() -> VAE:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return VAE(mlp(5, 4), mlp(2, 5), GaussianLikelihood(), InfoVAE(), StandardNormal(2))
+
+
+def data(rows: int) -> torch.Tensor:
+    return torch.rand(rows, 5, generator=torch.Generator().manual_seed(0))
+
+
+def trained(rows: int = 50, *, seed: int = 0, epochs: int = 2) -> list[torch.Tensor]:
+    model = build()
+    fit(
+        model, data(rows), epochs=epochs, batch_size=20, seed=seed, accelerator="cpu",
+        progress=False,
+    )  # fmt: skip
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def test_same_seed_same_bits_other_seed_other_weights() -> None:
+    first, again, other = trained(), trained(), trained(seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_global_state_is_left_alone() -> None:
+    state = torch.get_rng_state()
+    trained()
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_loss_falls_and_every_epoch_is_recorded() -> None:
+    history = fit(
+        build(), data(200), epochs=15, batch_size=50, learning_rate=1e-2, progress=False,
+        accelerator="cpu",
+    )  # fmt: skip
+    assert len(history) == 15
+    assert set(history[0]) == {"loss", "distortion", "kl", "divergence"}
+    assert history[-1]["distortion"] < history[0]["distortion"] - 0.1
+
+
+@pytest.mark.parametrize("rows", [2, 41, 42])
+def test_a_short_last_batch_does_no_harm(rows: int) -> None:
+    """One row left over is dropped (41), two are trained on (42), the whole may be short (2)."""
+    assert all(parameter.isfinite().all() for parameter in trained(rows))
+
+
+def test_only_a_single_leftover_row_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    forward = VAE.forward
+
+    def spy(self: VAE, x: torch.Tensor, **options: object) -> object:
+        seen.append(len(x))
+        return forward(self, x, **options)
+
+    monkeypatch.setattr(VAE, "forward", spy)
+    trained(41, epochs=1)
+    trained(42, epochs=1)
+    assert seen == [20, 20, 20, 20, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "batch_size"), [(1, 1, 20), (10, 0, 20), (10, 1, 1), (0, 1, 20)]
+)
+def test_refuses_what_cannot_be_trained(rows: int, epochs: int, batch_size: int) -> None:
+    with pytest.raises(ValueError, match="training needs"):
+        fit(build(), data(rows), epochs=epochs, batch_size=batch_size)
+
+
+def test_counts_non_finite_rows() -> None:
+    x = data(10)
+    x[3, 1] = torch.nan
+    x[7] = torch.inf
+    with pytest.raises(ValueError, match="2 of 10 rows are not finite"):
+        fit(build(), x, epochs=1)
+
+
+def test_the_terminal_shows_the_weights_and_one_bar(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(build(), data(50), epochs=3, batch_size=20, accelerator="cpu")
+    assert caught == []
+    output = capfd.readouterr()
+    assert output.out == build().weights() + "\n"
+    lines = [line for line in output.err.replace("\r", "\n").splitlines() if line.strip()]
+    assert all(line.startswith("training: ") for line in lines)
+    assert "3/3" in lines[-1]
+
+
+def test_ctrl_c_says_how_far_it_got(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    steps = 0
+    forward = VAE.forward
+
+    def interrupted(self: VAE, x: torch.Tensor, **options: object) -> object:
+        nonlocal steps
+        steps += 1
+        if steps == 6:  # three steps to an epoch
+            os.kill(os.getpid(), signal.SIGINT)
+        return forward(self, x, **options)
+
+    monkeypatch.setattr(VAE, "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="interrupted after 1 of 5 epochs"):
+        trained(60, epochs=5)
+    assert signal.getsignal(signal.SIGINT) is handler
