@@ -32,23 +32,38 @@ CANCELLATION = 2.0**-7  # of |u|² + |v|²: below it an fp32 d² has lost too ma
 EXPONENT_ERROR = 1e-5  # largest error of rate·d² that a smooth function may take from the product
 
 
-class Side(NamedTuple):
-    """One sample, prepared."""
-
-    points: Tensor  # [B, n, d], centred where the metric allows
-    weights: Tensor | None  # [B, n]
-    left: Tensor  # [B, n, d+2] or the points: first factor of the distance product
-    right: Tensor  # [B, n, d+2] or the points: second factor
-    moments: Tensor  # [B, n, d+1] or [B, n, d]: w·[points, 1], the factor of the gradient product
-    largest: list[float]  # the largest |u|² of each row block; empty on CUDA
-
-
 class Span(NamedTuple):
     """A range of rows, and its number among the row blocks."""
 
     start: int
     stop: int
     number: int
+
+
+class Side(NamedTuple):
+    """One sample, prepared."""
+
+    sample: Tensor  # [B, n, d], as given
+    centre: Tensor | None  # [B, 1, d]
+    points: Tensor  # [B, n, d], centred where the metric allows
+    weights: Tensor | None  # [B, n]
+    left: Tensor  # [B, n, d+2] or the points: first factor of the distance product
+    right: Tensor  # [B, n, d+2] or the points: second factor
+    moments: Tensor  # [B, n, d]: w·points, the factor of the gradient product
+    largest: list[float]  # the largest |u|² of each row block; empty on CUDA
+
+    def exact(self, items: slice, rows: Span) -> Tensor:
+        """Centred rows in fp64, without the rounding that centring in fp32 has."""
+        points = self.sample[items, rows.start : rows.stop].double()
+        if self.centre is not None:
+            points = points - self.centre[items].double()
+        return points + points * 0.0
+
+    def exact_moments(self, items: slice, rows: Span) -> Tensor:
+        """``moments`` of centred rows in fp64."""
+        points = self.exact(items, rows)
+        w = _slice(self.weights, items, rows)
+        return points if w is None else points * w.unsqueeze(-1)
 
 
 class Tile(NamedTuple):
@@ -72,7 +87,8 @@ class Role(NamedTuple):
     """A sample's part in a block: where its results go."""
 
     side: Side
-    moments: Tensor | None  # accumulator of Σⱼ slope·wⱼ·[vⱼ, 1], if its gradient is wanted
+    moments: Tensor | None  # Σⱼ slope·wⱼ·vⱼ in fp64, if its gradient is wanted
+    masses: Tensor | None  # Σⱼ slope·wⱼ in fp64, beside it
     potential: Tensor | None  # accumulator of ∂L/∂w, if wanted
 
 
@@ -109,12 +125,11 @@ def _prepare(
         ones = torch.ones_like(norms)
         left = torch.cat([points * -2.0, norms, ones], -1)
         right = torch.cat([points, ones, norms], -1)
-        moments = right[..., :-1].contiguous() if gradients else points
         if not x.is_cuda:
             largest = [float(part.max()) for part in torch.split(norms, tile, 1) if part.numel()]
     if w is not None and gradients:
         moments = moments * w.unsqueeze(-1)
-    return Side(points, w, left, right, moments, largest)
+    return Side(x, centre, points, w, left, right, moments, largest)
 
 
 class _Distances:
@@ -123,37 +138,35 @@ class _Distances:
     def __init__(self, metric: Metric, smooth: bool, rate: float, buffer: Tensor) -> None:
         self.metric, self.smooth, self.rate, self.buffer = metric, smooth, rate, buffer
 
-    def __call__(self, a: Side, b: Side, items: slice, tile: Tile) -> Tensor:
+    def __call__(self, a: Side, b: Side, items: slice, tile: Tile) -> tuple[Tensor, bool]:
+        """The tile, and whether it was formed in fp64."""
         i, j = tile.i, tile.j
         left, right = a.left[items, i.start : i.stop], b.right[items, j.start : j.stop]
         if self.metric == "l1":
-            return torch.cdist(left, right, p=1.0)
+            return torch.cdist(left, right, p=1.0), False
         shape = (left.shape[0], left.shape[1], right.shape[1])
         s = self.buffer[: shape[0] * shape[1] * shape[2]].view(shape)
         if self.metric == "inner":
-            return _product(left, right.mT, s)
+            return _matmul(left, right.mT, s), False
         double = s.dtype == torch.float64
-        if not a.largest:
-            return (
-                _product(left, right.mT, s)
-                if double and self.smooth
-                else self._exact(a, b, items, tile, s)
-            )
+        if not a.largest:  # CUDA: no look at the numbers
+            if double and self.smooth:
+                return _matmul(left, right.mT, s), False
+            return self._exact(a, b, items, tile, s), True
         norm = a.largest[i.number] + b.largest[j.number]
         error = 4.0 * torch.finfo(torch.float32).eps * norm * self.rate
         if self.smooth and not double and error > EXPONENT_ERROR:
-            return self._exact(a, b, items, tile, s)
-        _product(left, right.mT, s)
+            return self._exact(a, b, items, tile, s), True
+        _matmul(left, right.mT, s)
         if not self.smooth:
             if tile.diagonal:
                 s.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
             if float(s.amin()) < (SNAP if double else CANCELLATION) * norm:
-                return self._exact(a, b, items, tile, s)
-        return s
+                return self._exact(a, b, items, tile, s), True
+        return s, False
 
     def _exact(self, a: Side, b: Side, items: slice, tile: Tile, s: Tensor) -> Tensor:
-        u = a.points[items, tile.i.start : tile.i.stop].double()
-        v = b.points[items, tile.j.start : tile.j.stop].double()
+        u, v = a.exact(items, tile.i), b.exact(items, tile.j)
         norms = u.square().sum(-1).unsqueeze(-1) + v.square().sum(-1).unsqueeze(-2)
         exact = torch.baddbmm(norms, u, v.mT, alpha=-2.0)
         # NaN compares false and is not filled.
@@ -173,30 +186,27 @@ def _role(
     side = _prepare(sample, w, centre, metric, tile, slopes)
     return Role(
         side,
-        torch.zeros_like(side.moments) if gradient else None,
+        torch.zeros_like(side.points, dtype=torch.float64) if gradient else None,
+        sample.new_zeros(sample.shape[:2], dtype=torch.float64) if gradient else None,
         sample.new_zeros(sample.shape[:2]) if potential else None,
     )
 
 
-def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+def _matmul(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """Batched matrix product; a batch of one takes the unbatched call, which is faster."""
-    if out.shape[0] == 1:
-        torch.mm(left[0], right[0], out=out[0])
-        return out
-    return torch.bmm(left, right, out=out)
-
-
-def _add_product(out: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
-    """out += factor·left@right."""
-    if out.shape[0] == 1:
-        out[0].addmm_(left[0], right[0], alpha=factor)
-    else:
-        out.baddbmm_(left, right, alpha=factor)
+    if left.shape[0] != 1:
+        return torch.bmm(left, right) if out is None else torch.bmm(left, right, out=out)
+    if out is None:
+        return torch.mm(left[0], right[0]).unsqueeze(0)
+    torch.mm(left[0], right[0], out=out[0])
+    return out
 
 
 def _row_sums(matrix: Tensor, w: Tensor | None) -> Tensor:
     """[b, i] sums over j of matrix [b, i, j]·w [b, j]."""
-    return matrix.sum(-1) if w is None else torch.matmul(matrix, w.unsqueeze(-1)).squeeze(-1)
+    if w is None:
+        return matrix.sum(-1)
+    return torch.matmul(matrix, w.to(matrix.dtype).unsqueeze(-1)).squeeze(-1)
 
 
 def _slice(w: Tensor | None, items: slice, rows: Span) -> Tensor | None:
@@ -295,7 +305,7 @@ class Sweeper:
                 block_coefs = item_coefs[k * width : (k + 1) * width]
                 self._block(name, Chunk(items, k, item_rates, block_coefs))
         # Without y, the role of y is that of x: its results are returned once, as those of x.
-        y = self.y if self.y is not self.x else Role(self.x.side, None, None)
+        y = self.y if self.y is not self.x else Role(self.x.side, None, None, None)
         return Sweep(
             self.sums,
             self._gradient(self.x),
@@ -311,9 +321,12 @@ class Sweeper:
         moments, side = role.moments, role.side
         if moments is None:
             return self._or_empty(None)
-        if self.metric == "sqeuclidean":
-            moments = moments[..., -1:] * side.points - moments[..., :-1]
-        return moments if side.weights is None else moments * side.weights.unsqueeze(-1)
+        if role.masses is not None and self.metric == "sqeuclidean":
+            points = side.exact(slice(None), Span(0, side.points.shape[1], 0))
+            moments = points.mul_(role.masses.unsqueeze(-1)).sub_(moments)
+        if side.weights is not None:
+            moments = moments * side.weights.unsqueeze(-1)
+        return moments.to(side.points.dtype)
 
     def _block(self, name: str, chunk: Chunk) -> None:
         a = self.y if name == "yy" else self.x
@@ -331,10 +344,12 @@ class Sweeper:
             for j in _spans(b.side.points.shape[1], self.tile_rows):
                 if name == "xy" or j.number >= i.number:
                     tile = Tile(i, j, name != "xy")
-                    self._tile(distances(a.side, b.side, chunk.items, tile), tile, a, b, chunk)
+                    s, exact = distances(a.side, b.side, chunk.items, tile)
+                    self._tile(s, exact, tile, a, b, chunk)
 
-    def _tile(self, s: Tensor, tile: Tile, a: Role, b: Role, chunk: Chunk) -> None:
-        """Turn a tile of distances into its share of every output."""
+    def _tile(self, s: Tensor, exact: bool, tile: Tile, a: Role, b: Role, chunk: Chunk) -> None:
+        """Turn a tile of distances into its share of every output. ``exact``: they were formed in
+        fp64, and so are the moments of the gradient."""
         total: Tensor | None = None
         factor: Rate = 1.0
         last = len(self.components) - 1
@@ -361,6 +376,8 @@ class Sweeper:
                 assert total is not None
                 total.addcmul_(k.slope, torch.as_tensor(factor, dtype=s.dtype, device=s.device))
         if total is not None:
+            if exact and total.dtype != torch.float64:
+                total = total.double()
             self._add_slopes(total, factor if last == 0 else 1.0, tile, a, b, chunk.items)
 
     def add_values(
@@ -401,9 +418,15 @@ class Sweeper:
             slopes = total.mT if transposed else total
             if self.metric == "l1":
                 out.add_(_signed_sums(slopes, to, to_rows, other, other_rows, items), alpha=factor)
-            else:
-                moments = other.side.moments[items, other_rows.start : other_rows.stop]
-                _add_product(out, slopes, moments, factor)
+                continue
+            moments = other.side.moments[items, other_rows.start : other_rows.stop]
+            if total.dtype != moments.dtype:
+                moments = other.side.exact_moments(items, other_rows)
+            out.add_(_matmul(slopes, moments), alpha=factor)
+            if self.metric == "sqeuclidean" and to.masses is not None:
+                w = _slice(other.side.weights, items, other_rows)
+                masses = to.masses[items, to_rows.start : to_rows.stop]
+                masses.add_(_row_sums(slopes, w), alpha=factor)
 
 
 def _signed_sums(

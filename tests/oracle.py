@@ -38,9 +38,17 @@ def profile(name: str, s: Tensor, a: float, shape: float, offset: float) -> Tens
     raise KeyError(name)
 
 
-def gram(name: str, x: Tensor, y: Tensor, a: float, shape: float, offset: float) -> Tensor:
-    """The dense kernel matrix [..., n, m] in fp64."""
-    x, y = x.double(), y.double()
+def gram(
+    name: str,
+    x: Tensor,
+    y: Tensor,
+    a: float,
+    shape: float,
+    offset: float,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """The dense kernel matrix [..., n, m]; in fp32 it is what eager torch makes of it."""
+    x, y = x.to(dtype), y.to(dtype)
     if name == "polynomial":
         s = x @ y.mT
     else:
@@ -58,15 +66,16 @@ def sums(
     offset: float = 0.0,
     wx: Tensor | None = None,
     wy: Tensor | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """[..., 3]: the xx and yy sums without the diagonal, and the xy sum."""
-    wx = torch.ones(x.shape[:-1], dtype=torch.float64) if wx is None else wx.double()
-    wy = torch.ones(y.shape[:-1], dtype=torch.float64) if wy is None else wy.double()
+    wx = torch.ones(x.shape[:-1], dtype=dtype) if wx is None else wx.to(dtype)
+    wy = torch.ones(y.shape[:-1], dtype=dtype) if wy is None else wy.to(dtype)
 
     def quadratic(u: Tensor, v: Tensor, wu: Tensor, wv: Tensor, drop: bool) -> Tensor:
-        k = gram(name, u, v, a, shape, offset)
+        k = gram(name, u, v, a, shape, offset, dtype)
         if drop:
-            k = k * (1 - torch.eye(k.shape[-1], dtype=torch.float64))
+            k = k * (1 - torch.eye(k.shape[-1], dtype=dtype))
         return torch.einsum("...i,...ij,...j->...", wu, k, wv)
 
     return torch.stack(

@@ -122,9 +122,11 @@ def test_only_the_wanted_side_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> N
     tiles: list[bool] = []
     original = reference.Sweeper._tile
 
-    def counted(self: reference.Sweeper, s: Tensor, tile: reference.Tile, *rest: object) -> None:
+    def counted(
+        self: reference.Sweeper, s: Tensor, exact: bool, tile: reference.Tile, *rest: object
+    ) -> None:
         tiles.append(tile.itself)
-        original(self, s, tile, *rest)  # type: ignore[arg-type]
+        original(self, s, exact, tile, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reference.Sweeper, "_tile", counted)
     x, y, _, _ = samples(30, 30, 3, torch.float64, ())

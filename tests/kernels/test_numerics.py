@@ -1,0 +1,205 @@
+"""Numbers that others get wrong: offsets, duplicates, clusters, outliers, NaN, lowered precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import oracle
+import pytest
+import torch
+from tolerances import assert_close, assert_no_worse_than_eager
+from torch import Tensor
+
+from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Linear, Matern, Polynomial
+from divergences.kernels.api import pair_form
+from divergences.kernels.functions import REGISTRY
+
+COEFS = (1.0, 1.0, -2.0)
+
+
+def normal(seed: int, n: int, d: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def value_and_gradients(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
+    n, m = len(x), len(y)
+    coefs = (1 / (n * (n - 1)), 1 / (m * (m - 1)), -2 / (n * m))
+    value = pair_form(x, y, kernel.resolve(x, y), coefs)
+    gx, gy = torch.autograd.grad(value, (x, y))
+    return value.detach(), gx, gy
+
+
+def dense(
+    kernel: Kernel, x: Tensor, y: Tensor, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value and gradients from dense matrices of differences: the truth in fp64, eager in fp32."""
+    x, y = x.to(dtype).requires_grad_(), y.to(dtype).requires_grad_()
+    n, m = len(x), len(y)
+    coefs = torch.tensor([1 / (n * (n - 1)), 1 / (m * (m - 1)), -2 / (n * m)], dtype=dtype)
+    value = torch.zeros((), dtype=dtype)
+    for t in kernel.terms:
+        sums = oracle.sums(
+            t.function.name, x, y, float(t.rate), t.shape, t.offset, dtype=dtype
+        )
+        value = value + t.coefficient * (sums * coefs).sum()
+    gx, gy = torch.autograd.grad(value, (x, y))
+    return value.detach(), gx, gy
+
+
+def eager_snippet(rate: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """The copied three-matrix Gaussian MMD, as people use it."""
+
+    def gram(a: Tensor, b: Tensor) -> Tensor:
+        s = a.square().sum(1)[:, None] + b.square().sum(1)[None] - 2 * a @ b.T
+        return torch.exp(-rate * s)
+
+    def function(x: Tensor, y: Tensor) -> Tensor:
+        n, m = len(x), len(y)
+        xx = (gram(x, x).sum() - n) / (n * (n - 1))
+        yy = (gram(y, y).sum() - m) / (m * (m - 1))
+        return xx + yy - 2 * gram(x, y).mean()
+
+    return function
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 100.0, 1e4])
+@pytest.mark.parametrize("kernel", [Gaussian(2.0), Energy(), Laplace(3.0), Matern(2.0)], ids=repr)
+def test_translation_changes_nothing(kernel: Kernel, offset: float) -> None:
+    """Against the fp64 truth of the very numbers given (the shift rounds the data itself)."""
+    x, y = normal(0, 130, 10) + offset, normal(1, 90, 10) * 1.1 + offset
+    ours = value_and_gradients(kernel, x, y)
+    truth = dense(kernel, x, y)
+    for a, b in zip(ours, truth, strict=True):
+        assert_close(a, b, 2e-5)
+
+
+def test_fp32_level_over_seeds() -> None:
+    """RMS over seeds, so that averaging at one seed cannot hide a low precision."""
+    rate = 1.0 / 32.0
+    snippet, kernel = eager_snippet(rate), Gaussian(4.0)
+    ours, eager, largest = [], [], [0.0, 0.0]
+    for seed in range(20):
+        x, y = normal(2 * seed, 150, 16), normal(2 * seed + 1, 140, 16)
+        truth = dense(kernel, x, y)
+        found = value_and_gradients(kernel, x, y)
+        ours.append(found[0] - truth[0])
+        eager.append(snippet(x, y).double() - truth[0])
+        leaf = x.clone().requires_grad_()
+        (plain,) = torch.autograd.grad(snippet(leaf, y), leaf)
+        for k, gradient in enumerate((found[1], plain)):
+            largest[k] = max(largest[k], float((gradient - truth[1]).abs().max()))
+    zero = torch.zeros(())
+    rms = [torch.stack(e).square().mean().sqrt() for e in (ours, eager)]
+    assert_no_worse_than_eager(rms[0], rms[1], zero, floor=1e-9)
+    assert largest[0] <= 2.0 * largest[1]
+
+
+@pytest.mark.parametrize("kernel", [Energy(), Laplace(1.0), Energy(0.5)], ids=repr)
+def test_duplicates_are_at_distance_zero(kernel: Kernel) -> None:
+    """Identical rows among generic ones, in fp32, far from the origin, D large enough to expand."""
+    base = normal(0, 100, 20) + 50.0
+    x, y = base[torch.arange(100) % 60], base[40:]
+    ours, truth = value_and_gradients(kernel, x, y), dense(kernel, x, y)
+    for a, b, eager in zip(ours, truth, dense(kernel, x, y, torch.float32), strict=True):
+        assert_no_worse_than_eager(a, eager, b, floor=3e-6 * float(b.abs().max()))
+
+
+def test_all_points_coincident() -> None:
+    """The gradient of the energy distance is 0 there, not NaN, and the value exactly 0."""
+    x = torch.full((40, 5), 3.7)
+    value, gx, gy = value_and_gradients(Energy(), x, x[:30].clone())
+    assert value == 0.0
+    assert not gx.any()
+    assert not gy.any()
+
+
+def test_clusters_much_narrower_than_their_distance() -> None:
+    """A spread 1000 times the cluster width, and a bandwidth that resolves the clusters."""
+    centres = 1000.0 * normal(5, 8, 12)
+    x = centres[torch.arange(160) % 8] + normal(6, 160, 12)
+    y = centres[torch.arange(150) % 8] + 1.5 * normal(7, 150, 12)
+    for kernel in (Gaussian(3.0), Energy(), Laplace(3.0)):
+        ours, truth = value_and_gradients(kernel, x, y), dense(kernel, x, y)
+        for a, b in zip(ours, truth, strict=True):
+            assert_close(a, b, 1e-5)
+
+
+def test_one_outlier_does_not_cost_the_others() -> None:
+    x, y = normal(0, 200, 10), normal(1, 200, 10)
+    x[17] = 1e6
+    for kernel in (Gaussian(3.0), Matern(3.0)):
+        ours, truth = value_and_gradients(kernel, x, y), dense(kernel, x, y)
+        assert_close(ours[0], truth[0], 1e-4)
+        assert_close(ours[1], truth[1], 1e-4)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(
+    "kernel",
+    [Gaussian(1.0), Energy(), Laplace(1.0, norm="l1"), Polynomial(), Linear(), Gaussian("median")],
+    ids=repr,
+)
+@pytest.mark.parametrize("d", [1, 2, 20])
+def test_non_finite_in_is_nan_out(kernel: Kernel, bad: float, d: int) -> None:
+    x, y = normal(0, 30, d), normal(1, 25, d)
+    x[4, 0] = bad
+    value, gx, _ = value_and_gradients(kernel, x, y)
+    assert value.isnan()
+    assert gx[4].isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_inputs(dtype: torch.dtype) -> None:
+    """Computed in fp32 on the rounded numbers; every gradient in its input's dtype."""
+    x, y = normal(0, 60, 8).to(dtype), normal(1, 50, 8)
+    leaf, other = x.clone().requires_grad_(), y.clone().requires_grad_()
+    value = pair_form(leaf.float(), other, Gaussian(2.0), COEFS)
+    value.backward()
+    assert leaf.grad is not None and leaf.grad.dtype == dtype
+    assert other.grad is not None and other.grad.dtype == torch.float32
+    sums = oracle.sums("gaussian", x, y, 0.125)
+    truth = (sums * torch.tensor(COEFS)).sum()
+    assert_close(value, truth, 2e-6 * float(sums.abs().max() / truth.abs()))
+
+
+def test_global_precision_settings_do_not_reach_in() -> None:
+    x, y = normal(0, 200, 64), normal(1, 200, 64)
+    plain = value_and_gradients(Gaussian(8.0), x, y)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            lowered = value_and_gradients(Gaussian(8.0), x, y)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    for a, b in zip(plain, lowered, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_non_contiguous_and_expanded_inputs() -> None:
+    wide = normal(0, 40, 24, torch.float64)
+    cases = [
+        (wide[:, ::2], wide[::2, 1::2]),
+        (wide.T[:20, :12], wide.T[:15, 5:17]),
+        (wide[:1].expand(20, 24), wide[::2]),
+    ]
+    for x, y in cases:
+        assert not (x.is_contiguous() and y.is_contiguous())
+        a = value_and_gradients(Energy(), x, y)
+        b = value_and_gradients(Energy(), x.contiguous(), y.contiguous())
+        for left, right in zip(a, b, strict=True):
+            assert_close(left, right, 1e-12)
+
+
+def test_registry_is_what_the_design_names() -> None:
+    assert set(REGISTRY) == {
+        "gaussian",
+        "laplace",
+        "laplace_l1",
+        "energy",
+        "inverse_power",
+        "matern",
+        "polynomial",
+    }
