@@ -7,8 +7,8 @@ what it would launch is compiled. Each result must be a non-empty cubin that fit
 tensor memory of its architecture, spills nothing and keeps 64-bit offsets; the matrix kernels must
 use the tensor cores, and those that clamp distances must propagate NaN.
 
-By default every configuration is compiled with one function, and every function once; ``--full``
-compiles every configuration with every function.
+By default every configuration is compiled with one function, and on the first architecture every
+function with one configuration; ``--full`` compiles every configuration with every function.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ MIN_INSTRUCTIONS = 64
 MAX_TENSOR_MEMORY = 512
 TENSOR_CORES = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
 PROCESSORS = 132
+DEFAULT = "90,80,89,100,120"
 
 
 class Case(NamedTuple):
@@ -51,7 +52,7 @@ class Case(NamedTuple):
     coordinates: int
     blocks: Blocks
     wanted: Wanted
-    weighted: bool = False
+    weighted: bool
     copies: int = 1  # components of this function
 
 
@@ -100,53 +101,70 @@ class Launch(NamedTuple):
     arguments: dict[str, Any]
 
 
-def gradient_of(x: bool = True, weights: bool = False, sums: bool = True) -> Wanted:
-    return Wanted(sums, x, False, weights, False)
-
-
-def _cases(full: bool) -> Iterator[Case]:
+def _configurations(base: Case) -> Iterator[Case]:
+    """Sweeps that between them use every configuration for a function."""
     value, both = Wanted(sums=True), Wanted(True, True, True)
     everything = Wanted(True, True, True, True, True)
-    potential = Wanted(grad_wx=True)
+    yield base._replace(name="few value", coordinates=3, wanted=value)
+    yield base._replace(name="few gradient", coordinates=3, wanted=both)
+    yield base._replace(name="16 gradient", coordinates=16, wanted=both)
+    yield base._replace(name="small", rows=256, wanted=everything, weighted=True)
+    yield base._replace(name="small few", rows=256, coordinates=8, wanted=everything)
+    yield base._replace(name="small value", rows=256, wanted=value)
+    if REGISTRY[base.function].metric == "l1":
+        yield base._replace(name="panel", coordinates=64, wanted=both)
+        return
+    for d in (64, 300):
+        yield base._replace(name=f"value {d}", coordinates=d, wanted=value)
+    for d in (32, 64, 128, 300):
+        yield base._replace(name=f"gradient {d}", coordinates=d, wanted=both)
+    yield base._replace(name="five gradient", copies=5, wanted=both)
+
+
+def _variants(base: Case) -> Iterator[Case]:
+    """More widths and options for the same configurations."""
+    for d in (32, 128):
+        yield base._replace(name=f"value {d}", coordinates=d, wanted=Wanted(sums=True))
+    yield base._replace(name="potential", wanted=Wanted(grad_wx=True), blocks="xy")
+    yield base._replace(name="five value", copies=5, wanted=Wanted(sums=True))
+    for d in (32, 128):
+        yield base._replace(name=f"five gradient {d}", copies=5, coordinates=d)
+
+
+def _cases(full: bool, first: bool) -> Iterator[Case]:
+    everything = Wanted(True, True, True, True, True)
     for name, function in REGISTRY.items():
         for number, (_, shape, offset) in enumerate(function.probe):
-            base = Case("", name, shape, offset, 4096, 64, "all", value)
-            few = name == "laplace_l1"
-            chosen = base._replace(name="function", wanted=everything, coordinates=3 if few else 64)
-            yield chosen
-            if not (full or (number == 0 and name in ("gaussian", "laplace_l1"))):
-                continue
-            yield base._replace(name="few value", coordinates=3)
-            yield base._replace(name="few gradient", coordinates=3, wanted=both)
-            yield base._replace(name="16 gradient", coordinates=16, wanted=both)
-            yield base._replace(name="small", rows=256, wanted=everything, weighted=True)
-            yield base._replace(name="small few", rows=256, coordinates=8, wanted=everything)
-            yield base._replace(name="small value", rows=256, wanted=value)
-            if few:
-                yield base._replace(name="panel", coordinates=64, wanted=both)
-                continue
-            for d in (32, 64, 128, 300):
-                yield base._replace(name=f"value {d}", coordinates=d)
-                yield base._replace(name=f"gradient {d}", coordinates=d, wanted=both)
-            yield base._replace(name="weighted", wanted=everything, weighted=True)
-            yield base._replace(name="potential", wanted=potential, blocks="xy")
-            yield base._replace(name="five value", copies=5)
-            yield base._replace(name="five gradient", copies=5, wanted=both)
+            l1 = function.metric == "l1"
+            base = Case("weighted", name, shape, offset, 4096, 64, "all", everything, True)
+            if full or first:
+                yield base._replace(name="function", coordinates=3 if l1 else 64, weighted=False)
+            base = base._replace(weighted=False)
+            if full:
+                yield from _configurations(base)
+                if not l1:
+                    yield from _variants(base)
+            elif name == "gaussian":
+                yield from _configurations(base)
+            elif l1:
+                yield from (c for c in _configurations(base) if c.name == "panel")
+            elif number == 0 and name == "polynomial" and first:
+                yield base._replace(name="gradient 300", coordinates=300)
 
 
 @contextmanager
 def _recorded(arch: int) -> Iterator[list[Launch]]:
-    from . import triton_backend
+    from . import triton_problem
 
     found: list[Launch] = []
 
-    def record(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any) -> None:
+    def record(kernel: Any, _: tuple[int, ...], config: Config, **arguments: Any) -> None:
         found.append(Launch(kernel, config, arguments))
 
     device = Device(ARCHITECTURES[arch], PROCESSORS)
     with (
-        mock.patch.object(triton_backend, "launch", record),
-        mock.patch.object(triton_backend, "device_of", lambda _: device),
+        mock.patch.object(triton_problem, "launch", record),
+        mock.patch.object(triton_problem, "device_of", return_value=device),
     ):
         yield found
 
@@ -208,7 +226,7 @@ def parse_resources(text: str) -> dict[str, int]:
 
 def parse_sass(text: str) -> Counter[str]:
     """How often each instruction occurs in ``cuobjdump --dump-sass``."""
-    line = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
+    line = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)", re.MULTILINE)
     return Counter(m.group(1) for m in line.finditer(text))
 
 
@@ -274,15 +292,16 @@ def _work(job: Job) -> Usage | str:
 
 
 def jobs(archs: Sequence[int], full: bool = False) -> list[Job]:
-    """One job for each distinct piece of code. Without ``full`` the functions are compiled for
-    one architecture."""
+    """One job for each distinct piece of code. Without ``full`` the functions, and the kernels
+    that have no pairs to visit, are compiled for the first architecture alone."""
     found: dict[tuple[int, str], Job] = {}
     for arch in archs:
-        for case in _cases(full):
-            if case.name == "function" and not full and arch != archs[0]:
-                continue
+        first = arch == archs[0]
+        for case in _cases(full, first):
             for number, launch in enumerate(record(case, arch)):
-                found.setdefault((arch, _key(launch)), Job(case, number, arch))
+                pairs = launch.kernel.__name__ in ("value_kernel", "gradient_kernel")
+                if full or first or pairs or launch.arguments.get("PANEL"):
+                    found.setdefault((arch, _key(launch)), Job(case, number, arch))
     return list(found.values())
 
 
@@ -317,7 +336,7 @@ def table(results: Sequence[Usage]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m divergences.kernels.offline")
     parser.add_argument("--full", action="store_true", help="every configuration x function")
-    parser.add_argument("--arch", default=",".join(map(str, ARCHITECTURES)), help="e.g. 80,90")
+    parser.add_argument("--arch", default=DEFAULT, help=f"default {DEFAULT}")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):

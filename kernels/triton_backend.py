@@ -7,27 +7,19 @@ the first call with its arguments a sweep can be captured in a CUDA graph.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import _compat
+from . import _compat, triton_problem
+from . import triton_gradients as gradients
 from . import triton_kernels as kernels
-from .plan import Blocks, Component, Sweep, Wanted, block_names, metric_of
-from .subsample import pooled_rows
-from .triton_configs import Config, Device, device_of
+from .plan import Blocks, Component, Sweep, Wanted, block_names
+from .triton_configs import Config, Device
+from .triton_problem import FEW, FUSED_WIDTH, ROW_PADDING, Problem, cdiv, prepare, sliced
 
-FEW = 16  # coordinates up to which differences are cheaper than a Gram matrix
-SMALL = 2048  # rows up to which a panel of all pairs' weights is kept
-SMALL_WORK = 2**28  # pairs·coordinates up to which a small problem avoids the tensor cores
-FUSED_WIDTH = 128  # coordinates up to which gradients accumulate in registers
 PANEL_BYTES = 2**28
-ROW_PADDING = kernels.PADDING.value
-CENTRE_ROWS = 33
 PROGRAMS_PER_PROCESSOR = 4
 MIN_PROGRAMS = 64
 MAX_SPLITS = 16  # programs that share the columns of a tile of rows
@@ -45,232 +37,11 @@ def unavailable(x: Tensor) -> str | None:
     return None
 
 
-def launch(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any) -> None:
-    """Every launch of the backend passes here."""
-    with _compat.quiet(kernel):
-        kernel[grid](**arguments, num_warps=config.warps, num_stages=config.stages)
-
-
-class Sample(NamedTuple):
-    """A sample as the kernels take it. In the Gram form the points are the halves hi and lo."""
-
-    points: Tensor
-    low: Tensor
-    norms: Tensor
-    weights: Tensor
-    count: int
-    strides: tuple[int, int, int]
-    weight_strides: tuple[int, int]
-
-    def arguments(self, name: str, norms: bool = True) -> dict[str, Any]:
-        batch, row, coordinate = self.strides
-        found = {
-            f"{name}0": self.points,
-            f"{name}1": self.low,
-            f"{name}_norm": self.norms,
-            f"w{name}": self.weights,
-            "n" if name == "x" else "m": self.count,
-            f"{name}_sb": batch,
-            f"{name}_sn": row,
-            f"{name}_sd": coordinate,
-            f"w{name}_sb": self.weight_strides[0],
-            f"w{name}_sn": self.weight_strides[1],
-        }
-        if not norms:
-            del found[f"{name}_norm"]
-        return found
-
-
-class Numbers(NamedTuple):
-    """Rates or coefficients on the device: a row of numbers per batch item, or one for all."""
-
-    values: Tensor
-    stride: int
-
-
-@lru_cache(maxsize=4096)
-def _uploaded(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device)
-
-
-def _numbers(values: list[float] | Tensor, device: torch.device) -> Numbers:
-    if isinstance(values, Tensor):
-        flat = values.to(torch.float32).flatten(1).contiguous()
-        return Numbers(flat, flat.shape[1])
-    return Numbers(_uploaded(tuple(values), device), 0)
-
-
-@lru_cache(maxsize=256)
-def _functions(components: tuple[Component, ...]) -> dict[str, Any]:
-    """The components as compile-time arguments. A digest of their sources is part of them, since
-    Triton's cache on disk knows the members of a tuple only by name."""
-    sources = "".join(inspect.getsource(c.function.device) for c in components)
-    digest = hashlib.sha256(sources.encode()).hexdigest()
-    twins = tuple(_compat.device_function(c.function) for c in components)
-    return {
-        "FUNCTIONS": (*twins, digest),
-        "SHAPES": tuple(_whole(c.shape) for c in components),
-        "OFFSETS": tuple(c.offset for c in components),
-        "METRIC": metric_of(components),
-    }
-
-
-def _whole(shape: float) -> float | int:
-    """A whole number as an int, which the device twins can count to."""
-    return int(shape) if float(shape).is_integer() else shape
-
-
-class Problem(NamedTuple):
-    """The arguments that the kernels of one sweep share."""
-
-    x: Sample
-    y: Sample
-    batch: int
-    coordinates: int
-    width: int  # the D of the kernels
-    gram: bool
-    small: bool
-    inverse: Tensor  # [B]: the inverse of the Gram form's scale
-    rates: Numbers
-    coefs: Numbers
-    components: tuple[Component, ...]
-    blocks: Blocks
-    weighted: bool
-    device: Device
-
-    def arguments(self) -> dict[str, Any]:
-        return {
-            **self.x.arguments("x"),
-            **self.y.arguments("y"),
-            **_functions(self.components),
-            "rates": self.rates.values,
-            "rate_stride": self.rates.stride,
-            "scale_inverse": self.inverse,
-            "d": self.coordinates,
-            "GRAM": self.gram,
-            "WEIGHTED": self.weighted,
-            "D": self.width,
-        }
-
-
-def _cdiv(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _padded_width(d: int, config: Config) -> int:
-    """D of the Gram form: a power of two that is one slice or few, or a multiple of the slice."""
-    if d <= FUSED_WIDTH:
-        return max(32, 1 << (d - 1).bit_length())
-    return _cdiv(d, config.slice) * config.slice
-
-
-def _sliced(config: Config, width: int) -> Config:
-    return config._replace(slice=min(config.slice, width))
-
-
-def _split(
-    x: Tensor, sample: Sample, centre: Tensor, scale: Tensor, centred: bool, width: int,
-    config: Config,
-) -> Sample:  # fmt: skip
-    """The Gram form of a sample: padded halves and their norms."""
-    batch, n, d = x.shape
-    padded = _cdiv(n, ROW_PADDING) * ROW_PADDING
-    hi = torch.empty((batch, padded, width), dtype=torch.float16, device=x.device)
-    lo = torch.empty_like(hi)
-    blocks = padded // 32
-    launch(
-        kernels.split_kernel, (blocks * batch, width // 32), Config(32, 0, 32, 4, 1),
-        programs=blocks, x=x, centre=centre, scale=scale, hi=hi, lo=lo, n=n, d=d,
-        stride_b=x.stride(0), stride_n=x.stride(1), stride_d=x.stride(2), padded=padded // ROW_PADDING,
-        CENTRED=centred, D=width, BM=32, BK=32,
-    )  # fmt: skip
-    norms = torch.empty((batch, padded), dtype=torch.float32, device=x.device)
-    if centred:
-        blocks = padded // config.rows
-        launch(
-            kernels.norm_kernel, (blocks * batch,), config,
-            programs=blocks, hi=hi, lo=lo, norm=norms, padded=padded // ROW_PADDING,
-            D=width, BK=config.slice, BM=config.rows, BN=config.columns,
-        )  # fmt: skip
-    strides = (padded // ROW_PADDING, width, 1)  # the first in the kernels' units
-    return sample._replace(points=hi, low=lo, norms=norms, strides=strides)
-
-
-def _scale(x: Tensor, y: Tensor | None, centre: Tensor) -> Tensor:
-    """[B]: the power of two that brings the largest |coordinate| into [2¹³, 2¹⁴)."""
-    largest = x.new_zeros(x.shape[0])
-    for sample in (x,) if y is None else (x, y):
-        low, high = sample.aminmax(dim=1)
-        reach = torch.maximum(high - centre, centre - low)
-        largest = torch.maximum(largest, reach.amax(1))
-    exponent = (14 - torch.frexp(largest).exponent).clamp(-60, 60)
-    scale = torch.ldexp(torch.ones_like(largest), exponent)
-    return torch.where(largest.isfinite(), scale, torch.nan)
-
-
-def _sample(x: Tensor, weights: Tensor | None) -> Sample:
-    if weights is None:
-        weights = _uploaded((1.0,), x.device).expand(x.shape[0], x.shape[1])
-    b, n, d = x.stride()
-    wb, wn = weights.stride()
-    return Sample(x, x, x, weights, x.shape[1], (b, n, d), (wb, wn))
-
-
-def _problem(
-    x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None,
-    components: tuple[Component, ...], rates: list[float] | Tensor,
-    coefs: list[float] | Tensor | None, blocks: Blocks,
-) -> Problem:  # fmt: skip
-    batch, n, d = x.shape
-    m = 0 if y is None else y.shape[1]
-    device = device_of(x.device)
-    metric = metric_of(components)
-    x_sample = _sample(x, wx)
-    y_sample = x_sample._replace(count=0) if y is None else _sample(y, wy)
-    small = n + m <= SMALL and batch * (n + m) ** 2 * d <= SMALL_WORK
-    empty = n == 0 or (y is not None and m == 0)
-    gram = not (d <= FEW or small or empty or metric == "l1")
-    rate_numbers = _numbers(rates, x.device)
-    width = d if d <= FEW else 0
-    inverse = rate_numbers.values
-    if gram:
-        table = device.architecture
-        width = _padded_width(d, table.gram_value)
-        config = _sliced(table.gram_value, width)
-        centred = metric == "sqeuclidean"
-        centre = x.new_zeros((batch, d))
-        if centred:
-            centre = pooled_rows(x, y, CENTRE_ROWS).median(dim=1).values.contiguous()
-        scale = _scale(x, y, centre)
-        inverse = scale.reciprocal()
-        x_sample = _split(x, x_sample, centre, scale, centred, width, config)
-        if y is None:
-            y_sample = x_sample._replace(count=0)
-        else:
-            y_sample = _split(y, y_sample, centre, scale, centred, width, config)
-    return Problem(
-        x_sample,
-        y_sample,
-        batch,
-        d,
-        width,
-        gram,
-        small,
-        inverse,
-        rate_numbers,
-        rate_numbers if coefs is None else _numbers(coefs, x.device),
-        components,
-        blocks,
-        wx is not None or wy is not None,
-        device,
-    )
-
-
 class Region(NamedTuple):
-    """Where the partial sums of one block lie: ``count`` programs of [C, ``width``] numbers."""
+    """Where the partial sums of one block lie: [C, ``width``] numbers for each program."""
 
     start: int = 0
-    count: int = 0
+    programs: int = 0
     width: int = 1
 
 
@@ -296,26 +67,26 @@ def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
     config = table.gram_value if problem.gram else table.difference_value
     if problem.small and not problem.gram:
         config = table.small_value
-    config = _sliced(config, problem.width) if problem.gram else config
-    tx, ty = _cdiv(problem.x.count, config.rows), _cdiv(problem.y.count, config.rows)
+    config = sliced(config, problem.width) if problem.gram else config
+    tx, ty = cdiv(problem.x.rows, config.rows), cdiv(problem.y.rows, config.rows)
     shapes = {"xx": (tx, tx // 2 + 1), "yy": (ty, ty // 2 + 1), "xy": (tx, ty)}
-    target = _cdiv(_target(problem.device), problem.batch)
+    target = cdiv(_target(problem.device), problem.batch)
     chunk = CHUNK
     while True:
-        units = {name: shapes[name][0] * _cdiv(shapes[name][1], chunk) for name in names}
+        units = {name: shapes[name][0] * cdiv(shapes[name][1], chunk) for name in names}
         if chunk == 1 or sum(units.values()) >= target:
             break
         chunk //= 2
     everything = max(1, sum(units.values()))
     programs = {
-        name: max(1, min(unit, _cdiv(target * unit, everything))) for name, unit in units.items()
+        name: max(1, min(unit, cdiv(target * unit, everything))) for name, unit in units.items()
     }
     return Values(config, chunk, programs)
 
 
 def _run_values(problem: Problem, plan: Values, sums: Tensor) -> None:
     config = plan.config
-    launch(
+    triton_problem.launch(
         kernels.value_kernel, (plan.total * problem.batch,), config,
         **problem.arguments(), sums=sums, programs=plan.total,
         programs_xx=plan.programs.get("xx", 0), programs_yy=plan.programs.get("yy", 0),
@@ -326,7 +97,7 @@ def _run_values(problem: Problem, plan: Values, sums: Tensor) -> None:
 
 class Rows(NamedTuple):
     """A planned launch of the gradient kernel: tiles of rows of x and y, the pairs (sample of the
-    rows, sample of the columns) they meet and the number of programs that share a tile's columns."""
+    rows, sample of the columns) they meet and how many programs share the columns of a tile."""
 
     config: Config
     first_x: int
@@ -364,10 +135,10 @@ def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
         config = table.small
     else:
         config = table.difference_panel if panel else table.difference_gradient
-    config = _sliced(config, problem.width) if problem.gram else config
+    config = sliced(config, problem.width) if problem.gram else config
     met = {"xx": ("xx",), "xy": ("xy", "yx"), "all": PAIRS}[problem.blocks]
-    counts = {"x": problem.x.count, "y": problem.y.count}
-    tiles = {s: _cdiv(counts[s], config.rows) if s in rows else 0 for s in "xy"}
+    counts = {"x": problem.x.rows, "y": problem.y.rows}
+    tiles = {s: cdiv(counts[s], config.rows) if s in rows else 0 for s in "xy"}
     limit = sum(tiles.values())
     if panel and not problem.small:
         line = 4 * problem.batch * _panel_columns(problem) * config.rows
@@ -383,15 +154,15 @@ def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
     for first_x, tiles_x, first_y, tiles_y in ranges:
         active = [p for p in met if {"x": tiles_x, "y": tiles_y}[p[0]]]
         busy = max(1, (tiles_x + tiles_y) * problem.batch * (2 if problem.blocks == "all" else 1))
-        wish = min(MAX_SPLITS, _cdiv(target, busy))
-        splits = {p: max(1, min(wish, _cdiv(counts[p[1]], config.columns))) for p in active}
+        wish = min(MAX_SPLITS, cdiv(target, busy))
+        splits = {p: max(1, min(wish, cdiv(counts[p[1]], config.columns))) for p in active}
         plans.append(Rows(config, first_x, tiles_x, first_y, tiles_y, splits, panel))
     return plans
 
 
 def _panel_columns(problem: Problem) -> int:
     """Columns of the weight panel, those of x and of y padded apart."""
-    padded = [_cdiv(s.count, ROW_PADDING) * ROW_PADDING for s in (problem.x, problem.y)]
+    padded = [cdiv(s.rows, ROW_PADDING) * ROW_PADDING for s in (problem.x, problem.y)]
     return max(padded) if problem.blocks == "xy" else sum(padded)
 
 
@@ -412,11 +183,11 @@ def _run_rows(
     panel_stride = panel_y = 0
     if plan.panel:
         panel_stride = _panel_columns(problem) // ROW_PADDING
-        panel_y = 0 if problem.blocks == "xy" else _cdiv(problem.x.count, ROW_PADDING)
+        panel_y = 0 if problem.blocks == "xy" else cdiv(problem.x.rows, ROW_PADDING)
         shape = (batch, lanes, panel_stride * ROW_PADDING)
         panel = torch.empty(shape, dtype=torch.float32, device=device)
     elif gradient:
-        shape = (batch, slots, lanes, problem.width)
+        shape = (batch, slots * lanes, problem.width)
         partial = torch.empty(shape, dtype=torch.float32, device=device)
     programs = plan.programs
     total = sum(programs.values())
@@ -428,8 +199,8 @@ def _run_rows(
         "panel_y": panel_y,
         "slots": slots,
     }
-    launch(
-        kernels.gradient_kernel, (total * batch,), config,
+    triton_problem.launch(
+        gradients.gradient_kernel, (total * batch,), config,
         **problem.arguments(), **common,
         sums=sums[:, sums_start:] if with_sums else sums,
         coefs=problem.coefs.values, coef_stride=problem.coefs.stride, programs=total,
@@ -461,25 +232,27 @@ def _finish(
     config, per_program, columns = table.small, 16, 16
     if plan is not None:
         rows_x, rows_y = plan.tiles_x * plan.config.rows, plan.tiles_y * plan.config.rows
-        per_program, columns = 8, plan.config.columns
-        config = plan.config._replace(rows=min(32, plan.config.rows), warps=4)
+        per_program, columns = 16, plan.config.columns
+        config = plan.config._replace(
+            rows=min(32, plan.config.rows), warps=plan.config.warps if plan.panel else 4
+        )
         if not plan.panel:
             per_program = min(64, 1 << (problem.width - 1).bit_length())
         elif problem.gram:
             config, per_program = table.panel_product, table.panel_product.slice
             columns = config.columns
-        chunks = _cdiv(problem.coordinates, per_program)
-        tiles = _cdiv(rows_x + rows_y, config.rows) * chunks
+        chunks = cdiv(problem.coordinates, per_program)
+        tiles = cdiv(rows_x + rows_y, config.rows) * chunks
     padded = (*regions, Region(), Region(), Region())[:3]
     total = tiles + len(regions) * len(problem.components)
     shared = problem.arguments()
     for name in ("rates", "rate_stride", "FUNCTIONS", "SHAPES", "OFFSETS", "x_norm", "y_norm"):
         del shared[name]
-    launch(
-        kernels.finish_kernel, (total * problem.batch,), config,
+    triton_problem.launch(
+        gradients.finish_kernel, (total * problem.batch,), config,
         **shared, **common, programs=total, sums=sums, out=out.sums, sums_stride=sums.stride(0),
         start_xx=padded[0].start, start_yy=padded[1].start, start_xy=padded[2].start,
-        count_xx=padded[0].count, count_yy=padded[1].count, count_xy=padded[2].count,
+        count_xx=padded[0].programs, count_yy=padded[1].programs, count_xy=padded[2].programs,
         width_xx=padded[0].width, width_yy=padded[1].width, width_xy=padded[2].width,
         first_x=0 if plan is None else plan.first_x * plan.config.rows, rows_x=rows_x,
         first_y=0 if plan is None else plan.first_y * plan.config.rows, rows_y=rows_y,
@@ -499,10 +272,18 @@ def sweep(
     coefs: list[float] | Tensor | None, blocks: Blocks, wanted: Wanted,
 ) -> Sweep:  # fmt: skip
     """Sums and gradients over the pairs of x [B, n, d] and y [B, m, d]; see ``plan``."""
+    with torch.cuda.device_of(x):
+        return _sweep(x, y, wx, wy, tuple(components), rates, coefs, blocks, wanted)
+
+
+def _sweep(
+    x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None,
+    components: tuple[Component, ...], rates: list[float] | Tensor,
+    coefs: list[float] | Tensor | None, blocks: Blocks, wanted: Wanted,
+) -> Sweep:  # fmt: skip
     names = block_names(blocks)
-    components = tuple(components)
-    problem = _problem(x, y, wx, wy, components, rates, coefs, blocks)
-    batch, n, m, d = problem.batch, problem.x.count, problem.y.count, problem.coordinates
+    problem = prepare(x, y, wx, wy, components, rates, coefs, blocks)
+    batch, n, m, d = problem.batch, problem.x.rows, problem.y.rows, problem.coordinates
     nothing = x.new_empty(0)
     f64 = torch.float64
     sums_out = (batch, len(names), len(components))

@@ -42,7 +42,7 @@ class Architecture(NamedTuple):
 _DIFFERENCE = {
     "difference_value": Config(64, 64, 1, 4, 2),
     "difference_gradient": Config(32, 32, 1, 8, 2),
-    "difference_panel": Config(32, 32, 1, 4, 2),
+    "difference_panel": Config(32, 32, 1, 8, 2),
     "small": Config(16, 32, 1, 4, 2),
     "small_value": Config(32, 32, 1, 4, 2),
 }
@@ -124,6 +124,6 @@ def device_of(device: torch.device) -> Device:
     if device.type != "cuda":
         return Device(INTERPRETED, 4)
     properties = torch.cuda.get_device_properties(device)
-    shared = properties.shared_memory_per_block_optin
+    shared: int = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
     capability = 10 * properties.major + properties.minor
     return Device(architecture_for(capability, shared), properties.multi_processor_count)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import oracle
@@ -15,7 +14,7 @@ import torch
 from tolerances import assert_no_worse_than_eager
 from torch import Tensor
 
-from divergences.kernels import triton_backend
+from divergences.kernels import triton_backend, triton_problem
 from divergences.kernels.functions import REGISTRY
 from divergences.kernels.plan import Blocks, Component, Sweep, Wanted
 
@@ -50,7 +49,7 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def gram(monkeypatch: pytest.MonkeyPatch) -> None:
     """The split Gram form for samples that are small enough for the interpreter."""
-    monkeypatch.setattr(triton_backend, "SMALL", 0)
+    monkeypatch.setattr(triton_problem, "SMALL", 0)
 
 
 @pytest.fixture
@@ -62,6 +61,9 @@ def ordered_products(monkeypatch: pytest.MonkeyPatch) -> None:
         return (a.astype(dtype)[:, :, None] * b.astype(dtype)[None]).sum(1)
 
     monkeypatch.setattr(np, "matmul", matmul)
+
+
+Launches = list[tuple[str, int, dict[str, object]]]  # kernel, programs, arguments
 
 
 class Problem:
@@ -194,9 +196,7 @@ def test_panels(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("tiles", [1, 2, 3, 4, 5, 6])
-def test_every_pair_of_tiles_is_visited_once(
-    tiles: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_pair_of_tiles_is_visited_once(tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_backend, "CHUNK", 2)
     problem = Problem(32 * tiles - 1, 32, 1, [GAUSSIAN])
     problem.check(wanted=Wanted(sums=True))
@@ -375,19 +375,16 @@ def test_any_strides(d: int) -> None:
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, dict[str, object]]]]:
-    found: list[tuple[str, int, dict[str, object]]] = []
-    launch = triton_backend.launch
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    found: Launches = []
+    launch = triton_problem.launch
 
     def counted(kernel: object, grid: tuple[int, ...], config: object, **arguments: object) -> None:
         found.append((kernel.__name__, grid[0], arguments))
         launch(kernel, grid, config, **arguments)
 
-    monkeypatch.setattr(triton_backend, "launch", counted)
-    yield found
-
-
-Launches = list[tuple[str, int, dict[str, object]]]
+    monkeypatch.setattr(triton_problem, "launch", counted)
+    return found
 
 
 @pytest.mark.parametrize("d", [2, 16, 20])

@@ -1,0 +1,144 @@
+"""The shipped kernels compile for every architecture, without a GPU, to code worth running."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from divergences.kernels import offline
+from divergences.kernels.functions import REGISTRY
+from divergences.kernels.triton_configs import ARCHITECTURES, Config, architecture_for
+
+GOOD = offline.Usage(
+    arch=90,
+    case="gaussian",
+    kernel="value_kernel",
+    config=Config(128, 64, 64, 8, 2),
+    registers=128,
+    stack=0,
+    shared=65536,
+    tensor_memory=0,
+    instructions=984,
+    spills=0,
+    tensor_core=12,
+    exp2=32,
+    nan_clamps=32,
+    wide_offsets=9,
+    matrix=True,
+    clamps=True,
+)
+
+
+def compiled(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: this one interprets Triton."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-m", "divergences.kernels.offline", "--jobs", "2", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+def test_the_representative_set() -> None:
+    result = compiled()
+    assert result.returncode == 0, result.stdout + result.stderr
+    for arch in ARCHITECTURES:
+        assert f"sm_{arch}" in result.stdout
+    for name in REGISTRY:
+        assert f" {name} " in result.stdout
+    assert "0 did not, 0 faulty" in result.stdout
+
+
+def test_a_spilling_configuration_fails() -> None:
+    """All of 128 coordinates in registers, and tiles that are too large."""
+    code = (
+        "from divergences.kernels import offline, triton_configs as c\n"
+        "wide = c.Config(128, 128, 128, 4, 2)\n"
+        "c.ARCHITECTURES[80] = c.ARCHITECTURES[80]._replace(gram_value=wide)\n"
+        "case = next(j.case for j in offline.jobs([80]) if j.case.name == 'value 64')\n"
+        "case = case._replace(coordinates=128)\n"
+        "launch = next(l for l in offline.record(case, 80) if 'value' in l.kernel.__name__)\n"
+        "print(offline.measure(case, launch, 80).faults())\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert "spills: stack" in result.stdout
+
+
+def test_it_refuses_to_run_interpreted() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "divergences.kernels.offline"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "TRITON_INTERPRET" in result.stderr
+
+
+def test_good_code_has_no_faults() -> None:
+    assert GOOD.faults() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"instructions": 16}, "empty"),
+        ({"stack": 8}, "spills"),
+        ({"spills": 2}, "spills"),
+        ({"shared": 240 * 1024}, "shared memory"),
+        ({"tensor_memory": 576}, "tensor memory"),
+        ({"tensor_core": 0}, "no HGMMA"),
+        ({"nan_clamps": 0}, "drops NaN"),
+        ({"wide_offsets": 0}, "64-bit"),
+    ],
+)
+def test_each_fault_is_found(change: dict[str, int], message: str) -> None:
+    (fault,) = GOOD._replace(**change).faults()
+    assert message in fault
+
+
+RESOURCES = """
+Fatbin elf code:
+ Function value_kernel:
+  REG:254 STACK:72 SHARED:0 LOCAL:0 CONSTANT[0]:560 TEXTURE:0 SURFACE:0 SAMPLER:0
+"""
+SASS = """
+        /*0000*/                   LDC R1, c[0x0][0x28] ;       /* 0x00000a00ff017b82 */
+        /*0010*/               @P0 STL.64 [R1+0x10], R2 ;       /* 0x0000000000047919 */
+        /*0020*/              @!P2 LDL R7, [R1] ;               /* 0x0000000000047919 */
+        /*0030*/                   HGMMA.64x64x16.F32 R24, gdesc[UR4], R24 ;
+        /*0040*/                   MUFU.EX2 R4, R4 ;
+        /*0050*/              @UP0 UIADD3 UR4, UR4, 0x1, URZ ;
+"""
+
+
+def test_the_dumps_are_read() -> None:
+    assert offline.parse_resources(RESOURCES) == {"REG": 254, "STACK": 72}
+    found = offline.parse_sass(SASS)
+    assert sum(found.values()) == 6
+    assert {"STL.64", "LDL", "HGMMA.64x64x16.F32", "MUFU.EX2", "UIADD3"} <= set(found)
+
+
+def test_an_empty_dump_is_a_fault() -> None:
+    assert offline.parse_resources("")["STACK"] == -1
+    assert GOOD._replace(registers=-1, instructions=0).faults()
+
+
+@pytest.mark.parametrize(
+    ("capability", "shared", "table"),
+    [(80, 163, 80), (86, 99, 89), (89, 99, 89), (90, 227, 90), (103, 227, 100), (120, 99, 120)],
+)
+def test_the_table_for_a_gpu(capability: int, shared: int, table: int) -> None:
+    chosen = architecture_for(capability, shared * 1024)
+    assert chosen.gram_value == ARCHITECTURES[table].gram_value
+    assert chosen.shared_bytes == ARCHITECTURES[table].shared_bytes
