@@ -1,7 +1,7 @@
 """Compare two distributions from samples.
 
-Losses: ``divergences.mmd`` and ``divergences.energy``. Tests: ``divergences.two_sample``. The engine
-under both, with the kernels they take: ``divergences.kernels``.
+Losses: ``divergences.mmd`` and ``divergences.energy``. Tests: ``divergences.two_sample``. The
+engine under both, with the kernels they take: ``divergences.kernels``.
 """
 
 from .energy import EnergyLoss, energy_distance, energy_distance_to_normal

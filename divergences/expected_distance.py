@@ -1,8 +1,8 @@
 """E‖t − Z‖ for Z ~ N(0, I_d), stable at every d and differentiable to every order.
 
-It is √2·Γ((d+1)/2)/Γ(d/2)·₁F₁(−½; d/2; −q/2) with q = ‖t‖², but torch has no ₁F₁ and SciPy's
-overflows from d ≈ 256. Writing √‖t − Z‖² through √s = (1/2√π) ∫ (1 − e^{−us}) u^{−3/2} du and the moment
-generating function of ‖t − Z‖² gives, with a = q + d,
+It is √2·Γ((d+1)/2)/Γ(d/2)·₁F₁(−½; d/2; −q/2), q = ‖t‖², but torch has no ₁F₁ and that of SciPy
+overflows from d ≈ 256. Writing √‖t − Z‖² through √s = (1/2√π) ∫ (1 − e^{−us}) u^{−3/2} du and the
+moment generating function of ‖t − Z‖² gives, with a = q + d,
 
     E = √a + (1/2√π) ∫₀^∞ [e^{−ua} − (1+2u)^{−d/2} e^{−uq/(1+2u)}] u^{−3/2} du,
 
@@ -21,14 +21,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_START = (-20.0, -70.0)  # of s, for the value and its derivatives: they begin like e^{3s/2}, e^{s/2}
+from .kernels.ops import apply
+
+_START = (
+    -20.0,
+    -70.0,
+)  # of s, for the value and its derivatives: they begin like e^{3s/2}, e^{s/2}
 _STOP, _STEP = 36.0, 0.4  # and end like e^{−s(d+1)/2}
 _CHUNK = 2**20  # elements of [rows, nodes] held at a time
 
 
 def expected_distance_to_normal(q: Tensor, d: int) -> Tensor:
     """E‖t − Z‖ for q = ‖t‖² [...] in fp64, differentiable to every order."""
-    out: Tensor = _Expected.apply(q, d, 0)
+    if torch.compiler.is_compiling():  # plain operations, which the compiler differentiates itself
+        return _integrate(q.reshape(-1, 1), d, 0, _nodes(0, q)).view(q.shape)
+    out: Tensor = apply(_Expected, q, d, 0)
     return out
 
 
@@ -38,7 +45,7 @@ class _Expected(torch.autograd.Function):
     @staticmethod
     def forward(q: Tensor, d: int, order: int) -> Tensor:
         rows = q.reshape(-1, 1)
-        nodes = torch.arange(_START[min(order, 1)], _STOP, _STEP, dtype=q.dtype, device=q.device)
+        nodes = _nodes(order, q)
         chunk = max(1, _CHUNK // nodes.numel())
         parts = [_integrate(part, d, order, nodes) for part in torch.split(rows, chunk)]
         return torch.cat(parts).view(q.shape)
@@ -51,11 +58,15 @@ class _Expected(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (q,) = ctx.saved_tensors
-        return grad * _Expected.apply(q, ctx.d, ctx.order + 1), None, None
+        return grad * apply(_Expected, q, ctx.d, ctx.order + 1), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], q: Tensor, d: int, order: int) -> Any:
-        return _Expected.apply(q, d, order), in_dims[0]
+        return apply(_Expected, q, d, order), in_dims[0]
+
+
+def _nodes(order: int, q: Tensor) -> Tensor:
+    return torch.arange(_START[min(order, 1)], _STOP, _STEP, dtype=q.dtype, device=q.device)
 
 
 def _integrate(q: Tensor, d: int, order: int, s: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ or with bias but never negative by the V-statistic (eq. 5). No [n, m] matrix is 
 
 from __future__ import annotations
 
-
 import torch
 from torch import Tensor, nn
 

@@ -92,10 +92,10 @@ def two_sample_test(
     check_rows(x, "x", 2, "a two-sample test needs at least two rows")
     check_rows(y, "y", 2, "a two-sample test needs at least two rows")
     generator = _generator(rng)
+    chosen = _kernel(method, kernel, bandwidth)
     pooled = torch.cat([x, y])
     if bool((pooled == pooled[0]).all()):
         warnings.warn("all rows of x and y are equal: p = 1", stacklevel=2)
-    chosen = _kernel(method, kernel, bandwidth)
     subset = generator.permutation(len(pooled))[:MEDIAN_ROWS]
     chosen = chosen.resolve(pooled[torch.from_numpy(subset).to(pooled.device)])
     observed, null, scale = _statistics(pooled, len(x), chosen, n_resamples, generator)
@@ -156,23 +156,20 @@ def _statistics(
 
 def _as_sample(x: Any, name: str) -> Tensor:
     """A floating tensor [n, d] of finite numbers."""
-    if not isinstance(x, Tensor):
-        try:
-            x = torch.as_tensor(np.asarray(x))
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{name} cannot be converted to a tensor: {error}") from None
-    x = x.detach()
-    if x.is_complex():
-        raise TypeError(f"{name} must be real; got {x.dtype}")
-    x = x if x.is_floating_point() else x.float()
-    if x.dim() == 1:
-        x = x.unsqueeze(-1)
-    if x.dim() != 2:
-        raise ValueError(f"{name} must have shape [n, d] or [n]; got {list(x.shape)}")
-    bad = int((~torch.isfinite(x)).any(1).sum())
+    try:
+        sample = x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} cannot be converted to a tensor: {error}") from None
+    if sample.is_complex():
+        raise TypeError(f"{name} must be real; got {sample.dtype}")
+    sample = sample if sample.is_floating_point() else sample.float()
+    sample = sample.unsqueeze(-1) if sample.dim() == 1 else sample
+    if sample.dim() != 2:
+        raise ValueError(f"{name} must have shape [n, d] or [n]; got {list(sample.shape)}")
+    bad = int((~torch.isfinite(sample)).any(1).sum())
     if bad:
-        raise ValueError(f"{name} has {bad} rows of {len(x)} with NaN or infinite entries")
-    return x
+        raise ValueError(f"{name} has {bad} rows of {len(sample)} with NaN or infinite entries")
+    return sample
 
 
 def _generator(rng: Rng) -> np.random.Generator:
@@ -182,5 +179,6 @@ def _generator(rng: Rng) -> np.random.Generator:
     if rng is None or isinstance(rng, int | np.integer | np.random.Generator):
         return np.random.default_rng(rng)
     raise TypeError(
-        f"rng must be a seed, a numpy Generator, a torch Generator or None; got {type(rng).__name__}"
+        "rng must be a seed, a numpy Generator, a torch Generator or None; "
+        f"got {type(rng).__name__}"
     )

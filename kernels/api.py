@@ -44,8 +44,7 @@ def pair_sums(
     columns: dict[int, Tensor] = {}
     for group in resolved.groups(batch):
         sums = _pair_sums(*arrays, group, choose(x, backend))
-        for position, column in zip(group.positions, sums.unbind(-1), strict=True):
-            columns[position] = column
+        columns.update(zip(group.positions, sums.unbind(-1), strict=True))
     stacked = torch.stack([columns[k] for k in range(len(kernel.terms))], -1)  # [B, 3, C]
     xx, yy, xy = (part.reshape(*batch, -1) for part in stacked.unbind(1))
     return PairSums(xx, yy, xy)
@@ -121,8 +120,9 @@ def _pair_sums(
     rates, constants = _split_rates(group)
     static = ops.Static(group.components, constants, "all", backend)
     if torch.compiler.is_compiling():
-        return compiled.pair_sums(x, y, wx, wy, rates, *_fields(static))
-    out: Tensor = ops.PairSums.apply(x, y, wx, wy, rates, static)
+        out: Tensor = compiled.pair_sums(x, y, wx, wy, rates, *_fields(static))
+        return out
+    out = ops.apply(ops.PairSums, x, y, wx, wy, rates, static)
     return out
 
 
@@ -142,23 +142,23 @@ def _pair_form(
     if torch.is_grad_enabled():
         wanted = Wanted(False, *(t is not None and t.requires_grad for t in (x, y, wx, wy)))
     if torch.compiler.is_compiling():
-        return compiled.pair_form(
+        out: Tensor = compiled.pair_form(
             x, y, wx, wy, rates, list(coefs), *_fields(static), list(wanted)
         )[0]
-    out: Tensor = ops.PairForm.apply(x, y, wx, wy, rates, coefs, static, wanted)[0]
+        return out
+    out = ops.apply(ops.PairForm, x, y, wx, wy, rates, coefs, static, wanted)[0]
     return out
 
 
-def _potential(
-    x: Tensor, y: Tensor, w: Tensor | None, group: Group, backend: str
-) -> Tensor:
+def _potential(x: Tensor, y: Tensor, w: Tensor | None, group: Group, backend: str) -> Tensor:
     rates, constants = _split_rates(group)
     static = ops.Static(group.components, constants, "xy", backend)
     coefs = tuple(group.coefficients)
     if torch.compiler.is_compiling():
         components, numbers, _, name = _fields(static)
-        return compiled.potential(x, y, w, rates, list(coefs), components, numbers, name)
-    out: Tensor = ops.Potential.apply(x, y, w, rates, coefs, static)
+        out: Tensor = compiled.potential(x, y, w, rates, list(coefs), components, numbers, name)
+        return out
+    out = ops.apply(ops.Potential, x, y, w, rates, coefs, static)
     return out
 
 

@@ -25,14 +25,10 @@ def median_distance(x: Tensor, y: Tensor | None, metric: Metric) -> Tensor:
     """
     rows = pooled_rows(x.detach(), None if y is None else y.detach(), MEDIAN_ROWS)
     rows = rows - rows[..., :1, :]
-    if metric == "l1":
-        distance = torch.cdist(rows, rows, p=1.0)
-        positive = distance > 0
-    else:
-        norms = rows.square().sum(-1, keepdim=True)
-        scale = norms + norms.mT
-        distance = scale - 2.0 * rows @ rows.mT
-        positive = distance > 2.0**-18 * scale  # what rounding makes of a tie
-        distance = distance.clamp_min(0.0).sqrt()
+    # One operator whatever the metric, and one that autocast does not lower.
+    distance = torch.cdist(rows, rows, p=1.0 if metric == "l1" else 2.0)
+    norms = rows.square().sum(-1)
+    tie = 2.0**-18 * (norms.unsqueeze(-1) + norms.unsqueeze(-2))  # what rounding makes of one
+    positive = distance.square() > tie
     middle = torch.where(positive, distance, torch.nan).flatten(-2).nanmedian(-1).values
     return torch.nan_to_num(middle, nan=1.0)

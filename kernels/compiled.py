@@ -191,8 +191,8 @@ def _pair_form_backward(ctx: Any, grad: Tensor | None, *unused: Any) -> Any:
     if all(have or not need for have, need in zip(ctx.wanted[1:], wanted[1:], strict=True)):
         out = [ops.scale(g, grad) for g in ready]
     else:
-        blocks = len(block_names(ctx.static[2]))
-        coefs = (grad.unsqueeze(-1) * ops.numbers(ctx.coefs, grad)).reshape(grad.shape[0], blocks, -1)
+        shape = (grad.shape[0], len(block_names(ctx.static[2])), -1)
+        coefs = (grad.unsqueeze(-1) * ops.numbers(ctx.coefs, grad)).reshape(shape)
         out = pair_gradients(*inputs, coefs, *ctx.static, wanted)
     return *_only(out, wanted), None, None, None, None, None, None, None
 

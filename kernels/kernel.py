@@ -7,7 +7,7 @@ that share a metric are evaluated in one sweep over the distances.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -182,9 +182,7 @@ def _stack_rates(rates: list[float | Tensor], batch: torch.Size) -> list[float] 
     return torch.stack(full, -1).reshape(-1, len(rates))
 
 
-def _apply_rule(
-    rule: str, function: KernelFunction, x: Tensor, y: Tensor | None
-) -> float | Tensor:
+def _apply_rule(rule: str, function: KernelFunction, x: Tensor, y: Tensor | None) -> float | Tensor:
     if rule == "median":
         return median_distance(x, y, function.metric)
     d = max(x.shape[-1], 1)
@@ -359,7 +357,7 @@ class Linear(Kernel):
         super().__init__([Term(POLYNOMIAL, shape=1.0)], "Linear()")
 
 
-_BY_NAME = {
+_BY_NAME: dict[str, Callable[[Bandwidth], Kernel]] = {
     "gaussian": Gaussian,
     "laplace": Laplace,
     "inverse_multiquadric": InverseMultiquadric,
@@ -383,7 +381,11 @@ def as_kernel(kernel: Kernel | str, bandwidth: Bandwidth | None, default: Bandwi
     name = kernel.lower()
     if name in _BY_NAME:
         return _BY_NAME[name](default if bandwidth is None else bandwidth)
-    without = {"energy": Energy, "polynomial": Polynomial, "linear": Linear}
+    without: dict[str, Callable[[], Kernel]] = {
+        "energy": Energy,
+        "polynomial": Polynomial,
+        "linear": Linear,
+    }
     if name not in without:
         known = ", ".join(map(repr, (*_BY_NAME, *without)))
         raise ValueError(f"unknown kernel {kernel!r}; known are {known}")

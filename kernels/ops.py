@@ -15,6 +15,7 @@ x [B, n, d], y [B, m, d], wx [B, n], wy [B, m], rates (numbers or [B, C]).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -71,6 +72,11 @@ def _for_inputs(out: Sequence[Tensor], wanted: Wanted) -> tuple[Optional, ...]:
     return tuple(g if flag else None for g, flag in zip(out, wanted[1:], strict=True))
 
 
+def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """``function.apply``, which has no annotations."""
+    return function.apply(*args)  # type: ignore[no-untyped-call]
+
+
 # --- vmap ----------------------------------------------------------------------------------------
 
 
@@ -98,7 +104,9 @@ def _batched(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
             return result.reshape(size, -1, *result.shape[1:])
 
         if isinstance(results, tuple):
-            return tuple(unfold(r) for r in results), tuple(None if r is None else 0 for r in results)
+            return tuple(unfold(r) for r in results), tuple(
+                None if r is None else 0 for r in results
+            )
         return unfold(results), 0
 
     return rule
@@ -149,7 +157,7 @@ class PairHessian(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        return _batched(PairHessian.apply, 10)(info, in_dims, *args)
+        return _batched(partial(apply, PairHessian), 10)(info, in_dims, *args)
 
 
 class PairGradients(torch.autograd.Function):
@@ -178,12 +186,12 @@ class PairGradients(torch.autograd.Function):
     def backward(ctx: Any, *directions: Optional) -> Any:
         wanted = zip(directions, ctx.wanted[1:], strict=True)
         u, v, p, q = (d if flag else None for d, flag in wanted)
-        gx, gy, gwx, gwy, gcoefs = PairHessian.apply(*ctx.saved_tensors, u, v, p, q, ctx.static)
+        gx, gy, gwx, gwy, gcoefs = apply(PairHessian, *ctx.saved_tensors, u, v, p, q, ctx.static)
         return gx, gy, gwx, gwy, None, gcoefs, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        return _batched(PairGradients.apply, 6)(info, in_dims, *args)
+        return _batched(partial(apply, PairGradients), 6)(info, in_dims, *args)
 
 
 class PairSums(torch.autograd.Function):
@@ -203,12 +211,12 @@ class PairSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         wanted = _needed(ctx)
-        out = PairGradients.apply(*ctx.saved_tensors, grad, ctx.static, wanted)
+        out = apply(PairGradients, *ctx.saved_tensors, grad, ctx.static, wanted)
         return *_for_inputs(out, wanted), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        return _batched(PairSums.apply, 5)(info, in_dims, *args)
+        return _batched(partial(apply, PairSums), 5)(info, in_dims, *args)
 
 
 class PairForm(torch.autograd.Function):
@@ -247,12 +255,12 @@ class PairForm(torch.autograd.Function):
         else:  # differentiated twice, or under a transform that hid requires_grad
             shape = (grad.shape[0], len(block_names(ctx.static.blocks)), -1)
             scaled = (grad.unsqueeze(-1) * numbers(ctx.coefs, grad)).reshape(shape)
-            out = PairGradients.apply(*inputs, scaled, ctx.static, wanted)
+            out = apply(PairGradients, *inputs, scaled, ctx.static, wanted)
         return *_for_inputs(out, wanted), None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        return _batched(PairForm.apply, 5)(info, in_dims, *args)
+        return _batched(partial(apply, PairForm), 5)(info, in_dims, *args)
 
 
 class Potential(torch.autograd.Function):
@@ -280,13 +288,13 @@ class Potential(torch.autograd.Function):
         need_x, need_y, need_w = ctx.needs_input_grad[:3]
         wanted = Wanted(grad_x=need_x, grad_y=need_y, grad_wy=need_w)
         coefs = numbers(ctx.coefs, grad).double().expand(x.shape[0], 1, -1)
-        out = PairGradients.apply(x, y, grad, wy, rates, coefs, ctx.static, wanted)
+        out = apply(PairGradients, x, y, grad, wy, rates, coefs, ctx.static, wanted)
         gx, gy, _, gw = _for_inputs(out, wanted)
         return gx, gy, gw, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        return _batched(Potential.apply, 4)(info, in_dims, *args)
+        return _batched(partial(apply, Potential), 4)(info, in_dims, *args)
 
 
 def numbers(values: Sequence[float], like: Tensor) -> Tensor:
@@ -296,7 +304,7 @@ def numbers(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def total(sums: Tensor, coefs: Sequence[float]) -> Tensor:
-    """Σ coefs·S [B] in fp64; on few numbers, a chain of scalar operations needs no device constant."""
+    """Σ coefs·S [B] in fp64: a chain of scalar operations, which needs no device constant."""
     flat = sums.flatten(1)
     total = flat[:, 0] * coefs[0]
     for k in range(1, len(coefs)):

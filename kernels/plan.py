@@ -3,7 +3,8 @@
 A sweep visits the pairs of one or two samples once and forms, for weights w (ones if None) and
 every kernel component c,
 
-    S[xx, c] = Σ_{i≠j} wxᵢ wxⱼ k_c(xᵢ, xⱼ),   S[yy, c] likewise,   S[xy, c] = Σ_{i,j} wxᵢ wyⱼ k_c(xᵢ, yⱼ)
+    S[xx, c] = Σ_{i≠j} wxᵢ wxⱼ k_c(xᵢ, xⱼ),   S[yy, c] likewise,
+    S[xy, c] = Σ_{i,j} wxᵢ wyⱼ k_c(xᵢ, yⱼ)
 
 and, for coefficients a[block, c], the derivatives of L = Σ a·S with respect to x, y, wx and wy.
 ∂L/∂wx of the xy block alone is the potential p_i = Σⱼ wyⱼ k(xᵢ, yⱼ).

@@ -214,7 +214,7 @@ def _slice(w: Tensor | None, items: slice, rows: Span) -> Tensor | None:
 
 
 def _per_item(numbers: Sequence[float] | Tensor, items: slice) -> list[Rate]:
-    """Numbers shared by the batch, or [B, K]: K of them, as floats where possible, else [b, 1, 1]."""
+    """K numbers shared by the batch, or [B, K]: as floats where possible, else [b, 1, 1]."""
     if not isinstance(numbers, Tensor):
         return list(numbers)
     if numbers.shape[0] == 1 and not numbers.is_cuda:

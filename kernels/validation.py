@@ -45,7 +45,7 @@ def check_samples(
     x, y = x.to(dtype), y.to(dtype)
     if x.shape[:-2] != y.shape[:-2]:
         try:
-            batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+            batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])  # type: ignore[no-untyped-call]
         except RuntimeError:
             raise ValueError(f"batch dimensions do not broadcast; {got}") from None
         x, y = x.expand(*batch, *x.shape[-2:]), y.expand(*batch, *y.shape[-2:])

@@ -1,5 +1,5 @@
-"""The one table of tolerances. Beside it stands the rule of the flash-attention suites: an error may
-be twice what plain torch makes in the same dtype, plus a floor."""
+"""The one table of tolerances. Beside it stands the rule of the flash-attention suites: an error
+may be twice what plain torch makes in the same dtype, plus a floor."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Numbers that others get wrong: offsets, duplicates, clusters, outliers, NaN, lowered precision."""
+"""Numbers that others get wrong: offsets, duplicates, clusters, outliers, NaN, low precision."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def dense(
     coefs = torch.tensor([1 / (n * (n - 1)), 1 / (m * (m - 1)), -2 / (n * m)], dtype=dtype)
     value = torch.zeros((), dtype=dtype)
     for t in kernel.terms:
-        sums = oracle.sums(
-            t.function.name, x, y, float(t.rate), t.shape, t.offset, dtype=dtype
-        )
+        sums = oracle.sums(t.function.name, x, y, float(t.rate), t.shape, t.offset, dtype=dtype)
         value = value + t.coefficient * (sums * coefs).sum()
     gx, gy = torch.autograd.grad(value, (x, y))
     return value.detach(), gx, gy

@@ -203,8 +203,10 @@ def test_opcheck(kernel: Kernel) -> None:
         (compiled.pair_form, (x, y, wx, wy, rates, coefs, *static, everything)),
         (
             compiled.pair_form,
-            (x, None, None, None, None, [0.5] * count, components, group.rates, "xx", "reference")
-            + ([False, True, False, False, False],),
+            (
+                *(x, None, None, None, None, [0.5] * count, components, group.rates),
+                *("xx", "reference", [False, True, False, False, False]),
+            ),
         ),
         (compiled.potential, (x, y, wy, rates, [1.0] * count, components, [], "reference")),
         (

@@ -150,9 +150,7 @@ def test_components_share_a_sweep(as_tensor: bool) -> None:
     coefs = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     given_rates = torch.tensor([rates, rates], dtype=torch.float64) if as_tensor else rates
     given_coefs = coefs.expand(2, 3, 5) if as_tensor else coefs.flatten().tolist()
-    out = reference.sweep(
-        *tensors, components, given_rates, given_coefs, "all", EVERYTHING
-    )
+    out = reference.sweep(*tensors, components, given_rates, given_coefs, "all", EVERYTHING)
     gradients = [torch.zeros_like(t) for t in out[1:]]
     for c, component in enumerate(components):
         single = reference.sweep(
@@ -183,7 +181,14 @@ def test_batch_equals_a_loop() -> None:
 def test_single_blocks(blocks: str) -> None:
     x, y, wx, wy = samples(40, 35, 3, torch.float64)
     component = (Component(REGISTRY["gaussian"]),)
-    expected = truth(REGISTRY["gaussian"], 0.5, 0.0, 0.0, (x, y, wx, wy), torch.eye(3)[0 if blocks == "xx" else 2])
+    expected = truth(
+        REGISTRY["gaussian"],
+        0.5,
+        0.0,
+        0.0,
+        (x, y, wx, wy),
+        torch.eye(3)[0 if blocks == "xx" else 2],
+    )
     if blocks == "xx":
         out = reference.sweep(
             x, None, wx, None, component, [0.5], [1.0], "xx", Wanted(True, True, False, True)
@@ -227,7 +232,14 @@ def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with Watch():
         reference.sweep(
-            x, x + 1, None, None, (Component(REGISTRY["gaussian"]),), [0.5], [1.0] * 3, "all",
+            x,
+            x + 1,
+            None,
+            None,
+            (Component(REGISTRY["gaussian"]),),
+            [0.5],
+            [1.0] * 3,
+            "all",
             Wanted(True, True, True),
         )
     assert largest <= 2000 * 6  # the augmented sample; the dense matrix would be 4,000,000

@@ -1,0 +1,156 @@
+"""The permutation test: its statistic is the loss, its p-value counts right and is valid."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from divergences.energy import energy_distance
+from divergences.kernels import Energy, Gaussian, Kernel, Linear
+from divergences.kernels.labels import label_forms
+from divergences.mmd import mmd2
+from divergences.two_sample import two_sample_test
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "kernel", [Gaussian(1.0), Energy(), Gaussian([1.0, 2.0]) + Linear()], ids=repr
+)
+def test_label_forms_against_dense(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("divergences.kernels.reference.TILE", 16)
+    z = normal(0, 45, 3)
+    labels = torch.randint(0, 2, (45, 7), generator=torch.Generator().manual_seed(1)) * 2.0 - 1.0
+    forms, rows = label_forms(z, labels, kernel=kernel)
+    s = (z[:, None] - z[None]).square().sum(-1)
+    for c, t in enumerate(kernel.terms):
+        argument = z @ z.T if t.function.metric == "inner" else s
+        k = t.function.value(argument, t.rate, t.shape, t.offset)
+        k = k * (1 - torch.eye(45))
+        v = labels.double()
+        np.testing.assert_allclose(forms[c], (v * (k @ v)).sum(0), rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(rows[c], k.sum(1), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (30, 17), (1100, 40)])
+def test_statistic_is_the_loss(n: int, m: int, dtype: torch.dtype) -> None:
+    x, y = normal(0, n, 3).to(dtype), (normal(1, m, 3) + 0.5).to(dtype)
+    rtol = 1e-9 if dtype == torch.float64 else 2e-4
+    result = two_sample_test(x, y, n_resamples=5, rng=0)
+    assert result.statistic == pytest.approx(energy_distance(x, y).item(), rel=rtol)
+    result = two_sample_test(x, y, method="mmd", bandwidth=1.3, n_resamples=5, rng=0)
+    assert result.statistic == pytest.approx(mmd2(x, y, bandwidth=1.3).item(), rel=rtol)
+    assert (result.n, result.m, result.n_resamples) == (n, m, 5)
+
+
+def test_pvalue_against_scipy_on_every_split() -> None:
+    """Small enough to list all splits: the Monte Carlo p-value converges to the exact one."""
+    x, y = normal(0, 4, 1), normal(1, 5, 1) + 1.0
+    z = torch.cat([x, y])
+    values = []
+    for rows in itertools.combinations(range(9), 4):
+        mask = torch.zeros(9, dtype=torch.bool)
+        mask[list(rows)] = True
+        values.append(energy_distance(z[mask], z[~mask]).item())
+    observed = energy_distance(x, y).item()
+    exact = np.mean(np.array(values) >= observed - 1e-12)
+    ours = two_sample_test(x, y, n_resamples=20_000, rng=0).pvalue
+    assert abs(ours - exact) < 4 * np.sqrt(exact * (1 - exact) / 20_000) + 1 / 20_001
+
+
+def test_power_and_smallest_pvalue() -> None:
+    result = two_sample_test(normal(0, 60, 2), normal(1, 60, 2) + 2.0, n_resamples=99, rng=0)
+    assert result.pvalue == 0.01
+    assert (result.null_distribution < result.statistic).all()
+
+
+CASES = {
+    "continuous": lambda r, k: r.normal(size=(k, 2)),
+    "binary": lambda r, k: r.integers(0, 2, size=(k, 2)).astype(float),
+    "cauchy": lambda r, k: r.standard_cauchy(size=(k, 1)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("method", ["energy", "mmd"])
+def test_level(case: str, method: str) -> None:
+    """Under P = Q, P(p ≤ α) ≤ α: one-sided 1 − 1e-4 binomial bounds, n ≠ m, ties included."""
+    generator = np.random.default_rng(7)
+    repeats = 200
+    pvalues = np.array(
+        [
+            two_sample_test(
+                CASES[case](generator, 5),
+                CASES[case](generator, 7),
+                method=method,  # type: ignore[arg-type]
+                n_resamples=39,
+                rng=generator,
+            ).pvalue
+            for _ in range(repeats)
+        ]
+    )
+    for alpha in (0.05, 0.1, 0.25):
+        assert (pvalues <= alpha).sum() <= stats.binom.ppf(1 - 1e-4, repeats, alpha)
+    assert pvalues.min() >= 1 / 40
+
+
+def test_random_generators() -> None:
+    x, y = normal(0, 20, 2), normal(1, 20, 2)
+    first = two_sample_test(x, y, n_resamples=50, rng=3)
+    assert np.array_equal(
+        first.null_distribution, two_sample_test(x, y, n_resamples=50, rng=3).null_distribution
+    )
+    assert not np.array_equal(
+        first.null_distribution, two_sample_test(x, y, n_resamples=50, rng=4).null_distribution
+    )
+    same = two_sample_test(x, y, n_resamples=50, rng=np.random.default_rng(3))
+    assert np.array_equal(first.null_distribution, same.null_distribution)
+    by_torch = [
+        two_sample_test(x, y, n_resamples=50, rng=torch.Generator().manual_seed(1)).pvalue
+        for _ in range(2)
+    ]
+    assert by_torch[0] == by_torch[1]
+
+
+def test_arrays_integers_and_vectors() -> None:
+    x, y = np.arange(20), np.arange(10, 30)
+    result = two_sample_test(x, y, n_resamples=99, rng=0)
+    assert (result.n, result.m) == (20, 20)
+    assert isinstance(result.statistic, float)
+    assert "energy two-sample test" in str(result)
+    assert "p-value" in str(result)
+
+
+def test_constant_data() -> None:
+    with pytest.warns(UserWarning, match="all rows of x and y are equal"):
+        result = two_sample_test(np.ones((5, 2)), np.ones((6, 2)), n_resamples=19, rng=0)
+    assert result.pvalue == 1.0
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "arguments", "message"),
+    [
+        (np.zeros((5, 2)), np.zeros((5, 3)), {}, "share d"),
+        (np.zeros((1, 2)), np.zeros((5, 2)), {}, "x has 1 row"),
+        (np.zeros((0, 2)), np.zeros((5, 2)), {}, "x is empty"),
+        (np.full((5, 2), np.nan), np.zeros((5, 2)), {}, "5 rows of 5 with NaN"),
+        (np.zeros((5, 2)), np.zeros((5, 2)), dict(n_resamples=0), "positive integer; got 0"),
+        (np.zeros((5, 2)), np.zeros((5, 2)), dict(method="t"), "'energy' or 'mmd'; got 't'"),
+        (np.zeros((5, 2)), np.zeros((5, 2)), dict(bandwidth=1.0), "has its own kernel"),
+        (np.zeros((5, 2, 2)), np.zeros((5, 2)), {}, r"\[n, d\] or \[n\]"),
+    ],
+)
+def test_bad_input(x: object, y: object, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        two_sample_test(x, y, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="rng must be"):
+        two_sample_test(np.arange(5.0), np.arange(4.0), rng="seed")  # type: ignore[arg-type]

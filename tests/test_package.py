@@ -1,0 +1,162 @@
+"""The package as installed: what imports what, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=120
+    )
+
+
+def imported_modules(path: pathlib.Path) -> set[str]:
+    """Absolute names of everything a file imports, relative imports resolved, at any depth."""
+    package = list(path.relative_to(ROOT).parts[:-1])
+    if package[0] == "kernels":
+        package = ["divergences", *package]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def files(folder: str) -> list[pathlib.Path]:
+    return sorted((ROOT / folder).glob("*.py"))
+
+
+def offends(modules: set[str], *prefixes: str) -> set[str]:
+    return {m for m in modules for p in prefixes if m == p or m.startswith(p + ".")}
+
+
+@pytest.mark.parametrize("path", files("divergences"), ids=lambda p: p.name)
+def test_divergences_imports(path: pathlib.Path) -> None:
+    assert not offends(imported_modules(path), "triton", "lightning", "vae", "kernels")
+
+
+@pytest.mark.parametrize("path", files("vae"), ids=lambda p: p.name)
+def test_vae_imports(path: pathlib.Path) -> None:
+    """vae -> divergences, and never around it to Triton or the backends."""
+    forbidden = ("triton", "kernels", "divergences.kernels.reference")
+    assert not offends(imported_modules(path), *forbidden, "divergences.kernels.triton_backend")
+
+
+@pytest.mark.parametrize("path", files("kernels"), ids=lambda p: p.name)
+def test_kernels_imports(path: pathlib.Path) -> None:
+    """The engine knows nothing above it; ops -> backends -> {triton, reference} -> functions."""
+    modules = imported_modules(path)
+    above = {f"divergences.{p.stem}" for p in files("divergences") if p.stem != "__init__"}
+    assert not offends(modules, "vae", "kernels", *above)
+    triton_side = path.stem.startswith("triton") or path.stem in ("_compat", "offline")
+    if not triton_side:
+        assert not offends(modules, "triton")
+    ranks = {
+        "functions": 0, "plan": 1, "subsample": 1, "reference": 2, "second_order": 3,
+        "backends": 4, "ops": 5, "compiled": 6, "api": 7,
+    }  # fmt: skip
+    if path.stem in ranks:
+        for name, rank in ranks.items():
+            if rank >= ranks[path.stem]:
+                assert not offends(modules, f"divergences.kernels.{name}"), (path.stem, name)
+
+
+def test_the_rules_above_can_fail() -> None:
+    assert offends({"divergences.kernels.triton_backend"}, "divergences.kernels.triton_backend")
+    assert not offends({"tritonish"}, "triton")
+    assert "divergences.kernels.plan" in imported_modules(ROOT / "kernels" / "reference.py")
+    assert "divergences.energy" in imported_modules(ROOT / "divergences" / "__init__.py")
+
+
+@pytest.mark.parametrize("package", ["divergences", "vae"])
+def test_import_is_light(package: str) -> None:
+    """No triton, lightning, matplotlib or sklearn, and no CUDA context."""
+    heavy = ["triton", "lightning", "matplotlib", "sklearn"]
+    code = (
+        f"import sys, torch\nbefore = set(sys.modules)\nimport {package}\n"
+        f"print([m for m in {heavy} if m in set(sys.modules) - before])\n"
+        "print(torch.cuda.is_initialized())"
+    )
+    result = run(code)
+    assert result.stdout.split("\n")[:2] == ["[]", "False"], result.stdout + result.stderr
+
+
+def test_import_takes_little_more_than_torch() -> None:
+    code = (
+        "import time, torch, numpy\nstart = time.perf_counter()\nimport divergences\n"
+        "print(time.perf_counter() - start)"
+    )
+    fastest = min(float(run(code).stdout) for _ in range(3))
+    assert fastest < 1.0
+
+
+def test_works_where_triton_is_absent() -> None:
+    """Everything runs on the reference; asking for Triton by name says what is missing."""
+    code = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "triton":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "triton" else real(name, *a)
+import torch
+from divergences import mmd2
+x, y = torch.randn(9, 2), torch.randn(8, 2)
+assert torch.isfinite(mmd2(x, y))
+try:
+    mmd2(x, y, backend="triton")
+except RuntimeError as error:
+    print(error)
+"""
+    result = run(code)
+    assert "the package triton is not installed" in result.stdout, result.stderr
+    assert "backend='reference'" in result.stdout
+
+
+def test_triton_on_the_cpu_says_why_not() -> None:
+    code = (
+        "import torch\nfrom divergences import mmd2\n"
+        "try:\n    mmd2(torch.randn(9, 2), torch.randn(8, 2), backend='triton')\n"
+        "except RuntimeError as error:\n    print(error)"
+    )
+    result = run(code)
+    assert "backend 'triton' cannot run here" in result.stdout, result.stderr
+
+
+def test_environment_variable_chooses_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from divergences.kernels.backends import choose
+
+    x = torch.zeros(2, 2)
+    assert choose(x, None) == "reference"
+    monkeypatch.setenv("DIVERGENCES_BACKEND", "nonsense")
+    with pytest.raises(ValueError, match="unknown DIVERGENCES_BACKEND 'nonsense'"):
+        choose(x, None)
+    monkeypatch.setenv("DIVERGENCES_BACKEND", "reference")
+    assert choose(x, None) == "reference"
+    with pytest.raises(ValueError, match="unknown backend 'cuda'"):
+        choose(x, "cuda")
+
+
+def test_symlink_is_relative() -> None:
+    link = ROOT / "divergences" / "kernels"
+    assert link.is_symlink()
+    assert os.readlink(link) == "../kernels"
