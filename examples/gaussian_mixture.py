@@ -76,7 +76,7 @@ with style():
     scatter(c, output.decoded, labels, "$\\bf{c}$   Reconstructions", limit=2)
     scatter(d, samples, None, "$\\bf{d}$   Forward samples", limit=2)
     null_distribution(e, comparisons[1].result, "$\\bf{e}$   Control: held-out data")
-    null_distribution(f, comparisons[0].result, "$\\bf{f}$   Forward samples")
+    null_distribution(f, comparisons[0].result, "$\\bf{f}$   Samples against held-out")
     for axes in (e, f):
         axes.set(xlabel="energy statistic", box_aspect=1)
     path = arguments.out / "gaussian_mixture.png"

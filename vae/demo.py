@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from vae.objective import DIVERGENCES, InfoVAE
 LEVEL = 0.05
 # the original MMD-VAE in nats (`lambda_from_pixel_mean(64)`), and for the energy distance, whose
 # scale is another, a value that matched the prior as well (at 32 the posterior collapses to it)
-LAMBDA = {"mmd": 32.0, "energy": 5.0, "mmd-normal": 32.0}
+LAMBDA = {"mmd": 32.0, "energy": 8.0, "mmd-normal": 32.0}
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,23 @@ class Config:
         for name, least in (("latent", 2), ("epochs", 1), ("resamples", 19), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        self.build(1)
+        if self.seed >= 2**31:
+            raise ValueError(f"seed must be below 2^31, got {self.seed}")
+        self.build(1)  # refuses what its parts refuse
+
+    @cached_property
+    def objective(self) -> InfoVAE:
+        """Made once, so that it warns once."""
+        lambda_ = LAMBDA[self.divergence] if self.lambda_ is None else self.lambda_
+        return InfoVAE(self.alpha, lambda_, DIVERGENCES[self.divergence])
 
     def build(self, n_pixels: int) -> VAE:
         """The untrained model, initialised from torch's global generator."""
-        lambda_ = LAMBDA[self.divergence] if self.lambda_ is None else self.lambda_
         return VAE(
             encoder=mlp(n_pixels, 2 * self.latent),
             decoder=mlp(self.latent, n_pixels),
             likelihood=GaussianLikelihood(self.variance),
-            objective=InfoVAE(self.alpha, lambda_, DIVERGENCES[self.divergence]),
+            objective=self.objective,
             prior=StandardNormal(self.latent),
         )
 

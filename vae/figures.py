@@ -133,7 +133,8 @@ def null_distribution(axes: Axes, result: TwoSampleResult, title: str) -> None:
     observed = float(result.statistic)
     low, high = min(null.min(), observed), max(null.max(), observed)
     margin = 0.06 * (high - low)
-    axes.hist(null, bins=30, color=GREY, edgecolor="white", linewidth=0.3)
+    counts, _, _ = axes.hist(null, bins=30, color=GREY, edgecolor="white", linewidth=0.3)
+    axes.set_ylim(0, 1.2 * np.max(counts))  # room for the label above the bars
     axes.axvline(observed, color=ACCENT, linewidth=1.4)
     near_the_right = observed > (low + high) / 2
     axes.annotate(

@@ -1,9 +1,7 @@
 """Training by Lightning: devices and precision are its business, the draws are ours."""
 
 import logging
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,7 +138,8 @@ def fit(
         The history, one entry per epoch.
 
     Raises:
-        ValueError: fewer than 2 rows or epochs < 1 or batch_size < 2, or non-finite data.
+        ValueError: fewer than 2 rows, epochs < 1, batch_size < 2, a seed outside [0, 2³¹), or
+            non-finite data.
         KeyboardInterrupt: Ctrl-C; says after how many epochs, which the model has kept.
     """
     if epochs < 1 or batch_size < 2 or len(data) < 2:
@@ -148,6 +147,8 @@ def fit(
             f"training needs epochs >= 1, batch_size >= 2 and 2 rows, "
             f"got epochs={epochs}, batch_size={batch_size}, {len(data)} rows"
         )
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be between 0 and 2^31 - 1, got {seed}")
     finite = data.flatten(1).isfinite().all(1)
     if not finite.all():
         raise ValueError(f"{int((~finite).sum())} of {len(data)} rows are not finite")
@@ -165,8 +166,6 @@ def fit(
     if progress:
         print(model.weights(), flush=True)
     bar = _Progress(epochs, visible=progress)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         with _quiet():
             trainer = lightning.Trainer(
@@ -184,9 +183,7 @@ def fit(
     except SystemExit as exit_:
         if not isinstance(exit_.__context__, KeyboardInterrupt):
             raise
-        # Lightning turns Ctrl-C into an exit and leaves the signal ignored
-        if in_main_thread:
-            signal.signal(signal.SIGINT, on_interrupt)
+        # Lightning turns Ctrl-C into an exit
         done = len(bar.history)
         raise KeyboardInterrupt(f"training interrupted after {done} of {epochs} epochs") from None
     finally:

@@ -49,6 +49,8 @@ def test_from_data_to_verdict(
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
         (["--epochs", "many"], "argument --epochs: invalid int value: 'many' (see --help)"),
         (["--latent", "1"], "latent must be at least 2, got 1"),
+        (["--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--seed", "2147483648"], "seed must be below 2^31, got 2147483648"),
         (["--variance", "-1"], "the variance must be positive and finite, got -1.0"),
         (["--lambda", "-1"], "alpha + lambda - 1 must be at least 0"),
         (["--divergence", "kl"], "argument --divergence: invalid choice: 'kl'"),

@@ -81,6 +81,12 @@ def test_refuses_what_cannot_be_trained(rows: int, epochs: int, batch_size: int)
         fit(build(), data(rows), epochs=epochs, batch_size=batch_size)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_refuses_a_seed_that_would_collide(seed: int) -> None:
+    with pytest.raises(ValueError, match="between 0 and 2\\^31 - 1"):
+        fit(build(), data(10), epochs=1, seed=seed)
+
+
 def test_counts_non_finite_rows() -> None:
     x = data(10)
     x[3, 1] = torch.nan
