@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .kernel import Kernel
 from .plan import Component, Wanted, decode
-from .reference import Chunk, Role, Sweeper, Tile, full_precision
+from .reference import Chunk, Role, Sweeper
+from .tiles import Tile, full_precision
 
 
 class _LabelSweeper(Sweeper):

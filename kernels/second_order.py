@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .plan import Blocks, Component, block_names, metric_of
-from .reference import full_precision
+from .tiles import full_precision
 
 TILE_ELEMENTS = 2**22  # of differences [B, i, j, d] held at a time
 

@@ -8,7 +8,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the first @triton.jit
 
-torch.set_num_threads(2)
+# Two workers on two cores: a second thread each would only make them wait for one another.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,7 +26,7 @@ def normal(seed: int, *shape: int) -> Tensor:
     "kernel", [Gaussian(1.0), Energy(), Gaussian([1.0, 2.0]) + Linear()], ids=repr
 )
 def test_label_forms_against_dense(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("divergences.kernels.reference.TILE", 16)
+    monkeypatch.setattr("divergences.kernels.tiles.TILE", 16)
     z = normal(0, 45, 3)
     labels = torch.randint(0, 2, (45, 7), generator=torch.Generator().manual_seed(1)) * 2.0 - 1.0
     forms, rows = label_forms(z, labels, kernel=kernel)

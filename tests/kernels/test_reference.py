@@ -8,7 +8,7 @@ import torch
 from tolerances import GRADIENT, RELATIVE, assert_close
 from torch import Tensor
 
-from divergences.kernels import reference
+from divergences.kernels import reference, tiles
 from divergences.kernels.functions import REGISTRY, KernelFunction
 from divergences.kernels.plan import Component, Wanted
 
@@ -23,7 +23,7 @@ EVERYTHING = Wanted(True, True, True, True, True)
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles, full and partial, from small samples."""
-    monkeypatch.setattr(reference, "TILE", 32)
+    monkeypatch.setattr(tiles, "TILE", 32)
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_only_the_wanted_side_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> N
     original = reference.Sweeper._tile
 
     def counted(
-        self: reference.Sweeper, s: Tensor, exact: bool, tile: reference.Tile, *rest: object
+        self: reference.Sweeper, s: Tensor, exact: bool, tile: tiles.Tile, *rest: object
     ) -> None:
         tiles.append(tile.itself)
         original(self, s, exact, tile, *rest)  # type: ignore[arg-type]
@@ -218,7 +218,7 @@ def test_empty_and_single_samples(n: int, m: int) -> None:
 
 def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing larger than a few tiles is allocated, whatever n."""
-    monkeypatch.setattr(reference, "TILE", 64)
+    monkeypatch.setattr(tiles, "TILE", 64)
     x = torch.randn(1, 2000, 4)
     largest = 0
 

@@ -1,0 +1,1 @@
+"""Benchmarks: ours against what people use, in one run. Not installed with the package."""

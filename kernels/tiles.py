@@ -1,0 +1,219 @@
+"""What the reference backend's sweeps are made of: prepared samples and tiles of distances.
+
+A tile comes from one matrix product of augmented rows, [−2u, |u|², 1]·[v, 1, |v|²] with centred
+points u and v.
+
+Cancellation. A Gram product in the input dtype leaves an error of about eps·(|u|² + |v|²) in d².
+Where that is too much for the function at hand (not smooth at 0, or narrow against the spread of
+the data) the tile is computed again in fp64, and distances below 2⁻²³ of the norms are 0 there: so
+identical rows are exactly 0 apart. The decision needs numbers on the host; on CUDA, where that
+would synchronise, every tile is an fp64 tile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .functions import Metric, Rate
+from .subsample import pooled_rows
+
+TILE = 1024  # rows and columns of a tile on a CPU: 4 MB in fp32
+TILE_CUDA = 4096  # fewer launches
+CENTRE_ROWS = 33
+SNAP = 2.0**-46  # of |u|² + |v|²: below it a distance from an fp64 Gram product is rounding noise
+CANCELLATION = 2.0**-7  # of |u|² + |v|²: below it an fp32 d² has lost too many digits for its root
+EXPONENT_ERROR = 1e-5  # largest error of rate·d² that a smooth function may take from the product
+
+
+def tile_rows(x: Tensor) -> int:
+    return TILE_CUDA if x.is_cuda else TILE
+
+
+class Span(NamedTuple):
+    """A range of rows, and its number among the row blocks."""
+
+    start: int
+    stop: int
+    number: int
+
+
+class Side(NamedTuple):
+    """One sample, prepared."""
+
+    sample: Tensor  # [B, n, d], as given
+    centre: Tensor | None  # [B, 1, d]
+    points: Tensor  # [B, n, d], centred where the metric allows
+    weights: Tensor | None  # [B, n]
+    left: Tensor  # [B, n, d+2] or the points: first factor of the distance product
+    right: Tensor  # [B, n, d+2] or the points: second factor
+    moments: Tensor  # [B, n, d]: w·points, the factor of the gradient product
+    largest: list[float]  # the largest |u|² of each row block; empty on CUDA
+
+    def exact(self, items: slice, rows: Span) -> Tensor:
+        """Centred rows in fp64, without the rounding that centring in fp32 has."""
+        points = self.sample[items, rows.start : rows.stop].double()
+        if self.centre is not None:
+            points = points - self.centre[items].double()
+        return points + points * 0.0
+
+    def exact_moments(self, items: slice, rows: Span) -> Tensor:
+        """``moments`` of centred rows in fp64."""
+        points = self.exact(items, rows)
+        w = weights_of(self.weights, items, rows)
+        return points if w is None else points * w.unsqueeze(-1)
+
+
+class Tile(NamedTuple):
+    """A block of pairs. ``itself``: of a sample with itself, where only one triangle is visited;
+    ``diagonal``: this tile holds the self-pairs."""
+
+    i: Span
+    j: Span
+    itself: bool
+
+    @property
+    def diagonal(self) -> bool:
+        return self.itself and self.i.number == self.j.number
+
+    @property
+    def mirrored(self) -> bool:
+        return self.itself and self.i.number != self.j.number
+
+
+def centre(x: Tensor, y: Tensor | None, metric: Metric) -> Tensor | None:
+    """The coordinate-wise median of a few pooled rows: distances do not change under it, their
+    rounding does, and unlike a mean it does not follow an outlier."""
+    if metric == "inner" or x.shape[1] + (0 if y is None else y.shape[1]) == 0:
+        return None
+    return pooled_rows(x, y, CENTRE_ROWS).median(-2, keepdim=True).values
+
+
+def prepare(
+    x: Tensor, w: Tensor | None, middle: Tensor | None, metric: Metric, tile: int, gradients: bool
+) -> Side:
+    points = x if middle is None else x - middle
+    points = points + points * 0.0  # inf becomes NaN, so that it cannot end in a plausible number
+    left = right = moments = points
+    largest: list[float] = []
+    if metric == "sqeuclidean":
+        norms = points.square().sum(-1, keepdim=True)
+        ones = torch.ones_like(norms)
+        left = torch.cat([points * -2.0, norms, ones], -1)
+        right = torch.cat([points, ones, norms], -1)
+        if not x.is_cuda:
+            largest = [float(part.max()) for part in torch.split(norms, tile, 1) if part.numel()]
+    if w is not None and gradients:
+        moments = moments * w.unsqueeze(-1)
+    return Side(x, middle, points, w, left, right, moments, largest)
+
+
+class Distances:
+    """Tiles of the metric s, each a freely overwritable [b, i, j]."""
+
+    def __init__(self, metric: Metric, smooth: bool, rate: float, buffer: Tensor) -> None:
+        self.metric, self.smooth, self.rate, self.buffer = metric, smooth, rate, buffer
+
+    def __call__(self, a: Side, b: Side, items: slice, tile: Tile) -> tuple[Tensor, bool]:
+        """The tile, and whether it was formed in fp64."""
+        i, j = tile.i, tile.j
+        left, right = a.left[items, i.start : i.stop], b.right[items, j.start : j.stop]
+        if self.metric == "l1":
+            return torch.cdist(left, right, p=1.0), False
+        shape = (left.shape[0], left.shape[1], right.shape[1])
+        s = self.buffer[: shape[0] * shape[1] * shape[2]].view(shape)
+        if self.metric == "inner":
+            return matmul(left, right.mT, s), False
+        double = s.dtype == torch.float64
+        if not a.largest:  # CUDA: no look at the numbers
+            if double and self.smooth:
+                return matmul(left, right.mT, s), False
+            return self._exact(a, b, items, tile, s), True
+        norm = a.largest[i.number] + b.largest[j.number]
+        error = 4.0 * torch.finfo(torch.float32).eps * norm * self.rate
+        if self.smooth and not double and error > EXPONENT_ERROR:
+            return self._exact(a, b, items, tile, s), True
+        matmul(left, right.mT, s)
+        if not self.smooth:
+            if tile.diagonal:
+                s.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+            if float(s.amin()) < (SNAP if double else CANCELLATION) * norm:
+                return self._exact(a, b, items, tile, s), True
+        return s, False
+
+    def _exact(self, a: Side, b: Side, items: slice, tile: Tile, s: Tensor) -> Tensor:
+        u, v = a.exact(items, tile.i), b.exact(items, tile.j)
+        norms = u.square().sum(-1).unsqueeze(-1) + v.square().sum(-1).unsqueeze(-2)
+        exact = torch.baddbmm(norms, u, v.mT, alpha=-2.0)
+        # NaN compares false and is not filled.
+        return s.copy_(exact.masked_fill_(exact < norms.mul_(SNAP), 0.0))
+
+
+def matmul(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """Batched matrix product; a batch of one takes the unbatched call, which is faster."""
+    if left.shape[0] != 1:
+        return torch.bmm(left, right) if out is None else torch.bmm(left, right, out=out)
+    if out is None:
+        return torch.mm(left[0], right[0]).unsqueeze(0)
+    torch.mm(left[0], right[0], out=out[0])
+    return out
+
+
+def row_sums(matrix: Tensor, w: Tensor | None) -> Tensor:
+    """[b, i] sums over j of matrix [b, i, j]·w [b, j]."""
+    if w is None:
+        return matrix.sum(-1)
+    return torch.matmul(matrix, w.to(matrix.dtype).unsqueeze(-1)).squeeze(-1)
+
+
+def weights_of(w: Tensor | None, items: slice, rows: Span) -> Tensor | None:
+    return None if w is None else w[items, rows.start : rows.stop]
+
+
+def per_item(numbers: Sequence[float] | Tensor, items: slice) -> list[Rate]:
+    """K numbers shared by the batch, or [B, K]: as floats where possible, else [b, 1, 1]."""
+    if not isinstance(numbers, Tensor):
+        return list(numbers)
+    if numbers.shape[0] == 1 and not numbers.is_cuda:
+        return list(numbers[0].tolist())
+    return [column.view(-1, 1, 1) for column in numbers[items].unbind(-1)]
+
+
+def largest_rate(rates: Sequence[Rate]) -> float:
+    """On the host, so for a CPU only."""
+    return max(float(r.abs().max()) if isinstance(r, Tensor) else abs(r) for r in rates)
+
+
+def add_scaled(out: Tensor, addend: Tensor, factor: Rate) -> None:
+    """out += factor·addend, for a number or a tensor."""
+    if isinstance(factor, Tensor):
+        out.addcmul_(addend, factor.to(out.dtype))
+    else:
+        out.add_(addend, alpha=factor)
+
+
+def signed_sums(slopes: Tensor, u: Tensor, v: Tensor, w: Tensor | None) -> Tensor:
+    """Σⱼ slopeᵢⱼ·wⱼ·sign(uᵢ − vⱼ) [b, i, d]: the derivative of L1 distances, by the kernel that
+    autograd uses (autograd itself is off inside a custom operator)."""
+    weighted = (slopes if w is None else slopes * w.unsqueeze(-2)).contiguous()
+    signed: Tensor = torch.ops.aten._cdist_backward(weighted, u, v, 1.0, weighted)
+    return signed
+
+
+@contextlib.contextmanager
+def full_precision(device_type: str) -> Iterator[None]:
+    """Neither autocast nor a lowered fp32-product setting may reach the products inside."""
+    precision = torch.get_float32_matmul_precision()
+    with torch.autocast(device_type, enabled=False):
+        if precision == "highest":
+            yield
+            return
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
