@@ -19,7 +19,7 @@ from .plan import Blocks, Component, Sweep, Wanted, block_names
 from .triton_configs import Config, Device
 from .triton_problem import FEW, FUSED_WIDTH, ROW_PADDING, Problem, cdiv, prepare, sliced
 
-PANEL_BYTES = 2**28
+PANEL_BYTES = 2**30
 PROGRAMS_PER_PROCESSOR = 4
 MIN_PROGRAMS = 64
 MAX_SPLITS = 16  # programs that share the columns of a tile of rows

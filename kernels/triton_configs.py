@@ -57,7 +57,7 @@ _AMPERE = Architecture(
     gram_gradient=_AMPERE_GRADIENT,
     gram_gradient_sum=dict.fromkeys((32, 64, 128), Config(32, 32, 32, 4, 2)),
     gram_panel=Config(64, 32, 32, 4, 2),
-    panel_product=Config(64, 64, 32, 4, 2),
+    panel_product=Config(64, 32, 32, 4, 2),
     **_DIFFERENCE,
 )
 _HOPPER = Architecture(

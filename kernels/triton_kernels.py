@@ -6,7 +6,8 @@ coordinates, small problems and L1. *Gram*: the rows are centred and scaled by a
 max|u| in [2¹³, 2¹⁴) and split u = hi + lo in fp16 (``split_kernel``; at this scale lo needs no
 factor of its own: |u − hi − lo| ≤ max(2⁻²³|u|, 2⁻²⁵)). u·v = hi·hi + (hi·lo + lo·hi), the cross
 products apart so that it is symmetric; norms are the diagonal of the same products
-(``norm_kernel``), so that identical rows are exactly 0 apart.
+(``norm_kernel``), so that identical rows are exactly 0 apart. An infinite u has a lo of NaN, and
+the difference form adds 0·s, so that NaN and inf come out as NaN.
 
 ``value_kernel`` visits one triangle of xx and yy. Tile row I meets the columns I, I+1, …, I+T/2
 modulo the T tiles of a row: every unordered pair of tiles once (for even T the last of them only
@@ -168,7 +169,6 @@ def split_kernel(
         mid = tl.load(centre + batch * d + columns, mask=columns < d, other=0.0)
         u = tl.where(inside, u - mid[None, :], 0.0)
     u = u * tl.load(scale + batch)
-    u = u + u * 0.0
     head = u.to(tl.float16)
     to = (batch * padded * PADDING + rows[:, None]) * D + columns[None, :]
     tl.store(hi + to, head)

@@ -185,8 +185,7 @@ def _scale(x: Tensor, y: Tensor | None, centre: Tensor) -> Tensor:
         reach = torch.maximum(high - centre, centre - low)
         largest = torch.maximum(largest, reach.amax(1))
     exponent = (14 - torch.frexp(largest).exponent).clamp(-60, 60)
-    scale = torch.ldexp(torch.ones_like(largest), exponent)
-    return torch.where(largest.isfinite(), scale, torch.nan)
+    return torch.ldexp(torch.ones_like(largest), exponent)
 
 
 def _sample(x: Tensor, weights: Tensor | None) -> Sample:

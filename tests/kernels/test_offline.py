@@ -142,3 +142,23 @@ def test_the_table_for_a_gpu(capability: int, shared: int, table: int) -> None:
     chosen = architecture_for(capability, shared * 1024)
     assert chosen.gram_value == ARCHITECTURES[table].gram_value
     assert chosen.shared_bytes == ARCHITECTURES[table].shared_bytes
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("width", [32, 64, 128])
+def test_norms_and_distances_have_one_order_of_summation(arch: int, width: int) -> None:
+    """Or identical rows would not be exactly 0 apart."""
+    table = ARCHITECTURES[arch]
+    used = [table.gram_value, table.gram_gradient[width], table.gram_gradient_sum[width]]
+    assert len({min(config.slice, width) for config in used}) == 1
+    assert table.gram_value.slice == table.gram_panel.slice
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_tiles_fit_one_another(arch: int) -> None:
+    table = ARCHITECTURES[arch]
+    for values in (table.gram_value, table.difference_value, table.small_value):
+        assert values.rows % values.columns == 0
+    assert table.gram_panel.columns % table.panel_product.columns == 0
+    assert table.gram_panel.rows % table.panel_product.rows == 0
+    assert table.gram_value.slice % table.panel_product.slice == 0
