@@ -25,6 +25,7 @@ from .tiles import (
     per_item,
     prepare,
     row_sums,
+    scratch,
     signed_sums,
     tile_rows,
 )
@@ -62,30 +63,38 @@ def sweep(
     slopes = wanted.grad_x or wanted.grad_y
     side = prepare(z, w, centre(z, None, metric), metric, total, slopes)
     numbers = per_item(rates, _ALL)
-    buffer = z.new_empty(z.shape[0] * total * total)
-    distances = Distances(metric, smooth, largest_rate(numbers) if side.largest else 0.0, buffer)
+    distances = Distances(metric, smooth, largest_rate(numbers) if side.largest else 0.0)
     everything = Span(0, total, 0)
     s, exact = distances(side, side, _ALL, Tile(everything, everything, itself=True))
     quarters = _Quarters(n, total, y is not None, coefs, len(components))
     out = _Outputs(z, w, n, len(quarters.blocks), len(components), wanted)
-    slope_buffer = torch.empty_like(s) if slopes else None
+    slope_buffer = scratch("slope", s.shape, s) if slopes else None
     weighted_slopes = None
     for c, component in enumerate(components):
         last = c == len(components) - 1
         k = component.function.evaluate_(
-            s if last else s.clone(), numbers[c], component.shape, component.offset, slope_buffer
+            s if last else scratch("value", s.shape, s).copy_(s),
+            numbers[c],
+            component.shape,
+            component.offset,
+            slope_buffer,
         )
         k.value.diagonal(dim1=-2, dim2=-1).zero_()
         if k.slope is not k.value:
             k.slope.diagonal(dim1=-2, dim2=-1).zero_()
         out.add_values(k.value, k.value_scale, c, quarters)
         if slopes:
+            # The only component is scaled where it stands; several are gathered.
+            alone = len(components) == 1
             if weighted_slopes is None:
-                weighted_slopes = torch.zeros_like(s)
+                weighted_slopes = k.slope if alone else scratch("total", s.shape, s).zero_()
             for rows, columns, block in quarters.wanted(wanted):
                 factor = quarters.coefficient(block, c) * k.slope_scale
                 part = weighted_slopes[:, rows, columns]
-                add_scaled(part, k.slope[:, rows, columns], factor)
+                if alone:
+                    part.mul_(factor)
+                else:
+                    add_scaled(part, k.slope[:, rows, columns], factor)
     gradient_x = gradient_y = z.new_empty(0)
     if weighted_slopes is not None:
         if wanted.grad_x:

@@ -29,6 +29,7 @@ from .tiles import (
     per_item,
     prepare,
     row_sums,
+    scratch,
     signed_sums,
     tile_rows,
     weights_of,
@@ -76,7 +77,6 @@ def _role(
     )
 
 
-@torch.no_grad()
 def sweep(
     x: Tensor,
     y: Tensor | None,
@@ -126,12 +126,7 @@ class Sweeper:
         self.sums = x.new_zeros(shape, dtype=torch.float64)
         rows = min(max(n, m), self.tile_rows)
         self.batch = max(1, (self.tile_rows // max(rows, 1)) ** 2)  # items that share a tile
-        area = min(self.batch, self.count) * rows * rows
-        several = len(components) > 1
-        self.distance = x.new_empty(area)
-        self.value = x.new_empty(area if several else 0)
-        self.slope = x.new_empty(area if self.slopes else 0)
-        self.total = x.new_empty(area if self.slopes and several else 0)
+        self.nothing = x.new_empty(0)
 
     def run(self, rates: Sequence[float] | Tensor, coefs: Sequence[float] | Tensor | None) -> Sweep:
         width = len(self.components)
@@ -156,7 +151,7 @@ class Sweeper:
         )
 
     def _or_empty(self, result: Tensor | None) -> Tensor:
-        return self.distance.new_empty(0) if result is None else result
+        return self.nothing.clone() if result is None else result
 
     def _gradient(self, role: Role) -> Tensor:
         moments, side = role.moments, role.side
@@ -176,7 +171,7 @@ class Sweeper:
         if not self.wanted.sums and all(o is None for o in outputs):
             return
         rate = largest_rate(chunk.rates) if a.side.largest else 0.0
-        distances = Distances(self.metric, self.smooth, rate, self.distance)
+        distances = Distances(self.metric, self.smooth, rate)
         for i in _spans(a.side.points.shape[1], self.tile_rows):
             for j in _spans(b.side.points.shape[1], self.tile_rows):
                 if name == "xy" or j.number >= i.number:
@@ -191,9 +186,9 @@ class Sweeper:
         factor: Rate = 1.0
         last = len(self.components) - 1
         slopes = a.moments is not None or b.moments is not None
-        slope_buffer = self.slope[: s.numel()].view(s.shape) if slopes else None
+        slope_buffer = scratch("slope", s.shape, s) if slopes else None
         for c, component in enumerate(self.components):
-            t = s if c == last else self.value[: s.numel()].view(s.shape).copy_(s)
+            t = s if c == last else scratch("value", s.shape, s).copy_(s)
             function = component.function
             k = function.evaluate_(
                 t, chunk.rates[c], component.shape, component.offset, slope_buffer
@@ -209,7 +204,7 @@ class Sweeper:
             if last == 0:
                 total = k.slope
             elif c == 0:
-                total = torch.mul(k.slope, factor, out=self.total[: s.numel()].view(s.shape))
+                total = torch.mul(k.slope, factor, out=scratch("total", s.shape, s))
             else:
                 assert total is not None
                 add_scaled(total, k.slope, factor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -18,17 +20,25 @@ def hashed_rows(count: int, total: int, device: torch.device) -> Tensor:
     return (h ^ (h >> 16)) % total
 
 
-def pooled_rows(x: Tensor, y: Tensor | None, count: int) -> Tensor:
+@lru_cache(maxsize=64)
+def _remembered(count: int, total: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return hashed_rows(count, total, device)
+
+
+def pooled_rows(x: Tensor, y: Tensor | None, count: int, *, remember: bool = False) -> Tensor:
     """At most ``count`` rows [..., count, d] of the pooled sample x [..., n, d], y [..., m, d];
-    all of them if there are no more."""
+    all of them if there are no more. ``remember``: keep the row numbers for the next call (not
+    under a trace or a transform, whose tensors must not outlive it)."""
     n, m = x.shape[-2], 0 if y is None else y.shape[-2]
+    number = _remembered if remember else hashed_rows
     if y is None or m == 0:
-        return x if n <= count else x.index_select(-2, hashed_rows(count, n, x.device))
+        return x if n <= count else x.index_select(-2, number(count, n, x.device))
     if n == 0:
-        return pooled_rows(y, None, count)
+        return pooled_rows(y, None, count, remember=remember)
     if n + m <= count:
         return torch.cat([x, y], -2)
-    rows = hashed_rows(count, n + m, x.device)
+    rows = number(count, n + m, x.device)
     from_x = x.index_select(-2, rows.clamp(max=n - 1))
     from_y = y.index_select(-2, (rows - n).clamp(min=0))
     return torch.where((rows < n).unsqueeze(-1), from_x, from_y)

@@ -13,6 +13,8 @@ would synchronise, every tile is an fp64 tile.
 from __future__ import annotations
 
 import contextlib
+import math
+import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -28,6 +30,33 @@ CENTRE_ROWS = 33
 SNAP = 2.0**-46  # of |u|² + |v|²: below it a distance from an fp64 Gram product is rounding noise
 CANCELLATION = 2.0**-7  # of |u|² + |v|²: below it an fp32 d² has lost too many digits for its root
 EXPONENT_ERROR = 1e-5  # largest error of rate·d² that a smooth function may take from the product
+
+
+class _Scratch(threading.local):
+    """Tile buffers kept between calls, a few MB per thread: fresh memory costs a page fault every
+    4 kB, which for small samples is more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, purpose: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        count = math.prod(shape)
+        if like.is_cuda or count > TILE**2:  # CUDA has an allocator that keeps memory
+            return like.new_empty(shape)
+        key = purpose, like.dtype
+        buffer = self.buffers.get(key)
+        if buffer is None or buffer.numel() < count:
+            with torch.inference_mode(False):
+                buffer = self.buffers[key] = like.new_empty(count)
+        return buffer[:count].view(shape)
+
+
+_scratch = _Scratch()
+
+
+def scratch(purpose: str, shape: Sequence[int], like: Tensor) -> Tensor:
+    """An uninitialised tensor that nothing outside the running sweep may keep."""
+    return _scratch.take(purpose, shape, like)
 
 
 def tile_rows(x: Tensor) -> int:
@@ -90,7 +119,7 @@ def centre(x: Tensor, y: Tensor | None, metric: Metric) -> Tensor | None:
     rounding does, and unlike a mean it does not follow an outlier."""
     if metric == "inner" or x.shape[1] + (0 if y is None else y.shape[1]) == 0:
         return None
-    return pooled_rows(x, y, CENTRE_ROWS).median(-2, keepdim=True).values
+    return pooled_rows(x, y, CENTRE_ROWS, remember=not x.is_cuda).median(-2, keepdim=True).values
 
 
 def prepare(
@@ -115,8 +144,8 @@ def prepare(
 class Distances:
     """Tiles of the metric s, each a freely overwritable [b, i, j]."""
 
-    def __init__(self, metric: Metric, smooth: bool, rate: float, buffer: Tensor) -> None:
-        self.metric, self.smooth, self.rate, self.buffer = metric, smooth, rate, buffer
+    def __init__(self, metric: Metric, smooth: bool, rate: float) -> None:
+        self.metric, self.smooth, self.rate = metric, smooth, rate
 
     def __call__(self, a: Side, b: Side, items: slice, tile: Tile) -> tuple[Tensor, bool]:
         """The tile, and whether it was formed in fp64."""
@@ -124,8 +153,7 @@ class Distances:
         left, right = a.left[items, i.start : i.stop], b.right[items, j.start : j.stop]
         if self.metric == "l1":
             return torch.cdist(left, right, p=1.0), False
-        shape = (left.shape[0], left.shape[1], right.shape[1])
-        s = self.buffer[: shape[0] * shape[1] * shape[2]].view(shape)
+        s = scratch("distance", (left.shape[0], left.shape[1], right.shape[1]), left)
         if self.metric == "inner":
             return matmul(left, right.mT, s), False
         double = s.dtype == torch.float64

@@ -36,6 +36,11 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Tensor, "new_empty", poisoned)
 
+    def fresh(purpose: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        return like.new_empty(shape)
+
+    monkeypatch.setattr(tiles._scratch, "take", fresh)
+
 
 def samples(
     n: int, m: int, d: int, dtype: torch.dtype, batch: tuple[int, ...] = (2,)
