@@ -36,7 +36,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Tensor, "new_empty", poisoned)
 
-    def fresh(purpose: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def fresh(_purpose: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         return like.new_empty(shape)
 
     monkeypatch.setattr(tiles._scratch, "take", fresh)
