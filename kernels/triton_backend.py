@@ -272,7 +272,7 @@ def sweep(
     coefs: list[float] | Tensor | None, blocks: Blocks, wanted: Wanted,
 ) -> Sweep:  # fmt: skip
     """Sums and gradients over the pairs of x [B, n, d] and y [B, m, d]; see ``plan``."""
-    with torch.cuda.device_of(x):
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         return _sweep(x, y, wx, wy, tuple(components), rates, coefs, blocks, wanted)
 
 
