@@ -144,3 +144,10 @@ def test_bad_configuration(arguments: dict[str, object], message: str) -> None:
         energy_distance(torch.zeros(3, 1), torch.zeros(3, 1), **arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="y has 1 row"):
         energy_distance(torch.zeros(3, 1), torch.zeros(1, 1))
+
+
+def test_geomloss_energy_is_half() -> None:
+    geomloss = pytest.importorskip("geomloss")
+    x, y = normal(0, 40, 3, dtype=torch.float32), normal(1, 30, 3, dtype=torch.float32)
+    theirs = geomloss.SamplesLoss("energy", backend="tensorized")(x, y)
+    assert_close(0.5 * energy_distance(x, y, estimator="biased"), theirs, 1e-5)
