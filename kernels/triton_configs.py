@@ -41,10 +41,10 @@ class Architecture(NamedTuple):
 
 _DIFFERENCE = {
     "difference_value": Config(64, 64, 1, 4, 2),
-    "difference_gradient": Config(32, 32, 1, 8, 2),
+    "difference_gradient": Config(16, 64, 1, 4, 2),
     "difference_panel": Config(32, 32, 1, 8, 2),
-    "small": Config(16, 32, 1, 4, 2),
-    "small_value": Config(32, 32, 1, 4, 2),
+    "small": Config(16, 32, 1, 8, 2),
+    "small_value": Config(16, 16, 1, 4, 2),
 }
 _AMPERE_GRADIENT = {
     32: Config(64, 32, 32, 4, 2),
@@ -66,9 +66,13 @@ _HOPPER = Architecture(
     gram_gradient={
         32: Config(128, 64, 32, 8, 2),
         64: Config(128, 64, 64, 8, 2),
-        128: Config(128, 64, 64, 8, 2),
+        128: Config(128, 32, 64, 8, 2),
     },
-    gram_gradient_sum=dict.fromkeys((32, 64, 128), Config(128, 32, 64, 8, 2)),
+    gram_gradient_sum={
+        32: Config(128, 32, 32, 8, 2),
+        64: Config(128, 32, 64, 8, 2),
+        128: Config(64, 32, 64, 8, 2),
+    },
     gram_panel=Config(128, 64, 64, 8, 2),
     panel_product=Config(64, 64, 64, 8, 2),
     **_DIFFERENCE,
@@ -85,7 +89,14 @@ ARCHITECTURES: dict[int, Architecture] = {
     89: _AMPERE._replace(shared_bytes=99 * KIB),
     90: _HOPPER,
     100: _BLACKWELL,
-    120: _AMPERE._replace(shared_bytes=99 * KIB),
+    120: _AMPERE._replace(
+        shared_bytes=99 * KIB,
+        gram_gradient={
+            32: Config(64, 32, 32, 8, 2),
+            64: Config(32, 32, 32, 4, 2),
+            128: Config(32, 32, 32, 4, 2),
+        },
+    ),
 }
 INTERPRETED = Architecture(
     227 * KIB,
