@@ -62,7 +62,7 @@ def truth(
     coefs: Tensor,
 ) -> tuple[Tensor, ...]:
     """Sums, and the gradients of Σ coefs·sums by autograd of the oracle."""
-    leaves = [t.double().requires_grad_() for t in tensors]
+    leaves = [t.double().clone().requires_grad_() for t in tensors]
     x, y, wx, wy = leaves
     sums = oracle.sums(function.name, x, y, rate, shape, offset, wx, wy)
     gradients = torch.autograd.grad((sums * coefs.double()).sum(), leaves)
