@@ -16,12 +16,16 @@ from .estimators import (
     Estimator,
     check_enough_rows,
     check_estimator,
+    normalised,
     squared_discrepancy,
 )
 from .expected_distance import expected_distance_to_normal
 from .kernels import Energy
 from .kernels.api import pair_form
-from .kernels.validation import check_sample, check_samples, check_weights
+from .kernels.backends import check_backend
+from .kernels.validation import check_sample, check_samples
+
+_ENERGY = Energy()
 
 
 def energy_distance(
@@ -51,14 +55,14 @@ def energy_distance(
     Raises:
         ValueError, TypeError: as ``mmd2``.
     """
-    kernel = Energy(exponent)
+    kernel = _ENERGY if exponent == 1.0 else Energy(exponent)
     check_estimator(estimator)
     if exponent == 1.0 and backend is None and _is_univariate(x, y):
         x, y = check_samples(x, y)
         check_enough_rows(x, "x", estimator)
         check_enough_rows(y, "y", estimator)
-        wx = check_weights(weights_x, x, "weights_x")
-        wy = check_weights(weights_y, y, "weights_y")
+        wx = normalised(weights_x, x, "weights_x", estimator)
+        wy = normalised(weights_y, y, "weights_y", estimator)
         return _sorted(x, y, wx, wy, estimator).to(x.dtype)
     return squared_discrepancy(x, y, kernel, estimator, weights_x, weights_y, backend)
 
@@ -80,6 +84,7 @@ class EnergyLoss(nn.Module):
         super().__init__()
         Energy(exponent)  # validates
         check_estimator(estimator)
+        check_backend(backend)
         self.exponent, self.estimator, self.backend = exponent, estimator, backend
 
     def forward(
@@ -116,9 +121,8 @@ def energy_distance_to_normal(
     check_estimator(estimator)
     x = check_sample(x)
     check_enough_rows(x, "x", estimator)
-    n, d = x.shape[-2:]
-    pairs = n * (n - 1) if estimator == "unbiased" else n * n
-    within = pair_form(x, None, Energy(), (1.0 / pairs,), backend=backend)  # −E‖x − x′‖
+    d = x.shape[-1]
+    within = pair_form(x, None, _ENERGY, (1.0,), means=estimator, backend=backend)  # −E‖x − x′‖
     cross = expected_distance_to_normal(x.double().square().sum(-1), d).mean(-1)
     prior = 2.0 * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
     return (2.0 * cross - prior + within).to(x.dtype)
@@ -160,15 +164,18 @@ def _weights(w: Tensor | None, points: Tensor) -> Tensor:
     if w is None:
         return torch.full_like(points, 1.0 / points.shape[-1])
     w = w.double()
-    return w / w.sum(-1, keepdim=True)
+    return w / w.sum(-1, keepdim=True)  # again, in fp64
 
 
 def _balance(points: Tensor, other: Tensor, weights: Tensor) -> Tensor:
-    """Weight of ``other`` strictly below each point minus that strictly above it."""
-    points, other = points.detach(), other.detach()
+    """Weight of ``other`` strictly below each point minus that strictly above it: constant in the
+    points, and NaN where any number is."""
+    poison = 0.0 * (points.sum(-1, keepdim=True) + other.sum(-1, keepdim=True))
+    points, other = points.detach().contiguous(), other.detach().contiguous()
     ordered, order = other.sort(-1)
     cumulative = torch.nn.functional.pad(weights.gather(-1, order).cumsum(-1), (1, 0))
+    ordered = ordered.contiguous()
     below = torch.searchsorted(ordered, points)
     not_above = torch.searchsorted(ordered, points, right=True)
     total = cumulative[..., -1:]
-    return cumulative.gather(-1, below) - (total - cumulative.gather(-1, not_above))
+    return cumulative.gather(-1, below) - (total - cumulative.gather(-1, not_above)) + poison

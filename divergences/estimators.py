@@ -42,28 +42,33 @@ def squared_discrepancy(
     x, y = check_samples(x, y)
     check_enough_rows(x, "x", estimator)
     check_enough_rows(y, "y", estimator)
-    wx, wy = _normalised(weights_x, x, "weights_x"), _normalised(weights_y, y, "weights_y")
+    wx = normalised(weights_x, x, "weights_x", estimator)
+    wy = normalised(weights_y, y, "weights_y", estimator)
     kernel = kernel.resolve(x, y)
     if estimator == "biased":
         value = _biased(x, y, wx, wy, kernel, backend)
     elif wx is None and wy is None:
-        n, m = x.shape[-2], y.shape[-2]
-        coefs = (1.0 / (n * (n - 1)), 1.0 / (m * (m - 1)), -2.0 / (n * m))
-        value = pair_form(x, y, kernel, coefs, backend=backend)
+        value = pair_form(x, y, kernel, (1.0, 1.0, -2.0), means="unbiased", backend=backend)
     else:
         value = _unbiased_weighted(x, y, wx, wy, kernel, backend)
     return value.to(x.dtype)
 
 
-def _normalised(w: Tensor | None, x: Tensor, name: str) -> Tensor | None:
-    """Weights that sum to one."""
+def normalised(w: Tensor | None, x: Tensor, name: str, estimator: str) -> Tensor | None:
+    """Weights that sum to one. Raises ValueError where they cannot, or one row has them all."""
     w = check_weights(w, x, name)
     if w is None:
         return None
     total = w.sum(-1, keepdim=True)
     if count_on_host(total.detach() == 0):
         raise ValueError(f"{name} sums to zero; weights are normalised to sum to one")
-    return w / total
+    w = w / total
+    if estimator == "unbiased" and count_on_host(w.detach().square().sum(-1) == 1):
+        raise ValueError(
+            f"{name} puts all weight on one row; the unbiased estimator needs at least two rows "
+            "(or use 'biased')"
+        )
+    return w
 
 
 def _biased(
@@ -74,11 +79,25 @@ def _biased(
     kernel: Kernel,
     backend: str | None,
 ) -> Tensor:
-    n, m = x.shape[-2], y.shape[-2]
-    scale_x, scale_y = (1.0 / n if wx is None else 1.0), (1.0 / m if wy is None else 1.0)
-    coefs = (scale_x**2, scale_y**2, -2.0 * scale_x * scale_y)
-    value = pair_form(x, y, kernel, coefs, weights_x=wx, weights_y=wy, backend=backend)
+    if (wx is None) != (wy is None):
+        wx, wy = (_uniform(z) if w is None else w for z, w in ((x, wx), (y, wy)))
+    value = pair_form(
+        x,
+        y,
+        kernel,
+        (1.0, 1.0, -2.0),
+        means="biased" if wx is None else "sums",
+        weights_x=wx,
+        weights_y=wy,
+        backend=backend,
+    )
     return value + diagonal_term(x, wx, kernel) + diagonal_term(y, wy, kernel)
+
+
+def _uniform(x: Tensor) -> Tensor:
+    """[..., n] weights that sum to one."""
+    ones = torch.ones_like(x[..., 0])
+    return ones / ones.sum(-1, keepdim=True)
 
 
 def diagonal_term(x: Tensor, w: Tensor | None, kernel: Kernel) -> Tensor | float:
@@ -99,9 +118,7 @@ def _unbiased_weighted(
     backend: str | None,
 ) -> Tensor:
     """Σ_{i≠j} wᵢwⱼ k / (1 − Σwᵢ²) in place of each within-sample mean."""
-    n, m = x.shape[-2], y.shape[-2]
-    wx = torch.full_like(x[..., 0], 1.0 / n) if wx is None else wx
-    wy = torch.full_like(y[..., 0], 1.0 / m) if wy is None else wy
+    wx, wy = (_uniform(z) if w is None else w for z, w in ((x, wx), (y, wy)))
     sums = pair_sums(x, y, kernel=kernel, weights_x=wx, weights_y=wy, backend=backend)
     coefs = [t.coefficient for t in kernel.terms]
     xx, yy, xy = (sum(a * s for a, s in zip(coefs, part.unbind(-1), strict=True)) for part in sums)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,21 +20,22 @@ from .mmd import DEFAULT_BANDWIDTH
 
 Method = Literal["energy", "mmd"]
 Rng = int | np.random.Generator | torch.Generator | None
-TIE = 1e-6  # of the magnitude of the sums: labellings this close to the observed one count as ties
+TIE = 1e-11  # of E|k|: labellings this close to the observed one count as ties; sums are fp64
 LABEL_COLUMNS = 1024  # permutations processed at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TwoSampleResult:
     """The outcome of ``two_sample_test``.
 
-    ``statistic`` is the unbiased estimate (that of ``energy_distance`` or ``mmd2``), ``pvalue`` =
-    (1 + #{T_b ≥ T})/(B + 1) with ``null_distribution`` T_b [B].
+    ``statistic`` is the unbiased estimate, that of ``energy_distance`` or ``mmd2`` (with the
+    bandwidth that ``rng`` drew the rows for), ``pvalue`` = (1 + #{T_b ≥ T})/(B + 1) with
+    ``null_distribution`` T_b [B], read-only.
     """
 
     statistic: float
     pvalue: float
-    null_distribution: NDArray[np.float64]
+    null_distribution: NDArray[np.float64] = field(repr=False)
     method: str
     kernel: str
     n: int
@@ -68,8 +69,7 @@ def two_sample_test(
     """Permutation test of P = Q from samples x [n, d] and y [m, d].
 
     Args:
-        x, y: torch tensors or anything numpy can convert; floating point or not (fp64 is kept,
-            everything else is computed in fp32).
+        x, y: torch tensors or anything numpy can convert, of any real dtype; computed in fp64.
         method: "energy" (no parameter) or "mmd".
         kernel, bandwidth: for "mmd", as ``divergences.mmd.mmd2``. A bandwidth rule is applied to
             a uniformly drawn subsample of the pooled rows, blind to the labels.
@@ -86,6 +86,8 @@ def two_sample_test(
     """
     if method not in get_args(Method):
         raise ValueError(f"method must be 'energy' or 'mmd'; got {method!r}")
+    if isinstance(n_resamples, np.integer):
+        n_resamples = int(n_resamples)
     if isinstance(n_resamples, bool) or not isinstance(n_resamples, int) or n_resamples < 1:
         raise ValueError(f"n_resamples must be a positive integer; got {n_resamples!r}")
     x, y = check_samples(_as_sample(x, "x"), _as_sample(y, "y"))
@@ -99,6 +101,11 @@ def two_sample_test(
     subset = generator.permutation(len(pooled))[:MEDIAN_ROWS]
     chosen = chosen.resolve(pooled[torch.from_numpy(subset).to(pooled.device)])
     observed, null, scale = _statistics(pooled, len(x), chosen, n_resamples, generator)
+    if not np.isfinite([observed, scale, *null]).all():
+        raise ValueError(
+            f"the statistic overflows (largest entry {float(pooled.abs().max()):.3g}); rescale "
+            "the data"
+        )
     exceed = int((null >= observed - TIE * scale).sum())
     return TwoSampleResult(
         statistic=observed,
@@ -151,18 +158,19 @@ def _statistics(
         values.append((coefs @ u).numpy())
         scale = float((coefs.unsqueeze(1) * total.abs()).sum()) / count**2
     statistics = np.concatenate(values)
+    statistics.flags.writeable = False
     return float(statistics[0]), statistics[1:], scale
 
 
 def _as_sample(x: Any, name: str) -> Tensor:
     """A floating tensor [n, d] of finite numbers."""
     try:
-        sample = x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+        sample = x.detach() if isinstance(x, Tensor) else torch.from_numpy(_native(x))
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} cannot be converted to a tensor: {error}") from None
     if sample.is_complex():
         raise TypeError(f"{name} must be real; got {sample.dtype}")
-    sample = sample if sample.is_floating_point() else sample.float()
+    sample = sample.double()
     sample = sample.unsqueeze(-1) if sample.dim() == 1 else sample
     if sample.dim() != 2:
         raise ValueError(f"{name} must have shape [n, d] or [n]; got {list(sample.shape)}")
@@ -170,6 +178,16 @@ def _as_sample(x: Any, name: str) -> Tensor:
     if bad:
         raise ValueError(f"{name} has {bad} rows of {len(sample)} with NaN or infinite entries")
     return sample
+
+
+def _native(x: Any) -> NDArray[np.float64]:
+    """A writable contiguous fp64 copy, whatever the byte order, strides and width."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise TypeError("a masked array; drop its masked rows first, or fill them")
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"dtype {array.dtype} is not a real number")
+    return np.array(array, dtype=np.float64, order="C")
 
 
 def _generator(rng: Rng) -> np.random.Generator:

@@ -10,7 +10,7 @@ from torch import Tensor
 from . import compiled, ops
 from .backends import choose
 from .kernel import Group, Kernel
-from .plan import Blocks, Wanted
+from .plan import Blocks, Means, Wanted
 from .validation import canonical, check_samples, check_weights
 
 
@@ -37,6 +37,7 @@ def pair_sums(
     terms (``0.5 * Gaussian(1.0)``, mixtures) are not applied. Differentiable twice. Raises
     ValueError or TypeError on shapes, dtypes, devices and weights that do not fit.
     """
+    check_kernel(kernel)
     x, y = check_samples(x, y)
     wx, wy = check_weights(weights_x, x, "weights_x"), check_weights(weights_y, y, "weights_y")
     resolved = kernel.resolve(x, y)
@@ -46,7 +47,7 @@ def pair_sums(
         sums = _pair_sums(*arrays, group, choose(x, backend))
         columns.update(zip(group.positions, sums.unbind(-1), strict=True))
     stacked = torch.stack([columns[k] for k in range(len(kernel.terms))], -1)  # [B, 3, C]
-    xx, yy, xy = (part.reshape(*batch, -1) for part in stacked.unbind(1))
+    xx, yy, xy = (part.reshape(*batch, part.shape[-1]) for part in stacked.unbind(1))
     return PairSums(xx, yy, xy)
 
 
@@ -56,18 +57,20 @@ def pair_form(
     kernel: Kernel,
     block_coefs: tuple[float, ...],
     *,
+    means: Means = "sums",
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Σ over blocks of block_coef·S[block], [...] in fp64, for checked x and y and a resolved
-    kernel; blocks are xx alone (y is None) or xx, yy, xy. Value and gradients in one sweep."""
+    kernel; blocks are xx alone (y is None) or xx, yy, xy; S are sums or ``means``. Value and
+    gradients in one sweep. The coefficients must not depend on a symbolic size (see ``Means``)."""
     blocks: Blocks = "xx" if y is None else "all"
     batch, arrays = canonical(x, y, weights_x, weights_y)
     result: Tensor | None = None
     for group in kernel.groups(batch):
         coefs = tuple(b * c for b in block_coefs for c in group.coefficients)
-        part = _pair_form(*arrays, group, coefs, blocks, choose(x, backend))
+        part = _pair_form(*arrays, group, coefs, means, blocks, choose(x, backend))
         result = part if result is None else result + part
     assert result is not None
     return result.reshape(batch)
@@ -87,6 +90,7 @@ def potential(
     promoted dtype, at least fp32. Bandwidth rules are applied to points and y pooled; pass a kernel
     that is ``resolve``d on other data to avoid that. Differentiable twice in points, y and weights.
     """
+    check_kernel(kernel)
     points, y = check_samples(points, y, names=("points", "y"))
     w = check_weights(weights, y, "weights")
     resolved = kernel.resolve(points, y)
@@ -98,6 +102,13 @@ def potential(
         result = part if result is None else result + part
     assert result is not None
     return result.reshape(points.shape[:-1])
+
+
+def check_kernel(kernel: object) -> None:
+    if not isinstance(kernel, Kernel):
+        raise TypeError(
+            f"kernel must be a kernel object such as Gaussian(1.0); got {type(kernel).__name__}"
+        )
 
 
 # --- Doors ---------------------------------------------------------------------------------------
@@ -133,6 +144,7 @@ def _pair_form(
     wy: Tensor | None,
     group: Group,
     coefs: tuple[float, ...],
+    means: Means,
     blocks: Blocks,
     backend: str,
 ) -> Tensor:
@@ -143,10 +155,10 @@ def _pair_form(
         wanted = Wanted(False, *(t is not None and t.requires_grad for t in (x, y, wx, wy)))
     if torch.compiler.is_compiling():
         out: Tensor = compiled.pair_form(
-            x, y, wx, wy, rates, list(coefs), *_fields(static), list(wanted)
+            x, y, wx, wy, rates, list(coefs), means, *_fields(static), list(wanted)
         )[0]
         return out
-    out = ops.apply(ops.PairForm, x, y, wx, wy, rates, coefs, static, wanted)[0]
+    out = ops.apply(ops.PairForm, x, y, wx, wy, rates, coefs, means, static, wanted)[0]
     return out
 
 

@@ -27,9 +27,7 @@ def choose(x: Tensor, backend: str | None) -> str:
     if asked is None:
         automatic = x.is_cuda and x.element_size() == 4 and HAS_TRITON
         return "triton" if automatic else "reference"
-    if asked not in BACKENDS:
-        source = "backend" if backend is not None else ENVIRONMENT
-        raise ValueError(f"unknown {source} {asked!r}; known are 'reference' and 'triton'")
+    check_backend(asked, "backend" if backend is not None else ENVIRONMENT)
     if asked == "triton":
         reason = _triton_unavailable(x)
         if reason is not None:
@@ -38,6 +36,12 @@ def choose(x: Tensor, backend: str | None) -> str:
                 "automatic choice, or use backend='reference'"
             )
     return asked
+
+
+def check_backend(backend: str | None, source: str = "backend") -> None:
+    """Raises ValueError for a name that is none."""
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f"unknown {source} {backend!r}; known are 'reference' and 'triton'")
 
 
 def _triton_unavailable(x: Tensor) -> str | None:

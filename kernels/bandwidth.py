@@ -23,12 +23,14 @@ def median_distance(x: Tensor, y: Tensor | None, metric: Metric) -> Tensor:
     the plain median is often 0. With no positive distance at all the result is 1, which no value
     depends on.
     """
-    rows = pooled_rows(x.detach(), None if y is None else y.detach(), MEDIAN_ROWS)
-    rows = rows - rows[..., :1, :]
+    rows = pooled_rows(x.detach(), None if y is None else y.detach(), MEDIAN_ROWS).double()
+    if rows.shape[-2] == 0:
+        return rows.new_ones(rows.shape[:-2])
+    rows = rows - rows.median(-2, keepdim=True).values  # fp64 has digits for what an outlier costs
     # One operator whatever the metric, and one that autocast does not lower.
     distance = torch.cdist(rows, rows, p=1.0 if metric == "l1" else 2.0)
     norms = rows.square().sum(-1)
-    tie = 2.0**-18 * (norms.unsqueeze(-1) + norms.unsqueeze(-2))  # what rounding makes of one
+    tie = 2.0**-46 * (norms.unsqueeze(-1) + norms.unsqueeze(-2))  # what rounding makes of one
     positive = distance.square() > tie
     middle = torch.where(positive, distance, torch.nan).flatten(-2).nanmedian(-1).values
     return torch.nan_to_num(middle, nan=1.0)

@@ -146,6 +146,7 @@ def pair_form(
     wy: Tensor | None,
     rates: Tensor | None,
     coefs: Sequence[float],
+    means: str,
     components: str,
     constants: Sequence[float],
     blocks: str,
@@ -154,8 +155,9 @@ def pair_form(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     static = _static(components, constants, blocks, backend)
     flags = Wanted(*wanted)._replace(sums=True)
-    sums, gx, gy, gwx, gwy = ops.sweep(x, y, wx, wy, rates, coefs, static, flags)
-    return ops.total(sums, coefs), gx, gy, gwx, gwy
+    full = ops.form_coefs(coefs, x, y, static, means)  # type: ignore[arg-type]
+    sums, gx, gy, gwx, gwy = ops.sweep(x, y, wx, wy, rates, full, static, flags)
+    return ops.total(sums, full), gx, gy, gwx, gwy
 
 
 @pair_form.register_fake
@@ -166,6 +168,7 @@ def _(
     wy: Tensor | None,
     rates: Tensor | None,
     coefs: Sequence[float],
+    means: str,
     components: str,
     constants: Sequence[float],
     blocks: str,
@@ -177,7 +180,8 @@ def _(
 
 
 def _pair_form_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    tensors, ctx.coefs, ctx.static, ctx.wanted = inputs[:5], inputs[5], inputs[6:10], inputs[10]
+    tensors, ctx.coefs, ctx.means = inputs[:5], inputs[5], inputs[6]
+    ctx.static, ctx.wanted = inputs[7:11], inputs[11]
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output[1:])
@@ -186,15 +190,17 @@ def _pair_form_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _pair_form_backward(ctx: Any, grad: Tensor | None, *unused: Any) -> Any:
     wanted = _wanted(ctx, (0, 1, 2, 3))
     if grad is None:
-        return (None,) * 11
-    inputs, ready = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        return (None,) * 12
+    saved = ctx.saved_tensors  # once: checkpointing recomputes at every access
+    inputs, ready = saved[:5], saved[5:]
     if all(have or not need for have, need in zip(ctx.wanted[1:], wanted[1:], strict=True)):
         out = [ops.scale(g, grad) for g in ready]
     else:
         shape = (grad.shape[0], len(block_names(ctx.static[2])), -1)
-        coefs = (grad.unsqueeze(-1) * ops.numbers(ctx.coefs, grad)).reshape(shape)
+        full = ops.form_coefs(ctx.coefs, inputs[0], inputs[1], _static(*ctx.static), ctx.means)
+        coefs = (grad.unsqueeze(-1) * ops.numbers(full, grad)).reshape(shape)
         out = pair_gradients(*inputs, coefs, *ctx.static, wanted)
-    return *_only(out, wanted), None, None, None, None, None, None, None
+    return *_only(out, wanted), None, None, None, None, None, None, None, None
 
 
 pair_form.register_autograd(_pair_form_backward, setup_context=_pair_form_context)

@@ -56,6 +56,17 @@ class KernelFunction:
     needs_slope_buffer: bool = True
     probe: tuple[tuple[float, float, float], ...] = ((0.7, 0.0, 0.0),)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are the registered function itself."""
+        return registered, (self.name,)
+
+    def __deepcopy__(self, memo: Any) -> KernelFunction:
+        return self
+
+
+def registered(name: str) -> KernelFunction:
+    return REGISTRY[name]
+
 
 REGISTRY: dict[str, KernelFunction] = {}
 

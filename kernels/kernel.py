@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,8 +30,8 @@ from .plan import Component, encode
 from .validation import count_on_host
 
 Bandwidth = float | Sequence[float] | Tensor | str
-"""A positive number; a tensor of one (or of one per batch item) that does not require grad;
-``"median"``, ``"dimension"`` or ``"multiscale"``; or a sequence of numbers and rules, whose
+"""A positive number; a 0-d tensor (or one number per batch item) that does not require grad;
+``"median"``, ``"dimension"`` or ``"multiscale"``; or a sequence or 1-d array of numbers, whose
 kernels are averaged with equal weight (a mixture)."""
 
 MULTISCALE = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median distance
@@ -59,8 +60,9 @@ class Term:
             raise RuntimeError(f"bandwidth {self.bandwidth!r} is not resolved")
         if self.order == 0:
             return self.factor
-        power = self.bandwidth**-self.order
-        return self.factor * power
+        if isinstance(self.bandwidth, Tensor):
+            return self.factor * self.bandwidth.double() ** -self.order
+        return self.factor * self.bandwidth**-self.order
 
 
 class Group(NamedTuple):
@@ -175,6 +177,14 @@ def _stack_rates(rates: list[float | Tensor], batch: torch.Size) -> list[float] 
     tensors = [r for r in rates if isinstance(r, Tensor)]
     if not tensors:
         return [float(r) for r in rates]
+    for r in tensors:
+        if r.dim() > len(batch) or any(
+            a not in (1, b) for a, b in zip(r.shape[::-1], batch[::-1], strict=False)
+        ):
+            raise ValueError(
+                f"a bandwidth tensor must be 0-d or of the batch shape {list(batch)}; got shape "
+                f"{list(r.shape)} (to average over several bandwidths pass a list)"
+            )
     full = [
         (r if isinstance(r, Tensor) else torch.full_like(tensors[0], r)).expand(batch)
         for r in rates
@@ -193,9 +203,9 @@ def _apply_rule(rule: str, function: KernelFunction, x: Tensor, y: Tensor | None
 
 
 def _positive(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         raise TypeError(f"{name} must be a number; got {value!r}")
-    if not (math.isfinite(value) and value > 0):
+    if not 1e-150 < float(value) < 1e150:
         raise ValueError(f"{name} must be positive and finite; got {value!r}")
     return float(value)
 
@@ -208,8 +218,8 @@ def _check_tensor(bandwidth: Tensor) -> Tensor:
             "bandwidth requires grad, which is not supported: to learn it, scale the samples "
             "instead, mmd2(x / sigma, y / sigma, bandwidth=1.0)"
         )
-    if count_on_host(~(bandwidth > 0)):
-        raise ValueError(f"bandwidth must be positive; got {bandwidth}")
+    if count_on_host(~((bandwidth > 0) & torch.isfinite(bandwidth))):
+        raise ValueError(f"bandwidth must be positive and finite; got {bandwidth}")
     return bandwidth
 
 
@@ -221,6 +231,8 @@ def _terms(
     shape: float = 0.0,
 ) -> list[Term]:
     """The terms of a mixture over bandwidths."""
+    if isinstance(bandwidth, np.ndarray):
+        bandwidth = bandwidth.tolist()
     if isinstance(bandwidth, str) and bandwidth == "multiscale":
         items: list[tuple[float | Tensor | str, float]] = [("median", m) for m in MULTISCALE]
     elif isinstance(bandwidth, Tensor | str) or not isinstance(bandwidth, Sequence):
@@ -233,6 +245,10 @@ def _terms(
     for value, multiplier in items:
         if isinstance(value, str):
             if value not in RULES:
+                if value == "multiscale":
+                    raise ValueError(
+                        "'multiscale' is several bandwidths; it has no place in a list"
+                    )
                 raise ValueError(
                     f"unknown bandwidth rule {value!r}; known are "
                     f"{', '.join(map(repr, (*RULES, 'multiscale')))}, or give a positive number"
@@ -257,6 +273,8 @@ def _terms(
 def _show(bandwidth: Bandwidth) -> str:
     if isinstance(bandwidth, Tensor):
         return f"tensor of shape {list(bandwidth.shape)}"
+    if isinstance(bandwidth, np.ndarray | np.generic):
+        bandwidth = bandwidth.tolist()
     return repr(bandwidth if isinstance(bandwidth, str | int | float) else list(bandwidth))
 
 
@@ -366,7 +384,20 @@ _BY_NAME: dict[str, Callable[[Bandwidth], Kernel]] = {
 }
 
 
-def as_kernel(kernel: Kernel | str, bandwidth: Bandwidth | None, default: Bandwidth) -> Kernel:
+_WITHOUT_BANDWIDTH: dict[str, Callable[[], Kernel]] = {
+    "energy": Energy,
+    "polynomial": Polynomial,
+    "linear": Linear,
+}
+
+# Made once: the common calls construct nothing, neither at every step nor within a trace.
+_MADE: dict[tuple[str, str | None], Kernel] = {
+    **{(n, rule): make(rule) for n, make in _BY_NAME.items() for rule in (*RULES, "multiscale")},
+    **{(name, None): make() for name, make in _WITHOUT_BANDWIDTH.items()},
+}
+
+
+def as_kernel(kernel: Kernel | str, bandwidth: Bandwidth | None, default: str) -> Kernel:
     """The kernel named, with ``bandwidth`` or else ``default``; or the kernel given, whose
     bandwidths are its own."""
     if isinstance(kernel, Kernel):
@@ -377,18 +408,19 @@ def as_kernel(kernel: Kernel | str, bandwidth: Bandwidth | None, default: Bandwi
             )
         return kernel
     if not isinstance(kernel, str):
-        raise TypeError(f"kernel must be a Kernel or a name; got {type(kernel).__name__}")
+        raise TypeError(
+            "kernel must be a name or a kernel object such as Gaussian(1.0); "
+            f"got {type(kernel).__name__}"
+        )
     name = kernel.lower()
-    if name in _BY_NAME:
-        return _BY_NAME[name](default if bandwidth is None else bandwidth)
-    without: dict[str, Callable[[], Kernel]] = {
-        "energy": Energy,
-        "polynomial": Polynomial,
-        "linear": Linear,
-    }
-    if name not in without:
-        known = ", ".join(map(repr, (*_BY_NAME, *without)))
+    if name in _WITHOUT_BANDWIDTH:
+        if bandwidth is not None:
+            raise ValueError(f"kernel {kernel!r} has no bandwidth; got {_show(bandwidth)}")
+        return _MADE[name, None]
+    if name not in _BY_NAME:
+        known = ", ".join(map(repr, (*_BY_NAME, *_WITHOUT_BANDWIDTH)))
         raise ValueError(f"unknown kernel {kernel!r}; known are {known}")
-    if bandwidth is not None:
-        raise ValueError(f"kernel {kernel!r} has no bandwidth; got {_show(bandwidth)}")
-    return without[name]()
+    rule = default if bandwidth is None else bandwidth
+    if isinstance(rule, str) and (name, rule) in _MADE:
+        return _MADE[name, rule]
+    return _BY_NAME[name](rule)

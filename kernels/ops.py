@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .backends import run
-from .plan import Blocks, Sweep, Wanted, block_names, decode
+from .plan import Blocks, Means, Sweep, Wanted, block_names, decode, mean_factors
 from .second_order import pair_hessian
 
 Optional = Tensor | None
@@ -36,6 +36,16 @@ class Static(NamedTuple):
     constants: tuple[float, ...]  # the rates, where no rates tensor is given
     blocks: Blocks
     backend: str
+
+
+def form_coefs(
+    coefs: Sequence[float], x: Tensor, y: Optional, static: Static, means: Means
+) -> list[float]:
+    """``coefs`` [blocks·C], each times the factor of its block."""
+    m = 0 if y is None else y.shape[1]
+    factors = mean_factors(x.shape[1], m, static.blocks, means)
+    width = len(coefs) // len(factors)
+    return [c * factors[k // width] for k, c in enumerate(coefs)]
 
 
 def sweep(
@@ -221,7 +231,8 @@ class PairSums(torch.autograd.Function):
 
 
 class PairForm(torch.autograd.Function):
-    """(x, y, wx, wy, rates, coefs) -> Σ coefs·S [B], and the gradients that ``wanted`` foresees."""
+    """(x, y, wx, wy, rates, coefs, means) -> Σ coefs·S [B] (S sums or means), and the gradients
+    that ``wanted`` foresees."""
 
     @staticmethod
     def forward(
@@ -231,15 +242,17 @@ class PairForm(torch.autograd.Function):
         wy: Optional,
         rates: Optional,
         coefs: tuple[float, ...],
+        means: Means,
         static: Static,
         wanted: Wanted,
     ) -> tuple[Tensor, ...]:
-        sums, *gradients = sweep(x, y, wx, wy, rates, coefs, static, wanted._replace(sums=True))
-        return total(sums, coefs), *gradients
+        full = form_coefs(coefs, x, y, static, means)
+        sums, *gradients = sweep(x, y, wx, wy, rates, full, static, wanted._replace(sums=True))
+        return total(sums, full), *gradients
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.coefs, ctx.static, ctx.wanted = inputs
+        *tensors, ctx.coefs, ctx.means, ctx.static, ctx.wanted = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, *output[1:])
@@ -248,16 +261,18 @@ class PairForm(torch.autograd.Function):
     def backward(ctx: Any, grad: Optional, *unused: Any) -> Any:
         wanted = _needed(ctx)
         if grad is None:
-            return (None,) * 8
-        inputs, ready = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+            return (None,) * 9
+        saved = ctx.saved_tensors  # once: checkpointing recomputes at every access
+        inputs, ready = saved[:5], saved[5:]
         foreseen = all(have or not need for have, need in zip(ctx.wanted, wanted, strict=True))
         if foreseen and not torch.is_grad_enabled():
             out = [scale(g, grad) for g in ready]
         else:  # differentiated twice, or under a transform that hid requires_grad
+            coefs = form_coefs(ctx.coefs, inputs[0], inputs[1], ctx.static, ctx.means)
             shape = (grad.shape[0], len(block_names(ctx.static.blocks)), -1)
-            scaled = (grad.unsqueeze(-1) * numbers(ctx.coefs, grad)).reshape(shape)
+            scaled = (grad.unsqueeze(-1) * numbers(coefs, grad)).reshape(shape)
             out = apply(PairGradients, *inputs, scaled, ctx.static, wanted)
-        return *_for_inputs(out, wanted), None, None, None, None
+        return *_for_inputs(out, wanted), None, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:

@@ -21,6 +21,10 @@ from torch import Tensor
 from .functions import REGISTRY, KernelFunction, Metric
 
 Blocks = Literal["xx", "xy", "all"]  # "all" is xx, yy, xy, in this order
+Means = Literal["sums", "unbiased", "biased"]
+"""What a form totals: the sums, or means over the pairs of a block, without or with i = j in their
+number. Operators are told this and not the numbers, which depend on n: ``torch.compile`` may bake a
+number of a symbolic size into the graph."""
 
 
 class Component(NamedTuple):
@@ -52,6 +56,15 @@ def metric_of(components: Sequence[Component]) -> Metric:
 
 def block_names(blocks: Blocks) -> tuple[str, ...]:
     return ("xx", "yy", "xy") if blocks == "all" else (blocks,)
+
+
+def mean_factors(n: int, m: int, blocks: Blocks, means: Means) -> list[float]:
+    """The factor of each block's sum."""
+    if means == "sums":
+        return [1.0] * len(block_names(blocks))
+    less = 1 if means == "unbiased" else 0
+    factors = {"xx": (n, n - less), "yy": (m, m - less), "xy": (n, m)}
+    return [1.0 / (a * b) for a, b in (factors[name] for name in block_names(blocks))]
 
 
 class Wanted(NamedTuple):

@@ -14,12 +14,14 @@ from torch import Tensor
 from .functions import Rate
 from .plan import Blocks, Component, Sweep, Wanted, metric_of
 from .tiles import (
+    DIFFERENCE_COLUMNS,
     Distances,
     Side,
     Span,
     Tile,
     add_scaled,
     centre,
+    difference_sums,
     largest_rate,
     matmul,
     per_item,
@@ -95,7 +97,7 @@ def sweep(
                     part.mul_(factor)
                 else:
                     add_scaled(part, k.slope[:, rows, columns], factor)
-    gradient_x = gradient_y = z.new_empty(0)
+    gradient_x, gradient_y = z.new_empty(0), z.new_empty(0)
     if weighted_slopes is not None:
         if wanted.grad_x:
             gradient_x = _gradient(weighted_slopes, side, slice(0, n), metric, exact)
@@ -188,14 +190,18 @@ def _gradient(slopes: Tensor, side: Side, rows: slice, metric: str, exact: bool)
         result = signed_sums(part, side.points[:, rows], side.points, w)
     else:
         points, moments = side.points, side.moments
-        if exact and part.dtype != torch.float64:
-            everything = Span(0, points.shape[1], 0)
-            points, moments = side.exact(_ALL, everything), side.exact_moments(_ALL, everything)
-            part = part.double()
-        result = matmul(part, moments)
-        if metric == "sqeuclidean":
-            masses = row_sums(part, w).unsqueeze(-1)
-            result = torch.addcmul(-result, points[:, rows], masses)
+        everything = Span(0, points.shape[1], 0)
+        if exact and points.shape[-1] <= DIFFERENCE_COLUMNS:
+            points, weights = side.raw(_ALL, everything), None if w is None else w.double()
+            result = difference_sums(part.double(), points[:, rows], points, weights)
+        else:
+            if exact:
+                points = side.exact(_ALL, everything)
+                moments, part = side.exact_moments(_ALL, everything), part.double()
+            result = matmul(part, moments)
+            if metric == "sqeuclidean":
+                masses = row_sums(part, w).unsqueeze(-1)
+                result = torch.addcmul(-result, points[:, rows], masses)
     if w is not None:
         result = result * w[:, rows].unsqueeze(-1)
     return result.to(side.points.dtype)

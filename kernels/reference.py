@@ -17,12 +17,15 @@ from . import pooled
 from .functions import Metric, Rate
 from .plan import Blocks, Component, Sweep, Wanted, block_names, metric_of
 from .tiles import (
+    DIFFERENCE_COLUMNS,
     Distances,
+    OutOfRange,
     Side,
     Span,
     Tile,
     add_scaled,
     centre,
+    difference_sums,
     full_precision,
     largest_rate,
     matmul,
@@ -91,9 +94,21 @@ def sweep(
     """See ``plan``. x [B, n, d], y [B, m, d], fp32 or fp64; rates C numbers or [B, C]; coefs
     blocks·C numbers, block-major, or [B, blocks, C]."""
     with full_precision(x.device.type):
-        if pooled.fits(x, y, blocks):
-            return pooled.sweep(x, y, wx, wy, components, rates, coefs, wanted)
-        return Sweeper(x, y, wx, wy, components, blocks, wanted).run(rates, coefs)
+        try:
+            if pooled.fits(x, y, blocks):
+                return pooled.sweep(x, y, wx, wy, components, rates, coefs, wanted)
+            return Sweeper(x, y, wx, wy, components, blocks, wanted).run(rates, coefs)
+        except OutOfRange:
+            others = (None if t is None else t.double() for t in (y, wx, wy))
+            wide_y, wide_wx, wide_wy = others
+            wide = sweep(
+                x.double(), wide_y, wide_wx, wide_wy, components, rates, coefs, blocks, wanted
+            )
+            return Sweep(wide.sums, *(t.float() for t in wide[1:]))
+
+
+def _double(w: Tensor | None) -> Tensor | None:
+    return None if w is None else w.double()
 
 
 class Sweeper:
@@ -209,9 +224,9 @@ class Sweeper:
                 assert total is not None
                 add_scaled(total, k.slope, factor)
         if total is not None:
-            if exact and total.dtype != torch.float64:
-                total = total.double()
-            self._add_slopes(total, factor if last == 0 else 1.0, tile, a, b, chunk.items)
+            factor = factor if last == 0 else 1.0
+            total = total.double() if exact else total
+            self._add_slopes(total, exact, factor, tile, a, b, chunk.items)
 
     def add_values(
         self, value: Tensor, scale: float, c: int, tile: Tile, a: Role, b: Role, chunk: Chunk
@@ -235,7 +250,14 @@ class Sweeper:
             b.potential[items, j.start : j.stop] += row_sums(value.mT, wa) * coef
 
     def _add_slopes(
-        self, total: Tensor, factor: Rate, tile: Tile, a: Role, b: Role, items: slice
+        self,
+        total: Tensor,
+        exact: bool,
+        factor: Rate,
+        tile: Tile,
+        a: Role,
+        b: Role,
+        items: slice,
     ) -> None:
         i, j = tile.i, tile.j
         if isinstance(factor, Tensor):
@@ -255,8 +277,14 @@ class Sweeper:
                 w = weights_of(other.side.weights, items, other_rows)
                 out.add_(signed_sums(slopes, u, v, w), alpha=factor)
                 continue
+            if exact and out.shape[-1] <= DIFFERENCE_COLUMNS:
+                u, v = to.side.raw(items, to_rows), other.side.raw(items, other_rows)
+                w = _double(weights_of(other.side.weights, items, other_rows))
+                # The final step subtracts moments from masses·u; here both are in the sum.
+                out.sub_(difference_sums(slopes, u, v, w), alpha=factor)
+                continue
             moments = other.side.moments[items, other_rows.start : other_rows.stop]
-            if total.dtype != moments.dtype:
+            if exact:
                 moments = other.side.exact_moments(items, other_rows)
             out.add_(matmul(slopes, moments), alpha=factor)
             if self.metric == "sqeuclidean" and to.masses is not None:

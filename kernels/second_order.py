@@ -20,6 +20,7 @@ from torch import Tensor
 from .plan import Blocks, Component, block_names, metric_of
 from .tiles import full_precision
 
+_LEAST_ROWS = 16
 TILE_ELEMENTS = 2**22  # of differences [B, i, j, d] held at a time
 
 
@@ -64,6 +65,9 @@ def pair_hessian(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
     """Derivatives of h with respect to x, y, wx, wy and coefs [B, blocks, C]; None for what is
     not there. ``directions``: u [B, n, d], v [B, m, d], p [B, n], q [B, m] or None for zero."""
+    limit = max(1, TILE_ELEMENTS // (_LEAST_ROWS**2 * x.shape[2]))
+    if x.shape[0] > limit:  # fewer batch items at a time
+        return _in_parts(x, y, wx, wy, components, rates, coefs, blocks, directions, limit)
     u, v, p, q = directions
     sides = {
         "x": (x, wx, u, p),
@@ -76,7 +80,7 @@ def pair_hessian(
     }
     grad_coefs = torch.zeros_like(coefs, dtype=torch.float64)
     metric = metric_of(components)
-    step = max(16, math.isqrt(TILE_ELEMENTS // max(1, x.shape[0] * x.shape[2])))
+    step = max(_LEAST_ROWS, math.isqrt(TILE_ELEMENTS // max(1, x.shape[0] * x.shape[2])))
     with full_precision(x.device.type):
         for k, block in enumerate(block_names(blocks)):
             left, right = names[block]
@@ -111,6 +115,40 @@ def pair_hessian(
         None if wy is None else gwy.to(wy.dtype),
         grad_coefs.to(coefs.dtype),
     )
+
+
+def _in_parts(
+    x: Tensor,
+    y: Tensor | None,
+    wx: Tensor | None,
+    wy: Tensor | None,
+    components: tuple[Component, ...],
+    rates: Sequence[float] | Tensor,
+    coefs: Tensor,
+    blocks: Blocks,
+    directions: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
+    limit: int,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
+    """``pair_hessian`` of a batch, ``limit`` items at a time."""
+    results = []
+    for start in range(0, x.shape[0], limit):
+        items = slice(start, start + limit)
+        sy, swx, swy = (None if t is None else t[items] for t in (y, wx, wy))
+        u, v, p, q = (None if t is None else t[items] for t in directions)
+        part = rates[items] if isinstance(rates, Tensor) else rates
+        results.append(
+            pair_hessian(
+                x[items], sy, swx, swy, components, part, coefs[items], blocks, (u, v, p, q)
+            )
+        )
+    joined = [
+        None if column[0] is None else torch.cat([t for t in column if t is not None])
+        for column in zip(*results, strict=True)
+    ]
+    gx, gy, gwx, gwy, gcoefs = joined
+    assert gx is not None
+    assert gcoefs is not None
+    return gx, gy, gwx, gwy, gcoefs
 
 
 _Leaves = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -20,10 +18,17 @@ def hashed_rows(count: int, total: int, device: torch.device) -> Tensor:
     return (h ^ (h >> 16)) % total
 
 
-@lru_cache(maxsize=64)
+_memory: dict[tuple[int, int, torch.device], Tensor] = {}
+
+
 def _remembered(count: int, total: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return hashed_rows(count, total, device)
+    rows = _memory.get((count, total, device))
+    if rows is None:
+        with torch.inference_mode(False):
+            rows = hashed_rows(count, total, device)
+        if type(rows) is Tensor and len(_memory) < 256:  # not the fake tensors of a trace
+            _memory[count, total, device] = rows
+    return rows
 
 
 def pooled_rows(x: Tensor, y: Tensor | None, count: int, *, remember: bool = False) -> Tensor:

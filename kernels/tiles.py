@@ -5,9 +5,9 @@ points u and v.
 
 Cancellation. A Gram product in the input dtype leaves an error of about eps·(|u|² + |v|²) in d².
 Where that is too much for the function at hand (not smooth at 0, or narrow against the spread of
-the data) the tile is computed again in fp64, and distances below 2⁻²³ of the norms are 0 there: so
-identical rows are exactly 0 apart. The decision needs numbers on the host; on CUDA, where that
-would synchronise, every tile is an fp64 tile.
+the data) the tile is computed again in fp64, near pairs by differences: so identical rows are
+exactly 0 apart. The decision needs numbers on the host; on CUDA, where that would synchronise,
+every tile is an fp64 Gram product in which distances below 2⁻²³ of the norms are 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,9 +27,14 @@ from .subsample import pooled_rows
 TILE = 1024  # rows and columns of a tile on a CPU: 4 MB in fp32
 TILE_CUDA = 4096  # fewer launches
 CENTRE_ROWS = 33
-SNAP = 2.0**-46  # of |u|² + |v|²: below it a distance from an fp64 Gram product is rounding noise
+UNRESOLVED = 2.0**-14  # of |u|² + |v|²: below it an fp64 Gram product leaves d² under 11 digits
+SNAP = 2.0**-46  # of |u|² + |v|²: below it (on CUDA) such a d² is rounding noise, and taken for 0
+DIFFERENCE_COLUMNS = 16
+NEAR_PAIRS = 2**14  # recomputed at a time
 CANCELLATION = 2.0**-7  # of |u|² + |v|²: below it an fp32 d² has lost too many digits for its root
-EXPONENT_ERROR = 1e-5  # largest error of rate·d² that a smooth function may take from the product
+EXPONENT_ERROR = {torch.float32: 1e-5, torch.float64: 1e-11}  # largest allowed in rate·d²
+RANGE = 1e-30, 1e30  # of |u|²: outside it fp32 samples are computed in fp64
+_BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"
 
 
 class _Scratch(threading.local):
@@ -83,12 +88,15 @@ class Side(NamedTuple):
     moments: Tensor  # [B, n, d]: w·points, the factor of the gradient product
     largest: list[float]  # the largest |u|² of each row block; empty on CUDA
 
+    def raw(self, items: slice, rows: Span) -> Tensor:
+        """Rows as given, in fp64: what differences are formed of."""
+        points = self.sample[items, rows.start : rows.stop].double()
+        return points + points * 0.0
+
     def exact(self, items: slice, rows: Span) -> Tensor:
         """Centred rows in fp64, without the rounding that centring in fp32 has."""
-        points = self.sample[items, rows.start : rows.stop].double()
-        if self.centre is not None:
-            points = points - self.centre[items].double()
-        return points + points * 0.0
+        points = self.raw(items, rows)
+        return points if self.centre is None else points - self.centre[items].double()
 
     def exact_moments(self, items: slice, rows: Span) -> Tensor:
         """``moments`` of centred rows in fp64."""
@@ -136,9 +144,16 @@ def prepare(
         right = torch.cat([points, ones, norms], -1)
         if not x.is_cuda:
             largest = [float(part.max()) for part in torch.split(norms, tile, 1) if part.numel()]
+            top = max(largest, default=1.0)
+            if x.dtype == torch.float32 and not RANGE[0] < top < RANGE[1] and points.any():
+                raise OutOfRange
     if w is not None and gradients:
         moments = moments * w.unsqueeze(-1)
     return Side(x, middle, points, w, left, right, moments, largest)
+
+
+class OutOfRange(Exception):
+    """fp32 samples whose squared distances fp32 does not hold (or that are not finite)."""
 
 
 class Distances:
@@ -152,7 +167,7 @@ class Distances:
         i, j = tile.i, tile.j
         left, right = a.left[items, i.start : i.stop], b.right[items, j.start : j.stop]
         if self.metric == "l1":
-            return torch.cdist(left, right, p=1.0), False
+            return _l1_distances(left, right), False
         s = scratch("distance", (left.shape[0], left.shape[1], right.shape[1]), left)
         if self.metric == "inner":
             return matmul(left, right.mT, s), False
@@ -162,23 +177,45 @@ class Distances:
                 return matmul(left, right.mT, s), False
             return self._exact(a, b, items, tile, s), True
         norm = a.largest[i.number] + b.largest[j.number]
-        error = 4.0 * torch.finfo(torch.float32).eps * norm * self.rate
-        if self.smooth and not double and error > EXPONENT_ERROR:
+        error = 4.0 * torch.finfo(s.dtype).eps * norm * self.rate
+        if self.smooth and not error <= EXPONENT_ERROR[s.dtype]:  # also where a norm is NaN
             return self._exact(a, b, items, tile, s), True
         matmul(left, right.mT, s)
         if not self.smooth:
             if tile.diagonal:
                 s.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-            if float(s.amin()) < (SNAP if double else CANCELLATION) * norm:
+            if not float(s.amin()) >= (UNRESOLVED if double else CANCELLATION) * norm:
                 return self._exact(a, b, items, tile, s), True
         return s, False
 
     def _exact(self, a: Side, b: Side, items: slice, tile: Tile, s: Tensor) -> Tensor:
+        """From rows in fp64: by differences for few columns; else from their Gram product, with
+        the pairs that it cannot resolve recomputed by differences."""
+        if a.sample.shape[-1] <= DIFFERENCE_COLUMNS:
+            u, v = a.raw(items, tile.i), b.raw(items, tile.j)
+            return s.copy_(torch.cdist(u, v, compute_mode=_BY_DIFFERENCES).square_())
         u, v = a.exact(items, tile.i), b.exact(items, tile.j)
         norms = u.square().sum(-1).unsqueeze(-1) + v.square().sum(-1).unsqueeze(-2)
         exact = torch.baddbmm(norms, u, v.mT, alpha=-2.0)
-        # NaN compares false and is not filled.
-        return s.copy_(exact.masked_fill_(exact < norms.mul_(SNAP), 0.0))
+        if s.is_cuda:  # counting them would synchronise; NaN compares false and is not filled
+            return s.copy_(exact.masked_fill_(exact < norms.mul_(SNAP), 0.0))
+        near = (exact < norms.mul_(UNRESOLVED)).nonzero()
+        for item, row, column in (part.unbind(-1) for part in torch.split(near, NEAR_PAIRS)):
+            difference = u[item, row] - v[item, column]
+            exact[item, row, column] = difference.square_().sum(-1)
+        return s.copy_(exact)
+
+
+def _l1_distances(left: Tensor, right: Tensor) -> Tensor:
+    """torch.cdist adds coordinates one after the other; in pieces the sum keeps its digits."""
+    pieces = zip(torch.split(left, 64, -1), torch.split(right, 64, -1), strict=True)
+    first, *others = (torch.cdist(u, v, p=1.0) for u, v in pieces)
+    if not others:
+        return first
+    total = first.double()
+    for piece in others:
+        total.add_(piece)
+    return total.to(left.dtype)
 
 
 def matmul(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
@@ -232,16 +269,27 @@ def signed_sums(slopes: Tensor, u: Tensor, v: Tensor, w: Tensor | None) -> Tenso
     return signed
 
 
+def difference_sums(slopes: Tensor, u: Tensor, v: Tensor, w: Tensor | None) -> Tensor:
+    """Σⱼ slopeᵢⱼ·wⱼ·(uᵢ − vⱼ) [b, i, d], term by term: for pairs so near that the difference of
+    the moments has no digits left. Few columns, fp64."""
+    r = torch.cdist(u, v, compute_mode=_BY_DIFFERENCES)
+    weighted = slopes * r if w is None else slopes * r * w.unsqueeze(-2)
+    summed: Tensor = torch.ops.aten._cdist_backward(weighted, u, v, 2.0, r)
+    return summed
+
+
 @contextlib.contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
     """Neither autocast nor a lowered fp32-product setting may reach the products inside."""
-    precision = torch.get_float32_matmul_precision()
+    backends: Any = torch.backends
+    settings = backends.cuda.matmul if device_type == "cuda" else backends.mkldnn.matmul
+    before = settings.fp32_precision
     with torch.autocast(device_type, enabled=False):
-        if precision == "highest":
+        if before in ("none", "ieee"):
             yield
             return
-        torch.set_float32_matmul_precision("highest")
+        settings.fp32_precision = "ieee"
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(precision)
+            settings.fp32_precision = before

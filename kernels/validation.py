@@ -21,8 +21,11 @@ def check_points(x: Tensor, name: str) -> None:
             f"{name} must have shape [..., n, d]; got {_describe(x)} (for n numbers, use "
             f"{name}.unsqueeze(-1))"
         )
-    if not x.is_floating_point():
-        raise TypeError(f"{name} must be floating point; got {x.dtype} (use {name}.float())")
+    if x.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        hint = "" if x.is_complex() else f" (use {name}.float())"
+        raise TypeError(f"{name} must be floating point; got {x.dtype}{hint}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be dense; got {x.layout} (use {name}.to_dense())")
     if x.shape[-1] == 0:
         raise ValueError(f"{name} has no columns; got {_describe(x)}")
 

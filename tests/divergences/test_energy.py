@@ -121,6 +121,43 @@ def test_non_finite_in_is_nan_out(bad: float, d: int) -> None:
     assert energy_distance(normal(1, 12, d), x).isnan()
 
 
+@pytest.mark.parametrize("d", [1, 3])
+def test_nan_reaches_every_gradient(d: int) -> None:
+    x, y = normal(0, 10, d), normal(1, 12, d)
+    y[3, 0] = torch.nan
+    x.requires_grad_()
+    energy_distance(x, y).backward()
+    assert x.grad is not None and x.grad[:, 0].isnan().all()
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_gradient_penalty(d: int) -> None:
+    x, y = normal(0, 10, d).requires_grad_(), normal(1, 12, d)
+    (first,) = torch.autograd.grad(energy_distance(x, y), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x)
+    assert torch.isfinite(second).all()
+    assert bool(second.any()) == (d > 1)  # in one dimension it is piecewise linear
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_weights_that_leave_no_estimate(d: int) -> None:
+    x, y = normal(0, 10, d), normal(1, 12, d)
+    one = torch.zeros(10)
+    with pytest.raises(ValueError, match="weights_x sums to zero"):
+        energy_distance(x, y, weights_x=one)
+    one[3] = 2.0
+    with pytest.raises(ValueError, match="all weight on one row"):
+        energy_distance(x, y, weights_x=one)
+    assert energy_distance(x, y, weights_x=one, estimator="biased") > 0
+
+
+def test_sorted_path_takes_any_strides() -> None:
+    x = normal(0, 9, 3, dtype=torch.float32).T.unsqueeze(-1)
+    y = normal(1, 8, 3, dtype=torch.float32).T.unsqueeze(-1)
+    expected = energy_distance(x.contiguous(), y.contiguous())
+    assert torch.equal(energy_distance(x, y), expected)
+
+
 def test_module() -> None:
     loss = EnergyLoss(exponent=1.5, estimator="biased")
     assert repr(loss) == "EnergyLoss(exponent=1.5, estimator='biased')"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import mpmath
 import pytest
 import torch
@@ -88,6 +90,19 @@ def test_gaussian_mixture_by_quadrature() -> None:
     assert abs(ours.item() - truth) < 1e-6
 
 
+@pytest.mark.parametrize("offset", [1e6, 1e9])
+def test_mixture_far_from_the_origin(offset: float) -> None:
+    x = normal(0, 30, 2)
+    means, scales = torch.zeros(2, 2, dtype=torch.float64), torch.ones(2)
+    means[1] += 1.0
+    near = mmd2_to_gaussian_mixture(x, means, scales, bandwidth=1.0)
+    shifted = x + offset
+    far = mmd2_to_gaussian_mixture(shifted, means + offset, scales, bandwidth=1.0)
+    exact = mmd2_to_gaussian_mixture(shifted - offset, means, scales, bandwidth=1.0)
+    assert_close(far, exact, 1e-9)
+    assert_close(far, near, 1e-6 if offset < 1e9 else 1e-3)
+
+
 def test_learned_mixture_has_gradients() -> None:
     x = normal(0, 8, 2).requires_grad_()
     means, scales = normal(1, 3, 2).requires_grad_(), normal(2, 3).abs().requires_grad_()
@@ -172,11 +187,22 @@ def test_others_raise(arguments: dict[str, object], message: str) -> None:
         mmd2_to_normal(normal(0, 5, 2), **arguments)  # type: ignore[arg-type]
 
 
+def test_a_copied_kernel_is_still_gaussian() -> None:
+    x, kernel = normal(0, 9, 2), Gaussian(1.0)
+    assert mmd2_to_normal(x, kernel=copy.deepcopy(kernel)) == mmd2_to_normal(x, kernel=kernel)
+
+
 def test_bad_mixtures() -> None:
     x = normal(0, 5, 2)
     with pytest.raises(ValueError, match=r"means must have shape \[K, d\]"):
         mmd2_to_gaussian_mixture(x, torch.zeros(3, 4), torch.ones(3))
     with pytest.raises(ValueError, match=r"scales must have shape \[3\]; got \[2\]"):
         mmd2_to_gaussian_mixture(x, torch.zeros(3, 2), torch.ones(2))
+    with pytest.raises(TypeError, match="means must be a floating point tensor; got list"):
+        mmd2_to_gaussian_mixture(x, [[0.0, 0.0]], torch.ones(1))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="scales must be positive and finite"):
+        mmd2_to_gaussian_mixture(x, torch.zeros(2, 2), torch.tensor([1.0, -1.0]))
+    with pytest.raises(ValueError, match="not all 0"):
+        mmd2_to_gaussian_mixture(x, torch.zeros(2, 2), torch.ones(2), torch.zeros(2))
     with pytest.raises(ValueError, match="x has 1 row"):
         mmd2_to_normal(x[:1])

@@ -126,8 +126,57 @@ def test_arrays_integers_and_vectors() -> None:
     result = two_sample_test(x, y, n_resamples=99, rng=0)
     assert (result.n, result.m) == (20, 20)
     assert isinstance(result.statistic, float)
+    assert result == result
+    assert not result.null_distribution.flags.writeable
+    assert len(repr(result)) < 200
+    near = two_sample_test(np.arange(100) + 10**9, np.arange(100, 200) + 10**9, rng=0)
+    assert near.statistic == pytest.approx(
+        two_sample_test(np.arange(100.0), np.arange(100.0, 200.0), rng=0).statistic
+    )
     assert "energy two-sample test" in str(result)
     assert "p-value" in str(result)
+
+
+def test_overflow_is_refused_and_never_a_verdict() -> None:
+    x = normal(0, 20, 2) * 1e160
+    with pytest.raises(ValueError, match=r"overflows .* rescale"):
+        two_sample_test(x, x + 1, n_resamples=19, rng=0)
+    big = two_sample_test(normal(0, 30, 2).float() * 1e20, normal(1, 30, 2).float() * 1e20, rng=0)
+    plain = two_sample_test(normal(0, 30, 2).float(), normal(1, 30, 2).float(), rng=0)
+    assert big.pvalue == plain.pvalue
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e5])
+def test_tie_tolerance_swallows_no_effect(offset: float) -> None:
+    """A kernel whose values are huge against the statistic, and an outlier in the energy test."""
+    x, y = normal(0, 100, 2) + offset, normal(1, 100, 2) + offset + 1.0
+    assert two_sample_test(x, y, method="mmd", kernel="linear", rng=0).pvalue == 0.001
+    y[0] = 1e8
+    assert two_sample_test(x, y, rng=0).pvalue <= 0.01
+
+
+def test_any_real_numpy_array() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 30, 3))
+    expected = two_sample_test(x, y, n_resamples=50, rng=0)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for variant in (
+        x.astype(">f8"),
+        np.asfortranarray(x),
+        x.astype(np.longdouble),
+        frozen,
+        x.tolist(),
+    ):
+        same = two_sample_test(variant, y, n_resamples=np.int64(50), rng=0)  # type: ignore[arg-type]
+        assert same.pvalue == expected.pvalue
+    assert two_sample_test(x[::-1], y, n_resamples=50, rng=0).statistic == pytest.approx(
+        expected.statistic
+    )
+    masked = np.ma.masked_array(x, mask=x > 1)
+    with pytest.raises(TypeError, match="masked array; drop"):
+        two_sample_test(masked, y)
+    with pytest.raises(TypeError, match="not a real number"):
+        two_sample_test(np.array([["a"]]), y)
 
 
 def test_constant_data() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -157,6 +158,15 @@ def test_median_of_ties_is_not_zero() -> None:
     assert median_distance(constant, constant, "sqeuclidean") == 1.0
 
 
+@pytest.mark.parametrize("row", [0, 50])
+@pytest.mark.parametrize("outlier", [1e3, 1e6])
+def test_median_does_not_follow_an_outlier(row: int, outlier: float) -> None:
+    x, y = normal(0, 100, 2).float(), normal(1, 100, 2).float() + 1.0
+    x[row] = outlier
+    expected = torch.pdist(torch.cat([x, y]).double()).median()
+    assert_close(median_distance(x, y, "sqeuclidean"), expected, 1e-7)
+
+
 def test_median_of_a_large_sample_is_from_a_fixed_scattered_subsample() -> None:
     x, y = normal(0, 30_000, 4), normal(1, 10_000, 4)
     found = median_distance(x, y, "sqeuclidean")
@@ -197,6 +207,29 @@ def test_resolve_fixes_a_rule() -> None:
     assert_close(again.xy, pair_sums(x, y, kernel=kernel).xy, 1e-6)
     assert (once.xy < 0.5 * again.xy).all()
     assert Gaussian("dimension").resolve(x).terms[0].bandwidth == math.sqrt(1.5)
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "error", "message"),
+    [
+        (torch.tensor(math.inf), ValueError, "positive and finite"),
+        (torch.ones(3), ValueError, r"0-d or of the batch shape \[\]; got shape \[3\]"),
+        (1e-200, ValueError, "positive and finite; got 1e-200"),
+    ],
+)
+def test_bad_bandwidths(bandwidth: Tensor | float, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        pair_sums(torch.zeros(4, 2), torch.zeros(4, 2), kernel=Gaussian(bandwidth))
+    with pytest.raises(TypeError, match="kernel object such as Gaussian"):
+        potential(torch.zeros(4, 2), torch.zeros(4, 2), kernel="gaussian")  # type: ignore[arg-type]
+
+
+def test_half_precision_bandwidth_keeps_its_value() -> None:
+    x, y = normal(0, 10, 2) * 0.003, normal(1, 12, 2) * 0.003
+    sigma = torch.tensor(0.003, dtype=torch.float16)
+    sums = pair_sums(x, y, kernel=Gaussian(sigma))
+    assert_close(sums.xy, pair_sums(x, y, kernel=Gaussian(float(sigma))).xy, 1e-12)
+    assert Gaussian(np.float32(2.0)).terms[0].bandwidth == 2.0  # type: ignore[arg-type]
 
 
 def test_bandwidth_tensor_per_batch_item() -> None:

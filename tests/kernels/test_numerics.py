@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import oracle
@@ -10,7 +12,16 @@ import torch
 from tolerances import assert_close, assert_no_worse_than_eager
 from torch import Tensor
 
-from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Linear, Matern, Polynomial
+from divergences.kernels import (
+    Energy,
+    Gaussian,
+    InverseMultiquadric,
+    Kernel,
+    Laplace,
+    Linear,
+    Matern,
+    Polynomial,
+)
 from divergences.kernels.api import pair_form
 from divergences.kernels.functions import REGISTRY
 
@@ -201,3 +212,83 @@ def test_registry_is_what_the_design_names() -> None:
         "matern",
         "polynomial",
     }
+
+
+@pytest.mark.parametrize("distance", [1e6, 1e7, 1e9])
+@pytest.mark.parametrize("d", [2, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_clusters(distance: float, d: int, dtype: torch.dtype) -> None:
+    """The numbers given are the truth, however little fp32 leaves of the clusters' shape."""
+    x, y = normal(0, 60, d, torch.float64), normal(1, 50, d, torch.float64)
+    x[30:] += distance
+    y[25:] += distance
+    x, y = x.to(dtype), y.to(dtype)
+    for kernel in (Gaussian(1.0), Matern(1.0), InverseMultiquadric(1.0), Energy(), Laplace(1.0)):
+        ours, truth = value_and_gradients(kernel, x, y), dense(kernel, x, y)
+        level = 1e-9 if dtype == torch.float64 else 2e-5
+        sums = 2.0 * distance if repr(kernel) == "Energy(1.0)" else 2.0
+        assert abs(float(ours[0] - truth[0])) <= level * sums
+        for a, b in zip(ours[1:], truth[1:], strict=True):
+            assert_close(a, b, 1e-6 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("d", [1, 2, 16])
+@pytest.mark.parametrize("kernel", [Energy(0.5), Energy(), Laplace(1.0)], ids=repr)
+def test_nearly_coincident_pairs_in_double(kernel: Kernel, d: int) -> None:
+    x, y = normal(0, 40, d, torch.float64), normal(1, 30, d, torch.float64)
+    x[20:] = x[:20] + 3e-7 * normal(2, 20, d, torch.float64)
+    y[20:] = x[5:15] + 1e-9 * normal(3, 10, d, torch.float64)
+    for a, b in zip(value_and_gradients(kernel, x, y), dense(kernel, x, y), strict=True):
+        assert_close(a, b, 1e-9)
+
+
+def test_nan_in_one_batch_item_leaves_the_others_alone() -> None:
+    """Also their precision: narrow clusters beside it are still resolved."""
+    base = torch.stack([normal(0, 40, 2), normal(1, 40, 2)]) * 1e-3
+    base[:, 20:] += 1.0
+    other = torch.stack([normal(2, 40, 2), normal(3, 40, 2)]) * 1e-3
+    clean = pair_form(base, other, Gaussian(1e-3), COEFS)
+    base[1, 0, 0] = torch.nan
+    for kernel in (Gaussian(1e-3), Energy()):
+        value = pair_form(base, other, kernel, COEFS)
+        assert value[1].isnan()
+        assert value[0].isfinite()
+    assert_close(pair_form(base, other, Gaussian(1e-3), COEFS)[0], clean[0], 1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-18, 1e18, 1e20, 1e30])
+def test_scale_of_fp32_data_changes_nothing(scale: float) -> None:
+    """A power of ten, where squared distances leave the range of fp32."""
+    x, y = normal(0, 40, 3), normal(1, 30, 3) + 0.5
+    big_x, big_y = x.double().mul(scale).float(), y.double().mul(scale).float()
+    value = value_and_gradients(Gaussian("median"), x, y)[0]
+    assert_close(value_and_gradients(Gaussian("median"), big_x, big_y)[0], value, 1e-4)
+    plain, scaled = (value_and_gradients(Energy(), *s) for s in ((x, y), (big_x, big_y)))
+    assert_close(scaled[0] / scale, plain[0], 1e-5)
+    assert_close(scaled[1], plain[1], 1e-4)
+
+
+def test_l1_in_many_dimensions() -> None:
+    x, y = normal(0, 30, 3072), normal(1, 30, 3072)
+    kernel = Laplace(1000.0, norm="l1")
+    ours, truth = value_and_gradients(kernel, x, y), dense(kernel, x, y)
+    eager = dense(kernel, x, y, torch.float32)
+    for a, b, c in zip(ours, truth, eager, strict=True):
+        assert_no_worse_than_eager(a, c, b, floor=1e-6 * float(b.abs().max()))
+
+
+def test_the_newer_precision_settings_do_not_reach_in_either() -> None:
+    """Mixed with the older setting, torch refuses to answer which one holds."""
+    code = """
+import torch
+from divergences import mmd2
+x, y = torch.randn(40, 64), torch.randn(40, 64)
+plain = mmd2(x, y)
+torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+assert torch.equal(mmd2(x, y), plain)
+assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+print("held")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "held\n", result.stderr

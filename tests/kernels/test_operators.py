@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import oracle
 import pytest
@@ -10,6 +14,7 @@ import torch
 from tolerances import assert_close
 from torch import Tensor
 
+from divergences.energy import EnergyLoss, energy_distance
 from divergences.kernels import (
     Energy,
     Gaussian,
@@ -27,6 +32,7 @@ from divergences.kernels import (
 from divergences.kernels.api import pair_form
 from divergences.kernels.functions import REGISTRY
 from divergences.kernels.plan import Component, encode
+from divergences.mmd import MMDLoss, mmd2, mmd2_to_normal
 
 KERNELS = [
     Gaussian([0.7, 2.0]),
@@ -42,6 +48,12 @@ KERNELS = [
     Linear(),
     Gaussian(1.0) + 2.0 * Linear() + Laplace(1.0, norm="l1"),
 ]
+
+
+def mmd2_to_normal_of_first(x: Tensor, y: Tensor) -> Tensor:
+    return mmd2_to_normal(x) + 0.0 * y.sum()
+
+
 BLOCK_COEFS = (1.0, 2.0, -0.5)
 
 
@@ -200,11 +212,11 @@ def test_opcheck(kernel: Kernel) -> None:
     cases = [
         (compiled.pair_sums, (x, y, wx, wy, rates, *static)),
         (compiled.pair_sums, (x, y, None, None, None, components, group.rates, *static[2:])),
-        (compiled.pair_form, (x, y, wx, wy, rates, coefs, *static, everything)),
+        (compiled.pair_form, (x, y, wx, wy, rates, coefs, "unbiased", *static, everything)),
         (
             compiled.pair_form,
             (
-                *(x, None, None, None, None, [0.5] * count, components, group.rates),
+                *(x, None, None, None, None, [0.5] * count, "sums", components, group.rates),
                 *("xx", "reference", [False, True, False, False, False]),
             ),
         ),
@@ -243,3 +255,89 @@ def test_repeats_are_bit_equal() -> None:
         runs.append((value.detach(), leaf.grad))
     assert torch.equal(runs[0][0], runs[1][0])
     assert torch.equal(runs[0][1], runs[1][1])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing(reentrant: bool) -> None:
+    x, y = leaves((9, 3), (8, 3))
+    (expected,) = torch.autograd.grad(form(Energy())(2.0 * x, y), x)
+    value = torch.utils.checkpoint.checkpoint(
+        lambda t: form(Energy())(2.0 * t, y), x, use_reentrant=reentrant
+    )
+    value.backward()
+    assert x.grad is not None
+    assert_close(x.grad, expected, 1e-12)
+
+
+@pytest.mark.parametrize("n", [9, 700])
+def test_compiled_without_gradients(n: int) -> None:
+    """Evaluation: no input requires grad, or none may."""
+    x, y = (t.detach() for t in leaves((n, 3), (n + 1, 3)))
+    function = form(Gaussian(1.0))
+    through = torch.compile(function, fullgraph=True, backend="aot_eager")
+    assert_close(through(x, y), function(x, y), 1e-12)
+    with torch.no_grad():
+        assert_close(through(x.clone().requires_grad_(), y), function(x, y), 1e-12)
+
+
+def test_copies_and_pickles_are_the_same_kernel() -> None:
+    for kernel in (Gaussian([1.0, 2.0]) + Energy(), Matern("median")):
+        for twin in (copy.deepcopy(kernel), pickle.loads(pickle.dumps(kernel))):
+            assert repr(twin) == repr(kernel)
+            assert all(
+                a.function is b.function for a, b in zip(twin.terms, kernel.terms, strict=True)
+            )
+
+
+def test_threads_do_not_share_scratch() -> None:
+    """Four threads at once give, bit for bit, what one gives alone."""
+    torch.set_num_threads(1)
+    cases = [(normal_pair(seed, n), Energy() if seed % 2 else Gaussian(1.0)) for seed, n in
+             enumerate([50, 300, 700, 90, 1100, 40, 200, 500])]  # fmt: skip
+
+    def work(case: tuple[tuple[Tensor, Tensor], Kernel]) -> tuple[Tensor, Tensor]:
+        (x, y), kernel = case
+        x = x.clone().requires_grad_()
+        value = form(kernel)(x, y)
+        return value.detach(), torch.autograd.grad(value, x)[0]
+
+    alone = [work(case) for case in cases]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(work, cases * 3))
+    for k, result in enumerate(together):
+        for a, b in zip(result, alone[k % len(cases)], strict=True):
+            assert torch.equal(a, b)
+
+
+def normal_pair(seed: int, n: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 4, generator=generator), torch.randn(n + 3, 4, generator=generator)
+
+
+# torch's own code generator uses what torch deprecates.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+def test_compiled_code_follows_changing_sizes(estimator: str) -> None:
+    """Generated code, dynamic shapes: the factors 1/n² are not those of the first n."""
+    torch._dynamo.reset()
+    loss = MMDLoss(estimator=estimator, bandwidth=[1.0, 2.0])  # type: ignore[arg-type]
+    compiled_loss = torch.compile(loss, fullgraph=True, dynamic=True)
+    y = normal_pair(0, 64)[0]
+    for n in (50, 65, 80):
+        x = normal_pair(1, n)[1].requires_grad_()
+        a, b = compiled_loss(x, y), loss(x, y)
+        assert_close(a, b, 1e-6)
+        assert_close(torch.autograd.grad(a, x)[0], torch.autograd.grad(b, x)[0], 1e-6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [mmd2, energy_distance, mmd2_to_normal_of_first, EnergyLoss()],
+    ids=["mmd2", "energy", "normal", "module"],
+)
+def test_common_calls_trace_with_dynamic_shapes(function: Callable[..., Tensor]) -> None:
+    through = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=True)
+    for n in (9, 14, 30):
+        x, y = (t.detach() for t in leaves((n, 3), (n + 1, 3)))
+        assert_close(through(x, y), function(x, y), 1e-12)
