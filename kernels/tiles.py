@@ -124,8 +124,9 @@ class Tile(NamedTuple):
 
 def centre(x: Tensor, y: Tensor | None, metric: Metric) -> Tensor | None:
     """The coordinate-wise median of a few pooled rows: distances do not change under it, their
-    rounding does, and unlike a mean it does not follow an outlier."""
-    if metric == "inner" or x.shape[1] + (0 if y is None else y.shape[1]) == 0:
+    rounding does, and unlike a mean it does not follow an outlier. L1 distances are differences
+    anyway, and their gradient, a sign, would feel the rounding of the centred coordinates."""
+    if metric != "sqeuclidean" or x.shape[1] + (0 if y is None else y.shape[1]) == 0:
         return None
     return pooled_rows(x, y, CENTRE_ROWS, remember=not x.is_cuda).median(-2, keepdim=True).values
 
