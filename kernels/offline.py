@@ -9,11 +9,15 @@ use the tensor cores, and those that clamp distances must propagate NaN.
 
 By default every configuration is compiled with one function, and on the first architecture every
 function with one configuration; ``--full`` compiles every configuration with every function.
+What became of a kernel is kept in Triton's cache directory: a second run compiles what changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import inspect
+import json
 import os
 import re
 import subprocess
@@ -23,6 +27,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +44,7 @@ MAX_TENSOR_MEMORY = 512
 TENSOR_CORES = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
 PROCESSORS = 132
 DEFAULT = "90,80,89,100,120"
+ROWS = 1280  # more than a small problem has
 
 
 class Case(NamedTuple):
@@ -122,13 +128,19 @@ def _configurations(base: Case) -> Iterator[Case]:
 
 
 def _variants(base: Case) -> Iterator[Case]:
-    """More widths and options for the same configurations."""
-    for d in (32, 128):
-        yield base._replace(name=f"value {d}", coordinates=d, wanted=Wanted(sums=True))
-    yield base._replace(name="potential", wanted=Wanted(grad_wx=True), blocks="xy")
-    yield base._replace(name="five value", copies=5, wanted=Wanted(sums=True))
-    for d in (32, 128):
-        yield base._replace(name=f"five gradient {d}", copies=5, coordinates=d)
+    """More widths, options and components for the same configurations."""
+    for case in _configurations(base):
+        if case.copies == 1:
+            yield case
+            yield case._replace(name=f"five {case.name}", copies=5)
+    if REGISTRY[base.function].metric != "l1":
+        for d in (32, 128):
+            yield base._replace(name=f"value {d}", coordinates=d, wanted=Wanted(sums=True))
+        yield base._replace(name="potential", wanted=Wanted(grad_wx=True), blocks="xy")
+        yield base._replace(name="everything", coordinates=128)
+        yield base._replace(
+            name="five value 128", coordinates=128, wanted=Wanted(sums=True), copies=5
+        )
 
 
 def _cases(full: bool, first: bool) -> Iterator[Case]:
@@ -136,14 +148,12 @@ def _cases(full: bool, first: bool) -> Iterator[Case]:
     for name, function in REGISTRY.items():
         for number, (_, shape, offset) in enumerate(function.probe):
             l1 = function.metric == "l1"
-            base = Case("weighted", name, shape, offset, 4096, 64, "all", everything, True)
+            base = Case("weighted", name, shape, offset, ROWS, 64, "all", everything, True)
             if full or first:
                 yield base._replace(name="function", coordinates=3 if l1 else 64, weighted=False)
             base = base._replace(weighted=False)
             if full:
-                yield from _configurations(base)
-                if not l1:
-                    yield from _variants(base)
+                yield from _variants(base)
             elif name == "gaussian":
                 yield from _configurations(base)
             elif l1:
@@ -185,13 +195,27 @@ def record(case: Case, arch: int) -> list[Launch]:
     return found
 
 
-def _key(launch: Launch) -> str:
-    """Equal for launches that compile to the same code."""
-    static = {k: str(v) for k, v in sorted(launch.arguments.items()) if k.isupper()}
-    return f"{launch.kernel.__name__} {launch.config} {static}"
-
-
 TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16"}
+
+
+def _key(launch: Launch, arch: int) -> str:
+    """Equal for launches that compile to the same code."""
+    import triton
+
+    arguments = {
+        name: TYPES[given.dtype] if isinstance(given, torch.Tensor) else str(given)
+        for name, given in launch.arguments.items()
+        if isinstance(given, torch.Tensor) or name.isupper()
+    }
+    kernel, config = launch.kernel, launch.config
+    options = sorted(config.options().items())
+    parts = (triton.__version__, arch, kernel.cache_key, options, _readers())
+    return hashlib.sha256(repr((*parts, sorted(arguments.items()))).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _readers() -> str:
+    return "".join(inspect.getsource(f) for f in (_compile, _read, parse_resources, parse_sass))
 
 
 def _compile(launch: Launch, arch: int) -> Any:
@@ -199,9 +223,8 @@ def _compile(launch: Launch, arch: int) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    names = launch.kernel.arg_names
     signature, static, aligned = {}, {}, {}
-    for at, name in enumerate(names):
+    for at, name in enumerate(launch.kernel.arg_names):
         given = launch.arguments[name]
         if isinstance(given, torch.Tensor):
             signature[name] = TYPES[given.dtype]
@@ -212,8 +235,8 @@ def _compile(launch: Launch, arch: int) -> Any:
         else:
             signature[name] = "i32"
     source = ASTSource(launch.kernel, signature, constexprs=static, attrs=aligned)
-    options = {"num_warps": launch.config.warps, "num_stages": launch.config.stages}
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    target = GPUTarget("cuda", arch, 32)
+    return triton.compile(source, target=target, options=launch.config.options())
 
 
 def parse_resources(text: str) -> dict[str, int]:
@@ -234,42 +257,68 @@ def _count(instructions: Counter[str], *stems: str) -> int:
     return sum(n for name, n in instructions.items() if name.split(".")[0] in stems)
 
 
-def _dump(cubin: bytes, flag: str) -> str:
+def _dump(cubin: bytes) -> str:
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run(
-            [tool, flag, file.name], capture_output=True, text=True, check=True
-        ).stdout
+        command = [str(tool), "--dump-resource-usage", "--dump-sass", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _read(compiled: Any, arch: int) -> dict[str, int]:
+    """What the compiler made of a kernel: the fields of ``Usage`` that only its code decides."""
+    dump, ptx = _dump(compiled.asm["cubin"]), compiled.asm["ptx"]
+    resources, sass = parse_resources(dump), parse_sass(dump)
+    return {
+        "registers": resources["REG"],
+        "stack": resources["STACK"],
+        "shared": compiled.metadata.shared,
+        "tensor_memory": getattr(compiled.metadata, "tmem_size", 0) or 0,
+        "instructions": sum(sass.values()),
+        "spills": _count(sass, "LDL", "STL"),
+        "tensor_core": _count(sass, TENSOR_CORES[arch]),
+        "exp2": sum(n for name, n in sass.items() if name.startswith("MUFU.EX2")),
+        "nan_clamps": len(re.findall(r"max\.NaN\.f32", ptx)),
+        "wide_offsets": len(re.findall(r"(?:mul|mad)\.(?:lo\.s64|wide\.s32|lo\.u64)", ptx)),
+    }
+
+
+def _kept(key: str) -> dict[str, int] | None:
+    from triton.runtime.cache import get_cache_manager
+
+    path = get_cache_manager(key).get_file("usage.json")
+    return None if path is None else json.loads(Path(path).read_text())
+
+
+def _keep(key: str, code: dict[str, int]) -> None:
+    from triton.runtime.cache import get_cache_manager
+
+    get_cache_manager(key).put(json.dumps(code), "usage.json", binary=False)
 
 
 def measure(case: Case, launch: Launch, arch: int) -> Usage:
-    """Compile one launch and read the result."""
-    compiled = _compile(launch, arch)
-    resources = parse_resources(_dump(compiled.asm["cubin"], "--dump-resource-usage"))
-    sass = parse_sass(_dump(compiled.asm["cubin"], "--dump-sass"))
-    ptx = compiled.asm["ptx"]
+    """Compile one launch, unless that has been done, and read the result."""
+    import triton
+
+    key = _key(launch, arch)
+    code = _kept(key)
+    if code is None:
+        with tempfile.TemporaryDirectory() as folder, triton.knobs.cache.scope():
+            triton.knobs.cache.dir = folder  # the code itself would fill gigabytes
+            code = _read(_compile(launch, arch), arch)
+        _keep(key, code)
     kernel, given = launch.kernel.__name__, launch.arguments
     gram = bool(given.get("GRAM", kernel == "norm_kernel"))
     product = kernel != "finish_kernel" or bool(given.get("PANEL"))
     return Usage(
         arch=arch,
-        case=f"{case.function} {case.shape} {case.name}",
+        case=f"{case.function} {case.shape:g} {case.name}",
         kernel=kernel,
         config=launch.config,
-        registers=resources["REG"],
-        stack=resources["STACK"],
-        shared=compiled.metadata.shared,
-        tensor_memory=getattr(compiled.metadata, "tmem_size", 0) or 0,
-        instructions=sum(sass.values()),
-        spills=_count(sass, "LDL", "STL"),
-        tensor_core=_count(sass, TENSOR_CORES[arch]),
-        exp2=sum(n for name, n in sass.items() if name.startswith("MUFU.EX2")),
-        nan_clamps=len(re.findall(r"max\.NaN\.f32", ptx)),
-        wide_offsets=len(re.findall(r"(?:mul|mad)\.(?:lo\.s64|wide\.s32|lo\.u64)", ptx)),
+        **code,
         matrix=gram and product,
         clamps=kernel in ("value_kernel", "gradient_kernel")
         and gram
@@ -281,35 +330,58 @@ class Job(NamedTuple):
     case: Case
     number: int  # of the launch in the case
     arch: int
+    known: Usage | None = None
 
 
 def _work(job: Job) -> Usage | str:
     try:
         return measure(job.case, record(job.case, job.arch)[job.number], job.arch)
     except Exception as error:
-        text = str(error).strip().splitlines()
-        return f"sm_{job.arch} {job.case.function} {job.case.name} #{job.number}: {text[-1:]}"
+        cause = error
+        while isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__
+        return f"sm_{job.arch} {job.case.function} {job.case.name} #{job.number}: {cause!r}"
 
 
 def jobs(archs: Sequence[int], full: bool = False) -> list[Job]:
     """One job for each distinct piece of code. Without ``full`` the functions, and the kernels
     that have no pairs to visit, are compiled for the first architecture alone."""
-    found: dict[tuple[int, str], Job] = {}
+    found: dict[str, Job] = {}
     for arch in archs:
         first = arch == archs[0]
         for case in _cases(full, first):
             for number, launch in enumerate(record(case, arch)):
                 pairs = launch.kernel.__name__ in ("value_kernel", "gradient_kernel")
                 if full or first or pairs or launch.arguments.get("PANEL"):
-                    found.setdefault((arch, _key(launch)), Job(case, number, arch))
+                    key = _key(launch, arch)
+                    if key not in found:
+                        known = measure(case, launch, arch) if _kept(key) else None
+                        found[key] = Job(case, number, arch, known)
     return list(found.values())
 
 
 def run(archs: Sequence[int], full: bool = False, processes: int = 2) -> list[Usage | str]:
     """Compile and measure; a string is the message of a kernel that did not compile."""
     work = jobs(archs, full)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_work, work, chunksize=4))
+    new = [job for job in work if job.known is None]
+    print(f"{len(work)} kernels, {len(new)} to compile", file=sys.stderr, flush=True)
+    compiled = []
+    if new:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            for result in pool.map(_work, new, chunksize=8):
+                compiled.append(result)
+                _progress(result, len(compiled), len(new))
+    found = iter(compiled)
+    return [next(found) if job.known is None else job.known for job in work]
+
+
+def _progress(result: Usage | str, done: int, total: int) -> None:
+    faults = [result] if isinstance(result, str) else result.faults()
+    if faults:
+        print(_line(result) if isinstance(result, Usage) else result, file=sys.stderr)
+    if sys.stderr.isatty() or done % 100 == 0 or done == total:
+        end = "\r" if sys.stderr.isatty() and done < total else "\n"
+        print(f"{done} of {total}", end=end, file=sys.stderr, flush=True)
 
 
 def table(results: Sequence[Usage]) -> str:
@@ -321,16 +393,18 @@ def table(results: Sequence[Usage]) -> str:
             f"{'instr':>7}{'tensor':>7}{'ex2':>5}"
         )
         for r in results:
-            if r.arch != arch:
-                continue
-            tile = f"{r.config.rows}x{r.config.columns}x{r.config.slice}"
-            line = (
-                f"  {r.kernel:16}{r.case:36}{tile:>14}{r.config.warps:>6}{r.registers:>6}"
-                f"{r.shared:>8}{r.tensor_memory:>6}{r.instructions:>7}{r.tensor_core:>7}{r.exp2:>5}"
-            )
-            faults = r.faults()
-            lines.append(line + ("   FAULT " + "; ".join(faults) if faults else ""))
+            lines += [_line(r)] if r.arch == arch else []
     return "\n".join(lines)
+
+
+def _line(r: Usage) -> str:
+    tile = f"{r.config.rows}x{r.config.columns}x{r.config.slice}"
+    line = (
+        f"  {r.kernel:16}{r.case:36}{tile:>14}{r.config.warps:>6}{r.registers:>6}"
+        f"{r.shared:>8}{r.tensor_memory:>6}{r.instructions:>7}{r.tensor_core:>7}{r.exp2:>5}"
+    )
+    faults = r.faults()
+    return line + ("   FAULT " + "; ".join(faults) if faults else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,9 @@
 """The Triton backend: sweeps over CUDA tensors in fp32, without ever holding an N×M matrix.
 
 Routes: the difference form for at most ``FEW`` coordinates, for L1 and for small problems (two
-launches in all); the split Gram form for the rest. Nothing here waits for the device, and after
-the first call with its arguments a sweep can be captured in a CUDA graph.
+launches in all); the split Gram form for the rest. Nothing here waits for the device, but for the
+upload of rates and coefficients that are met for the first time, and a sweep whose kernels are
+compiled can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from . import _compat, triton_problem
 from . import triton_gradients as gradients
 from . import triton_kernels as kernels
 from .plan import Blocks, Component, Sweep, Wanted, block_names
-from .triton_configs import Config, Device
+from .triton_configs import MOST, Config, Device
 from .triton_problem import FEW, FUSED_WIDTH, ROW_PADDING, Problem, cdiv, prepare, sliced
 
 PANEL_BYTES = 2**30
@@ -63,8 +64,8 @@ def _target(device: Device) -> int:
 
 
 def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
-    table = problem.device.architecture
-    config = table.gram_value if problem.gram else table.difference_value
+    table = problem.table
+    config = table.value_of(problem.width) if problem.gram else table.difference_value
     if problem.small and not problem.gram:
         config = table.small_value
     config = sliced(config, problem.width) if problem.gram else config
@@ -123,14 +124,12 @@ BLOCK_OF = {"xx": "xx", "xy": "xy", "yx": "xy", "yy": "yy"}
 
 def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
     """``rows``: "x", "y" or "xy", the samples whose rows are visited."""
-    table = problem.device.architecture
+    table = problem.table
     panel = gradient and problem.coordinates > (FUSED_WIDTH if problem.gram else FEW)
     if problem.gram and panel:
         config = table.gram_panel
     elif problem.gram:
-        one = len(problem.components) == 1
-        configs = table.gram_gradient if one else table.gram_gradient_sum
-        config = configs[min(problem.width, FUSED_WIDTH)]
+        config = table.gram_gradient[min(problem.width, FUSED_WIDTH)]
     elif problem.small:
         config = table.small
     else:
@@ -227,14 +226,16 @@ def _finish(
     if common is None:
         common = dict.fromkeys(("partial", "potential", "panel"), dummy)
         common |= dict.fromkeys(("panel_stride", "panel_y", "slots"), 0)
-    table = problem.device.architecture
+    table = problem.table
     rows_x = rows_y = tiles = 0
-    config, per_program, columns = table.small, 16, 16
+    config, per_program, columns = table.small._replace(registers=MOST), 16, 16
     if plan is not None:
         rows_x, rows_y = plan.tiles_x * plan.config.rows, plan.tiles_y * plan.config.rows
         per_program, columns = 16, plan.config.columns
         config = plan.config._replace(
-            rows=min(32, plan.config.rows), warps=plan.config.warps if plan.panel else 4
+            rows=min(32, plan.config.rows),
+            warps=plan.config.warps if plan.panel else 4,
+            registers=MOST,
         )
         if not plan.panel:
             per_program = min(64, 1 << (problem.width - 1).bit_length())

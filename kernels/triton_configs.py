@@ -11,98 +11,130 @@ from typing import NamedTuple
 import torch
 
 KIB = 1024
+MOST = 255  # registers of a thread
 
 
 class Config(NamedTuple):
-    """Rows and columns of a tile of pairs, coordinates of a slice of the Gram loop."""
+    """Rows and columns of a tile of pairs, coordinates of a slice of the Gram loop. ``registers``
+    of a thread are the compiler's choice if None, which may be too few to keep everything in."""
 
     rows: int
     columns: int
     slice: int
     warps: int
     stages: int
+    registers: int | None = None
+
+    def options(self) -> dict[str, int | None]:
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
+
+
+class Table(NamedTuple):
+    """The configurations of an architecture. Gram gradients are keyed by the padded coordinates."""
+
+    gram_value: Config
+    gram_gradient: dict[int, Config]
+    gram_panel: Config
+    panel_product: Config
+    difference_value: Config = Config(64, 64, 1, 4, 2)
+    difference_gradient: Config = Config(16, 64, 1, 4, 2)
+    difference_panel: Config = Config(32, 32, 1, 8, 2)
+    small: Config = Config(16, 32, 1, 8, 2)
+    small_value: Config = Config(16, 16, 1, 4, 2)
+    gram_value_of_slices: Config | None = None  # where one slice is not all, if another
+
+    def value_of(self, width: int) -> Config:
+        if width > self.gram_value.slice and self.gram_value_of_slices is not None:
+            return self.gram_value_of_slices
+        return self.gram_value
 
 
 class Architecture(NamedTuple):
-    """What the table knows about a GPU. The Gram gradients are keyed by the padded coordinates."""
+    """What is known about a GPU: its shared memory, and a table for sweeps of one component and
+    one for sweeps of several, which need more registers."""
 
     shared_bytes: int
-    gram_value: Config
-    gram_gradient: dict[int, Config]
-    gram_gradient_sum: dict[int, Config]  # for several components
-    gram_panel: Config
-    panel_product: Config
-    difference_value: Config
-    difference_gradient: Config
-    difference_panel: Config
-    small: Config
-    small_value: Config
+    one: Table
+    several: Table
+
+    def table(self, components: int) -> Table:
+        return self.one if components == 1 else self.several
 
 
-_DIFFERENCE = {
-    "difference_value": Config(64, 64, 1, 4, 2),
-    "difference_gradient": Config(16, 64, 1, 4, 2),
-    "difference_panel": Config(32, 32, 1, 8, 2),
-    "small": Config(16, 32, 1, 8, 2),
-    "small_value": Config(16, 16, 1, 4, 2),
-}
-_AMPERE_GRADIENT = {
-    32: Config(64, 32, 32, 4, 2),
-    64: Config(64, 32, 32, 4, 2),
-    128: Config(64, 32, 32, 8, 2),
-}
-_AMPERE = Architecture(
-    163 * KIB,
+def _gradients(narrow: Config, middle: Config, wide: Config) -> dict[int, Config]:
+    return {32: narrow, 64: middle, 128: wide}
+
+
+_AMPERE = Table(
     gram_value=Config(64, 64, 32, 4, 2),
-    gram_gradient=_AMPERE_GRADIENT,
-    gram_gradient_sum=dict.fromkeys((32, 64, 128), Config(32, 32, 32, 4, 2)),
+    gram_gradient=_gradients(
+        Config(64, 32, 32, 4, 2, MOST),
+        Config(64, 32, 32, 4, 2, MOST),
+        Config(64, 32, 32, 8, 2),
+    ),
     gram_panel=Config(64, 32, 32, 4, 2),
     panel_product=Config(64, 32, 32, 4, 2),
-    **_DIFFERENCE,
+    difference_value=Config(64, 64, 1, 8, 2),
+    small=Config(16, 32, 1, 8, 2, MOST),
+    small_value=Config(16, 16, 1, 4, 2, MOST),
 )
-_HOPPER = Architecture(
-    227 * KIB,
+_AMPERE_SEVERAL = _AMPERE._replace(
+    gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 16, 32, 4, 2)),
+    difference_value=Config(64, 32, 1, 8, 2),
+)
+_HOPPER = Table(
     gram_value=Config(128, 64, 64, 8, 2),
-    gram_gradient={
-        32: Config(128, 64, 32, 8, 2),
-        64: Config(128, 64, 64, 8, 2),
-        128: Config(128, 32, 64, 8, 2),
-    },
-    gram_gradient_sum={
-        32: Config(128, 32, 32, 8, 2),
-        64: Config(128, 32, 64, 8, 2),
-        128: Config(64, 32, 64, 8, 2),
-    },
+    gram_gradient=_gradients(
+        Config(128, 64, 32, 8, 2),
+        Config(128, 64, 64, 8, 2),
+        Config(128, 32, 64, 8, 2),
+    ),
     gram_panel=Config(128, 64, 64, 8, 2),
     panel_product=Config(64, 64, 64, 8, 2),
-    **_DIFFERENCE,
+)
+_HOPPER_SEVERAL = _HOPPER._replace(
+    gram_gradient=_gradients(
+        Config(128, 32, 32, 8, 2),
+        Config(128, 32, 64, 8, 2),
+        Config(64, 32, 64, 8, 1),
+    ),
+    gram_value_of_slices=Config(128, 32, 64, 8, 2),
+    gram_panel=Config(64, 64, 64, 8, 2),
+    difference_value=Config(64, 32, 1, 8, 2),
+    small=Config(16, 32, 1, 8, 2, MOST),
 )
 _BLACKWELL = _HOPPER._replace(
-    gram_value=Config(64, 64, 64, 4, 2),
-    gram_gradient=dict.fromkeys((32, 64, 128), Config(64, 32, 64, 8, 2)),
-    gram_gradient_sum=dict.fromkeys((32, 64, 128), Config(64, 32, 64, 8, 2)),
-    gram_panel=Config(128, 64, 64, 8, 2),
+    gram_value=Config(64, 64, 64, 8, 2, MOST),
+    gram_gradient=dict.fromkeys((32, 64, 128), Config(64, 32, 64, 8, 2, MOST)),
     panel_product=Config(64, 64, 64, 4, 2),
+    small=Config(16, 32, 1, 8, 2, MOST),
+)
+_BLACKWELL_SEVERAL = _BLACKWELL._replace(
+    gram_gradient=_gradients(
+        Config(64, 32, 64, 8, 2, MOST),
+        Config(64, 32, 64, 8, 2, MOST),
+        Config(64, 32, 64, 8, 1, MOST),
+    ),
+    gram_panel=Config(64, 64, 64, 8, 2),
+    difference_value=Config(64, 32, 1, 8, 2),
+)
+_GEFORCE_BLACKWELL = _AMPERE._replace(
+    gram_gradient=_gradients(
+        Config(64, 32, 32, 8, 2),
+        Config(32, 32, 32, 4, 2),
+        Config(32, 32, 32, 4, 2),
+    ),
 )
 ARCHITECTURES: dict[int, Architecture] = {
-    80: _AMPERE,
-    89: _AMPERE._replace(shared_bytes=99 * KIB),
-    90: _HOPPER,
-    100: _BLACKWELL,
-    120: _AMPERE._replace(
-        shared_bytes=99 * KIB,
-        gram_gradient={
-            32: Config(64, 32, 32, 8, 2),
-            64: Config(32, 32, 32, 4, 2),
-            128: Config(32, 32, 32, 4, 2),
-        },
-    ),
+    80: Architecture(163 * KIB, _AMPERE, _AMPERE_SEVERAL),
+    89: Architecture(99 * KIB, _AMPERE, _AMPERE_SEVERAL),
+    90: Architecture(227 * KIB, _HOPPER, _HOPPER_SEVERAL),
+    100: Architecture(227 * KIB, _BLACKWELL, _BLACKWELL_SEVERAL),
+    120: Architecture(99 * KIB, _GEFORCE_BLACKWELL, _AMPERE_SEVERAL),
 }
-INTERPRETED = Architecture(
-    227 * KIB,
+_INTERPRETED = Table(
     gram_value=Config(32, 32, 32, 4, 1),
     gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 32, 32, 4, 1)),
-    gram_gradient_sum=dict.fromkeys((32, 64, 128), Config(32, 32, 32, 4, 1)),
     gram_panel=Config(32, 32, 32, 4, 1),
     panel_product=Config(32, 32, 32, 4, 1),
     difference_value=Config(32, 32, 1, 4, 1),
@@ -111,6 +143,7 @@ INTERPRETED = Architecture(
     small=Config(16, 32, 1, 4, 1),
     small_value=Config(16, 16, 1, 4, 1),
 )
+INTERPRETED = Architecture(227 * KIB, _INTERPRETED, _INTERPRETED)
 
 
 class Device(NamedTuple):
@@ -121,9 +154,9 @@ class Device(NamedTuple):
 def architecture_for(capability: int, shared_bytes: int) -> Architecture:
     """The newest table that is not newer than the GPU and fits its shared memory."""
     fitting = [
-        arch
-        for arch, table in sorted(ARCHITECTURES.items())
-        if arch <= capability and table.shared_bytes <= shared_bytes
+        number
+        for number, known in sorted(ARCHITECTURES.items())
+        if number <= capability and known.shared_bytes <= shared_bytes
     ]
     if not fitting:
         return ARCHITECTURES[89]

@@ -15,7 +15,7 @@ from . import _compat
 from . import triton_kernels as kernels
 from .plan import Blocks, Component, metric_of
 from .subsample import pooled_rows
-from .triton_configs import Config, Device, device_of
+from .triton_configs import Config, Device, Table, device_of
 
 FEW = 16  # coordinates up to which differences are cheaper than a Gram matrix
 SMALL = 2048  # rows up to which a panel of all pairs' weights is kept
@@ -23,12 +23,13 @@ SMALL_WORK = 2**28  # pairs·coordinates up to which a small problem avoids the 
 FUSED_WIDTH = 128  # coordinates up to which gradients accumulate in registers
 ROW_PADDING = kernels.PADDING.value
 CENTRE_ROWS = 33
+KEPT = 4096  # lists of rates or coefficients that stay on a device
 
 
 def launch(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any) -> None:
     """Every launch of the backend passes here."""
     with _compat.quiet(kernel):
-        kernel[grid](**arguments, num_warps=config.warps, num_stages=config.stages)
+        kernel[grid](**arguments, **config.options())
 
 
 class Sample(NamedTuple):
@@ -68,16 +69,30 @@ class Numbers(NamedTuple):
     stride: int
 
 
-@lru_cache(maxsize=4096)
-def _uploaded(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device)
+_constants: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
+
+
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on the device. Those that are kept are never dropped, since a captured CUDA graph
+    may read them. Numbers first met during a capture, and those beyond ``KEPT``, are not kept but
+    written by fills, which a capture records."""
+    key = (values, device)
+    if key not in _constants:
+        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        if capturing or len(_constants) >= KEPT:
+            made = torch.empty(len(values), dtype=torch.float32, device=device)
+            for at, value in enumerate(values):
+                made[at].fill_(value)
+            return made
+        _constants[key] = torch.tensor(values, dtype=torch.float32, device=device)
+    return _constants[key]
 
 
 def _numbers(values: list[float] | Tensor, device: torch.device) -> Numbers:
     if isinstance(values, Tensor):
         flat = values.to(torch.float32).flatten(1).contiguous()
         return Numbers(flat, flat.shape[1])
-    return Numbers(_uploaded(tuple(values), device), 0)
+    return Numbers(_constant(tuple(values), device), 0)
 
 
 @lru_cache(maxsize=256)
@@ -117,6 +132,10 @@ class Problem(NamedTuple):
     blocks: Blocks
     weighted: bool
     device: Device
+
+    @property
+    def table(self) -> Table:
+        return self.device.architecture.table(len(self.components))
 
     def arguments(self) -> dict[str, Any]:
         return {
@@ -190,7 +209,7 @@ def _scale(x: Tensor, y: Tensor | None, centre: Tensor) -> Tensor:
 
 def _sample(x: Tensor, weights: Tensor | None) -> Sample:
     if weights is None:
-        weights = _uploaded((1.0,), x.device).expand(x.shape[0], x.shape[1])
+        weights = _constant((1.0,), x.device).expand(x.shape[0], x.shape[1])
     b, n, d = x.stride()
     wb, wn = weights.stride()
     return Sample(x, x, x, weights, x.shape[1], (b, n, d), (wb, wn))
@@ -214,7 +233,7 @@ def prepare(
     width = d if d <= FEW else 0
     inverse = rate_numbers.values
     if gram:
-        table = device.architecture
+        table = device.architecture.table(len(components))
         width = _padded_width(d, table.gram_value)
         config = sliced(table.gram_value, width)
         centred = metric == "sqeuclidean"

@@ -10,7 +10,7 @@ import pytest
 
 from divergences.kernels import offline
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.triton_configs import ARCHITECTURES, Config, architecture_for
+from divergences.kernels.triton_configs import ARCHITECTURES, Config, Table, architecture_for
 
 GOOD = offline.Usage(
     arch=90,
@@ -59,7 +59,8 @@ def test_a_spilling_configuration_fails() -> None:
     code = (
         "from divergences.kernels import offline, triton_configs as c\n"
         "wide = c.Config(128, 128, 128, 4, 2)\n"
-        "c.ARCHITECTURES[80] = c.ARCHITECTURES[80]._replace(gram_value=wide)\n"
+        "a = c.ARCHITECTURES[80]\n"
+        "c.ARCHITECTURES[80] = a._replace(one=a.one._replace(gram_value=wide))\n"
         "case = next(j.case for j in offline.jobs([80]) if j.case.name == 'value 64')\n"
         "case = case._replace(coordinates=128)\n"
         "launch = next(l for l in offline.record(case, 80) if 'value' in l.kernel.__name__)\n"
@@ -135,29 +136,30 @@ def test_an_empty_dump_is_a_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "shared", "table"),
+    ("capability", "shared", "expected"),
     [(80, 163, 80), (86, 99, 89), (89, 99, 89), (90, 227, 90), (103, 227, 100), (120, 99, 120)],
 )
-def test_the_table_for_a_gpu(capability: int, shared: int, table: int) -> None:
+def test_the_table_for_a_gpu(capability: int, shared: int, expected: int) -> None:
     chosen = architecture_for(capability, shared * 1024)
-    assert chosen.gram_value == ARCHITECTURES[table].gram_value
-    assert chosen.shared_bytes == ARCHITECTURES[table].shared_bytes
+    assert chosen is ARCHITECTURES[expected]
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.fixture(params=[(a, c) for a in ARCHITECTURES for c in (1, 5)], ids=str)
+def table(request: pytest.FixtureRequest) -> Table:
+    arch, components = request.param
+    return ARCHITECTURES[arch].table(components)
+
+
 @pytest.mark.parametrize("width", [32, 64, 128])
-def test_norms_and_distances_have_one_order_of_summation(arch: int, width: int) -> None:
+def test_norms_and_distances_have_one_order_of_summation(table: Table, width: int) -> None:
     """Or identical rows would not be exactly 0 apart."""
-    table = ARCHITECTURES[arch]
-    used = [table.gram_value, table.gram_gradient[width], table.gram_gradient_sum[width]]
+    used = [table.gram_value, table.value_of(width), table.gram_gradient[width]]
     assert len({min(config.slice, width) for config in used}) == 1
-    assert table.gram_value.slice == table.gram_panel.slice
+    assert table.gram_value.slice == table.value_of(300).slice == table.gram_panel.slice
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_tiles_fit_one_another(arch: int) -> None:
-    table = ARCHITECTURES[arch]
-    for values in (table.gram_value, table.difference_value, table.small_value):
+def test_tiles_fit_one_another(table: Table) -> None:
+    for values in (*map(table.value_of, (64, 300)), table.difference_value, table.small_value):
         assert values.rows % values.columns == 0
     assert table.gram_panel.columns % table.panel_product.columns == 0
     assert table.gram_panel.rows % table.panel_product.rows == 0

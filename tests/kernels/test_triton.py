@@ -238,6 +238,51 @@ def test_coefficients_as_numbers() -> None:
         assert torch.equal(ours.cpu(), theirs)
 
 
+class TestNumbersOnTheDevice:
+    """A captured CUDA graph reads the rates and coefficients where they lay at its capture."""
+
+    def test_they_are_never_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        kept: dict[object, Tensor] = {}
+        monkeypatch.setattr(triton_problem, "_constants", kept)
+        monkeypatch.setattr(triton_problem, "KEPT", 3)
+        problem = Problem(5, 4, 2, [GAUSSIAN])
+        problem.rates = [0.7]
+        expected = problem.sweep()
+        before = dict(kept)
+        for rate in (0.1, 0.2, 0.3, 0.4):
+            problem.rates = [rate]
+            problem.sweep()
+        assert len(kept) == 3
+        assert all(kept[key] is tensor for key, tensor in before.items())
+        problem.rates = [0.7]
+        assert torch.equal(problem.sweep().sums, expected.sums)
+
+    def test_beyond_that_they_are_written_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(triton_problem, "_constants", {})
+        monkeypatch.setattr(triton_problem, "KEPT", 0)
+        Problem(5, 4, 2, [GAUSSIAN, LAPLACE], weighted=False).check()
+        assert not triton_problem._constants
+
+    @pytest.mark.gpu
+    def test_numbers_first_met_during_a_capture(self) -> None:
+        x = torch.randn(1, 100, 3, device="cuda")
+        components = (Component(REGISTRY["gaussian"]),)
+
+        def step(rate: float) -> Sweep:
+            numbers = ([rate], [1.0, 1.0, -2.0 * rate])
+            wanted = Wanted(True, True)
+            return triton_backend.sweep(x, x, None, None, components, *numbers, "all", wanted)
+
+        step(0.7)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = step(0.123)
+        graph.replay()
+        expected = step(0.123)
+        for ours, theirs in zip(captured, expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
 SUBSETS = [Wanted(*flags) for flags in itertools.product([False, True], repeat=5) if any(flags)]
 
 
