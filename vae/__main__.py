@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 the extra is missing, 2 invalid argument or folder, 130 Ctrl-C."""
+    """Exit code: 0 done, 1 the extra is missing or the training diverged, 2 invalid argument or
+    folder, 130 Ctrl-C."""
     arguments = vars(parser().parse_args(argv))
     arguments.pop("command")
     try:
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(config)
     except ModuleNotFoundError as error:
         print(f"vae demo: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"vae demo: {error}; nothing was written", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"vae demo: cannot write to {config.out}: {error.strerror}", file=sys.stderr)

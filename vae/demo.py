@@ -138,6 +138,7 @@ def run(config: Config) -> list[Comparison]:
 
     Raises:
         ModuleNotFoundError: the extra "vae" is not installed.
+        ValueError: the training diverged.
         OSError: the output folder cannot be written (found out before the training).
         KeyboardInterrupt: Ctrl-C; nothing is written.
     """
@@ -188,7 +189,8 @@ def run(config: Config) -> list[Comparison]:
     ]
     print(table(comparisons))
     print(
-        "\nPermutation tests of the energy distance; effect = statistic / 2E‖x−y‖ (0 to 100 %).\n"
+        "\nPermutation tests of the energy distance; effect = statistic / 2E‖x−y‖, between 0 and\n"
+        "100 % but for the noise of its estimate.\n"
         "Generated digits are the decoder's means at draws from the prior. The first two rows\n"
         "share their sizes and their second sample, so that their p-values compare."
     )

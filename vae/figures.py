@@ -133,7 +133,8 @@ def null_distribution(axes: Axes, result: TwoSampleResult, title: str) -> None:
     observed = float(result.statistic)
     low, high = min(null.min(), observed), max(null.max(), observed)
     margin = 0.06 * (high - low)
-    counts, _, _ = axes.hist(null, bins=30, color=GREY, edgecolor="white", linewidth=0.3)
+    # edges in the colour of the bars: they stay visible where the observed value is far away
+    counts, _, _ = axes.hist(null, bins=30, color=GREY, edgecolor=GREY, linewidth=0.8)
     axes.set_ylim(0, 1.2 * np.max(counts))  # room for the label above the bars
     axes.axvline(observed, color=ACCENT, linewidth=1.4)
     near_the_right = observed > (low + high) / 2
@@ -199,5 +200,8 @@ def demo_figure(
         null_distribution(upper, control, "$\\bf{e}$   Control: held-out against held-out")
         null_distribution(lower, generated, "$\\bf{f}$   Generated against held-out")
         upper.tick_params(labelbottom=False)
-        lower.set_xlabel(f"{generated.method} statistic; grey: under permutation of the labels")
+        lower.set_xlabel(
+            f"{generated.method} statistic, n = {generated.n}, m = {generated.m}; "
+            f"grey: {generated.n_resamples} permutations of the labels"
+        )
     return figure

@@ -77,6 +77,11 @@ class InfoVAE:
     divergence: Divergence = mmd
 
     def __post_init__(self) -> None:
+        if not callable(self.divergence):
+            raise TypeError(
+                f"divergence must be a function of (z, prior_sample), such as those in DIVERGENCES "
+                f"({', '.join(DIVERGENCES)}); got {self.divergence!r}"
+            )
         if not (math.isfinite(self.alpha) and math.isfinite(self.lambda_)):
             raise ValueError(
                 f"alpha and lambda must be finite, got alpha={self.alpha}, lambda={self.lambda_}"

@@ -1,6 +1,7 @@
 """Training by Lightning: devices and precision are its business, the draws are ours."""
 
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -77,6 +78,11 @@ class _Progress(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, *_: object) -> None:
         terms = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not math.isfinite(terms["loss"]):
+            raise ValueError(
+                f"training diverged: loss {terms['loss']:g} in epoch {len(self.history) + 1}; "
+                "try a smaller λ or learning rate, or a larger σ²"
+            )
         self.history.append(terms)
         self._bar.set_postfix(
             {name: f"{value:.4g}" for name, value in terms.items()}, refresh=False
@@ -138,8 +144,8 @@ def fit(
         The history, one entry per epoch.
 
     Raises:
-        ValueError: fewer than 2 rows, epochs < 1, batch_size < 2, a seed outside [0, 2³¹), or
-            non-finite data.
+        ValueError: fewer than 2 rows, epochs < 1, batch_size < 2, a seed outside [0, 2³¹),
+            non-finite data, or a training that diverged.
         KeyboardInterrupt: Ctrl-C; says after how many epochs, which the model has kept.
     """
     if epochs < 1 or batch_size < 2 or len(data) < 2:

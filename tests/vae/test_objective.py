@@ -173,3 +173,8 @@ def test_warns_where_a_large_kl_is_rewarded() -> None:
 def test_one_row_has_no_divergence() -> None:
     with pytest.raises(ValueError, match="at least 2 rows, got 1"):
         build(InfoVAE())(data(1))
+
+
+def test_a_divergence_by_name_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"divergence must be a function .* got 'mmd'"):
+        InfoVAE(divergence="mmd")  # type: ignore[arg-type]

@@ -132,3 +132,11 @@ def test_ctrl_c_says_how_far_it_got(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt, match="interrupted after 1 of 5 epochs"):
         trained(60, epochs=5)
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_diverged_training_says_so() -> None:
+    model = VAE(
+        mlp(4, 4), mlp(2, 4), GaussianLikelihood(1e-300), InfoVAE(), prior=StandardNormal(2)
+    )
+    with pytest.raises(ValueError, match=r"training diverged: loss .* in epoch 1; try a smaller"):
+        fit(model, torch.rand(20, 4), epochs=2, progress=False, accelerator="cpu")
