@@ -7,7 +7,6 @@ import datetime
 import multiprocessing
 import pathlib
 import platform
-import resource
 import statistics
 import subprocess
 import time
@@ -29,9 +28,9 @@ class Row:
     versions: str
     workload: str
     variant: str
-    median_ms: float
-    ratio: float  # of this variant's median to ours: above 1, ours is faster
-    peak_mb: float  # above the inputs; nan where it was not measured
+    median_ms: float  # nan in rows of memory
+    ratio: float  # of this variant's median (or memory) to ours: above 1, ours is better
+    peak_mb: float  # above the inputs; nan in rows of time
     error: float  # relative to fp64
 
 
@@ -49,16 +48,24 @@ def interleaved(variants: dict[str, Callable[[], object]], seconds: float) -> di
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def _resident(field: str) -> float:
+    """MB of VmRSS (now) or VmHWM (the peak), from Linux."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"{field} is not in /proc/self/status")
+
+
 def _peak_in_child(setup: Callable[[], Callable[[], object]], sender: object) -> None:
     run = setup()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    before = _resident("VmRSS")
     run()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sender.send((after - before) / 1024)  # type: ignore[attr-defined]
+    sender.send(_resident("VmHWM") - before)  # type: ignore[attr-defined]
 
 
 def peak_memory(setup: Callable[[], Callable[[], object]]) -> float:
-    """MB that the process grows by, at its peak, while ``setup()()`` runs, in a fresh process.
+    """MB that a fresh process grows by, at its peak, while ``setup()()`` runs (Linux).
 
     ``setup`` makes the inputs and warms up whatever a first call loads; it must be importable.
     """
@@ -93,12 +100,16 @@ def commit() -> str:
 
 def record(
     workload: str,
-    medians: dict[str, float],
-    errors: dict[str, float],
-    peaks: dict[str, float],
     file: str,
+    *,
+    medians: dict[str, float] | None = None,
+    errors: dict[str, float] | None = None,
+    peaks: dict[str, float] | None = None,
 ) -> list[Row]:
     """Append one row per variant to bench/results/<file>.csv; "ours" is the yardstick."""
+    nan = float("nan")
+    measured = medians if medians is not None else peaks
+    assert measured is not None
     rows = [
         Row(
             datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
@@ -107,12 +118,12 @@ def record(
             f"torch {torch.__version__}, python {platform.python_version()}",
             workload,
             name,
-            round(median, 3),
-            round(median / medians["ours"], 2),
-            round(peaks.get(name, float("nan")), 1),
-            float(f"{errors.get(name, float('nan')):.2g}"),
+            round((medians or {}).get(name, nan), 3),
+            round(value / measured["ours"], 2),
+            round((peaks or {}).get(name, nan), 1),
+            float(f"{(errors or {}).get(name, nan):.2g}"),
         )
-        for name, median in medians.items()
+        for name, value in measured.items()
     ]
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{file}.csv"

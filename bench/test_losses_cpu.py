@@ -60,6 +60,11 @@ def value_and_gradient(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
     return x.grad
 
 
+def workload(family: str, n: int, d: int, gradient: bool) -> str:
+    what = "value+gradient" if gradient else "value"
+    return f"{family}, {what}, n=m={n}, d={d}"
+
+
 def memory_case(family: str, name: str, n: int, d: int, gradient: bool) -> Callable[[], Tensor]:
     """Set up in a fresh process; a small call loads everything lazily loaded."""
     torch.set_num_threads(2)
@@ -88,21 +93,27 @@ def test_loss(family: str, n: int, d: int, gradient: bool) -> None:
         {name: partial(run, loss, x, y) for name, loss in found.items()},
         seconds=2.0 if n < 8000 else 8.0,
     )
-    peaks = {}
-    if n >= 4000:
-        peaks = {
-            name: peak_memory(partial(memory_case, family, name, n, d, gradient)) for name in found
-        }
-        # O(n·d) and a few tiles; eager holds several n² matrices.
-        assert peaks["ours"] < 100 + 6 * 4 * n * d / 2**20
-    what = "value+gradient" if gradient else "value"
-    rows = record(f"{family}, {what}, n=m={n}, d={d}", medians, errors, peaks, "losses_cpu")
+    rows = record(workload(family, n, d, gradient), "losses_cpu", medians=medians, errors=errors)
     for row in rows:
         print(
             f"\n{row.workload:45s} {row.variant:9s} {row.median_ms:10.2f} ms  ×{row.ratio:<6.2f}"
-            f" {row.peak_mb:8.1f} MB  error {row.error:.1e}",
+            f" error {row.error:.1e}",
             end="",
         )
+
+
+@pytest.mark.parametrize("gradient", [False, True], ids=["value", "value+gradient"])
+@pytest.mark.parametrize(("n", "d"), [size for size in SIZES if size[0] >= 4000])
+@pytest.mark.parametrize("family", ["gaussian", "energy"])
+def test_peak_memory(family: str, n: int, d: int, gradient: bool) -> None:
+    """At most 100 MB and six times the inputs, where eager holds several n² matrices."""
+    peaks = {
+        name: peak_memory(partial(memory_case, family, name, n, d, gradient))
+        for name in losses(family, d)
+    }
+    record(workload(family, n, d, gradient), "memory_cpu", peaks=peaks)
+    print(f"\n{workload(family, n, d, gradient):45s} {peaks}", end="")
+    assert peaks["ours"] < 100 + 6 * (2 * 4 * n * d / 2**20)
 
 
 def test_a_hundred_thousand_rows() -> None:
@@ -110,6 +121,6 @@ def test_a_hundred_thousand_rows() -> None:
     torch.set_num_threads(2)
     x, y = samples(100_000, 16)
     medians = interleaved({"ours": partial(value, ours_gaussian(4.0), x, y)}, seconds=0.0)
-    record("gaussian, value, n=m=100000, d=16", medians, {}, {}, "losses_cpu")
+    record("gaussian, value, n=m=100000, d=16", "losses_cpu", medians=medians)
     print(f"\nn = m = 100,000: {medians['ours'] / 1e3:.1f} s")
     assert value(ours_gaussian(4.0), x, y).isfinite()
