@@ -29,7 +29,7 @@ types: $(STAMP) ## mypy --strict on the packages
 	$(BIN)/mypy
 
 bench: $(STAMP) ## time the losses on this CPU against what people use (some minutes)
-	$(BIN)/python -m pytest bench
+	$(BIN)/python -m pytest bench -s
 
 kernels-check: $(STAMP) ## compile every shipped GPU configuration for every architecture, no GPU needed
 	$(BIN)/python -m divergences.kernels.offline --full
