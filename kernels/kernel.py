@@ -273,7 +273,7 @@ def _terms(
 def _show(bandwidth: Bandwidth) -> str:
     if isinstance(bandwidth, Tensor):
         return f"tensor of shape {list(bandwidth.shape)}"
-    if isinstance(bandwidth, np.ndarray | np.generic):
+    if isinstance(bandwidth, (np.ndarray, np.generic)):  # a tuple: this may be traced
         bandwidth = bandwidth.tolist()
     return repr(bandwidth if isinstance(bandwidth, str | int | float) else list(bandwidth))
 
