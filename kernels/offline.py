@@ -207,15 +207,18 @@ def _key(launch: Launch, arch: int) -> str:
         for name, given in launch.arguments.items()
         if isinstance(given, torch.Tensor) or name.isupper()
     }
-    kernel, config = launch.kernel, launch.config
-    options = sorted(config.options().items())
-    parts = (triton.__version__, arch, kernel.cache_key, options, _readers())
+    options = sorted(launch.config.options().items())
+    parts = (triton.__version__, arch, _sources(), launch.kernel.__name__, options)
     return hashlib.sha256(repr((*parts, sorted(arguments.items()))).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)
-def _readers() -> str:
-    return "".join(inspect.getsource(f) for f in (_compile, _read, parse_resources, parse_sass))
+def _sources() -> str:
+    """A kernel's own ``cache_key`` depends on which of the kernels was asked for it first."""
+    from . import triton_gradients, triton_kernels
+
+    used = (triton_kernels, triton_gradients, _compile, _read, parse_resources, parse_sass)
+    return "".join(inspect.getsource(source) for source in used)
 
 
 def _compile(launch: Launch, arch: int) -> Any:

@@ -82,6 +82,12 @@ _AMPERE_SEVERAL = _AMPERE._replace(
     gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 16, 32, 4, 2)),
     difference_value=Config(64, 32, 1, 8, 2),
 )
+_ADA = _AMPERE._replace(gram_value=Config(64, 32, 32, 4, 2, MOST))
+_ADA_SEVERAL = _AMPERE_SEVERAL._replace(
+    gram_value=Config(64, 32, 32, 4, 2, MOST),
+    gram_panel=Config(64, 32, 32, 8, 2),
+    difference_gradient=Config(16, 64, 1, 4, 2, MOST),
+)
 _HOPPER = Table(
     gram_value=Config(128, 64, 64, 8, 2),
     gram_gradient=_gradients(
@@ -99,7 +105,7 @@ _HOPPER_SEVERAL = _HOPPER._replace(
         Config(64, 32, 64, 8, 1),
     ),
     gram_value_of_slices=Config(128, 32, 64, 8, 2),
-    gram_panel=Config(64, 64, 64, 8, 2),
+    gram_panel=Config(64, 64, 64, 8, 1),
     difference_value=Config(64, 32, 1, 8, 2),
     small=Config(16, 32, 1, 8, 2, MOST),
 )
@@ -122,15 +128,19 @@ _GEFORCE_BLACKWELL = _AMPERE._replace(
     gram_gradient=_gradients(
         Config(64, 32, 32, 8, 2),
         Config(32, 32, 32, 4, 2),
-        Config(32, 32, 32, 4, 2),
+        Config(32, 32, 32, 8, 2),
     ),
+)
+_GEFORCE_BLACKWELL_SEVERAL = _AMPERE_SEVERAL._replace(
+    gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 16, 32, 4, 2, MOST)),
+    gram_panel=Config(64, 32, 32, 8, 2),
 )
 ARCHITECTURES: dict[int, Architecture] = {
     80: Architecture(163 * KIB, _AMPERE, _AMPERE_SEVERAL),
-    89: Architecture(99 * KIB, _AMPERE, _AMPERE_SEVERAL),
+    89: Architecture(99 * KIB, _ADA, _ADA_SEVERAL),
     90: Architecture(227 * KIB, _HOPPER, _HOPPER_SEVERAL),
     100: Architecture(227 * KIB, _BLACKWELL, _BLACKWELL_SEVERAL),
-    120: Architecture(99 * KIB, _GEFORCE_BLACKWELL, _AMPERE_SEVERAL),
+    120: Architecture(99 * KIB, _GEFORCE_BLACKWELL, _GEFORCE_BLACKWELL_SEVERAL),
 }
 _INTERPRETED = Table(
     gram_value=Config(32, 32, 32, 4, 1),
