@@ -82,7 +82,8 @@ class Wanted(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """Outputs of a sweep over a batch of B problems; those not wanted are empty tensors [0]."""
+    """Outputs of a sweep over a batch of B problems; those not wanted are empty tensors [0]. No
+    two share memory, nor with an input: they are the outputs of a custom operator."""
 
     sums: Tensor  # [B, blocks, C] float64
     grad_x: Tensor  # [B, n, d]

@@ -285,15 +285,16 @@ def _sweep(
     names = block_names(blocks)
     problem = prepare(x, y, wx, wy, components, rates, coefs, blocks)
     batch, n, m, d = problem.batch, problem.x.rows, problem.y.rows, problem.coordinates
-    nothing = x.new_empty(0)
     f64 = torch.float64
-    sums_out = (batch, len(names), len(components))
+    sums_out = (batch, len(names), len(components)) if wanted.sums else (0,)
+    shapes = (  # distinct tensors also where nothing is wanted: operators may not alias outputs
+        (batch, n, d) if wanted.grad_x else (0,),
+        (batch, m, d) if wanted.grad_y else (0,),
+        (batch, n) if wanted.grad_wx else (0,),
+        (batch, m) if wanted.grad_wy else (0,),
+    )
     out = Sweep(
-        torch.empty(sums_out, dtype=f64, device=x.device) if wanted.sums else nothing.double(),
-        x.new_empty((batch, n, d)) if wanted.grad_x else nothing,
-        x.new_empty((batch, m, d)) if wanted.grad_y else nothing,
-        x.new_empty((batch, n)) if wanted.grad_wx else nothing,
-        x.new_empty((batch, m)) if wanted.grad_wy else nothing,
+        torch.empty(sums_out, dtype=f64, device=x.device), *(x.new_empty(s) for s in shapes)
     )
     if batch == 0:
         return out

@@ -341,3 +341,31 @@ def test_common_calls_trace_with_dynamic_shapes(function: Callable[..., Tensor])
     for n in (9, 14, 30):
         x, y = (t.detach() for t in leaves((n, 3), (n + 1, 3)))
         assert_close(through(x, y), function(x, y), 1e-12)
+
+
+@pytest.mark.parametrize("kernel", [Gaussian([0.7, 2.0]), Energy(), Polynomial()], ids=repr)
+def test_the_triton_backend_behind_the_same_doors(kernel: Kernel) -> None:
+    """Interpreted where there is no GPU: eager, compiled, twice differentiated, vmapped."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, y = (t.detach().float().to(device).requires_grad_() for t in leaves((9, 3), (8, 3)))
+
+    def loss(backend: str) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda a, b: mmd2(a, b, kernel=kernel, backend=backend)
+
+    ours, truth = loss("triton"), loss("reference")
+    expected = torch.autograd.grad(truth(x, y), (x, y), create_graph=True)
+    penalty = torch.autograd.grad(expected[0].square().sum(), (x, y))
+    found = torch.autograd.grad(ours(x, y), (x, y), create_graph=True)
+    again = torch.autograd.grad(found[0].square().sum(), (x, y))
+    through = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    compiled_gradients = torch.autograd.grad(through(x, y), (x, y))
+    for a, b in zip(
+        (*found, *again, *compiled_gradients), (*expected, *penalty, *expected), strict=True
+    ):
+        assert_close(a, b, 2e-5)
+    batch = torch.stack([x.detach(), 2.0 * x.detach()])
+    assert_close(
+        torch.func.vmap(ours, in_dims=(0, None))(batch, y.detach()),
+        torch.func.vmap(truth, in_dims=(0, None))(batch, y.detach()),
+        2e-5,
+    )
