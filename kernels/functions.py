@@ -41,9 +41,8 @@ class Evaluation(NamedTuple):
 @dataclass(frozen=True)
 class KernelFunction:
     """One family of kernel functions. ``definiteness``: "positive" or "conditional" (on weights
-    that sum to zero). ``smooth``: φ is differentiable in s at s = 0. ``needs_slope_buffer``:
-    ``evaluate_`` writes the slope beside the value. ``probe``: (rate, shape, offset) triples that
-    the test suites and the offline build exercise."""
+    that sum to zero). ``smooth``: φ is differentiable in s at s = 0. ``probe``: (rate, shape,
+    offset) triples that the test suites and the offline build exercise."""
 
     name: str
     metric: Metric
@@ -53,7 +52,6 @@ class KernelFunction:
     definiteness: Literal["positive", "conditional"] = "positive"
     smooth: bool = True
     at_zero: float = 1.0  # φ(0), for the diagonal of the translation-invariant ones
-    needs_slope_buffer: bool = True
     probe: tuple[tuple[float, float, float], ...] = ((0.7, 0.0, 0.0),)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -113,9 +111,7 @@ def _gaussian_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
 
 
 GAUSSIAN = register(
-    KernelFunction(
-        "gaussian", "sqeuclidean", _gaussian, _gaussian_, _gaussian_device, needs_slope_buffer=False
-    )
+    KernelFunction("gaussian", "sqeuclidean", _gaussian, _gaussian_, _gaussian_device)
 )
 
 
@@ -162,9 +158,7 @@ def _laplace_l1_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
 
 
 LAPLACE_L1 = register(
-    KernelFunction(
-        "laplace_l1", "l1", _laplace_l1, _laplace_l1_, _laplace_l1_device, needs_slope_buffer=False
-    )
+    KernelFunction("laplace_l1", "l1", _laplace_l1, _laplace_l1_, _laplace_l1_device)
 )
 
 

@@ -106,16 +106,6 @@ class Kernel:
 
     __rmul__ = __mul__
 
-    @property
-    def translation_invariant(self) -> bool:
-        """k(x, x) is one constant."""
-        return all(t.function.metric != "inner" for t in self.terms)
-
-    @property
-    def conditional(self) -> bool:
-        """Positive definite only on weights that sum to zero."""
-        return any(t.function.definiteness == "conditional" for t in self.terms)
-
     def diagonal(self, x: Tensor) -> Tensor | float:
         """k(xᵢ, xᵢ): [..., n] for inner-product kernels, else a constant."""
         constant: Tensor | float = 0.0

@@ -76,10 +76,6 @@ class Wanted(NamedTuple):
     grad_wx: bool = False
     grad_wy: bool = False
 
-    @property
-    def gradients(self) -> bool:
-        return self.grad_x or self.grad_y or self.grad_wx or self.grad_wy
-
 
 class Sweep(NamedTuple):
     """Outputs of a sweep over a batch of B problems; those not wanted are empty tensors [0]. No

@@ -25,6 +25,7 @@ from divergences.kernels import (
     potential,
 )
 from divergences.kernels.bandwidth import MEDIAN_ROWS, median_distance
+from divergences.kernels.functions import REGISTRY
 from divergences.kernels.subsample import hashed_rows, pooled_rows
 
 
@@ -134,6 +135,19 @@ def test_algebra_and_repr() -> None:
 def test_bad_kernels(build: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         build()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_definiteness_is_what_the_registry_says(name: str) -> None:
+    """Positive: no negative eigenvalue. Conditional: none on weights that sum to zero, but some."""
+    function = REGISTRY[name]
+    x = normal(0, 60, 3)
+    for rate, shape, offset in function.probe:
+        k = oracle.gram(name, x, x, rate, shape, offset)
+        centre = torch.eye(60, dtype=torch.float64) - 1 / 60
+        assert torch.linalg.eigvalsh(centre @ k @ centre.T).min() > -1e-10
+        smallest = torch.linalg.eigvalsh(k).min()
+        assert smallest > -1e-10 if function.definiteness == "positive" else smallest < -1e-3
 
 
 # --- Bandwidth rules -----------------------------------------------------------------------------
