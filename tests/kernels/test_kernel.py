@@ -181,6 +181,12 @@ def test_median_does_not_follow_an_outlier(row: int, outlier: float) -> None:
     assert_close(median_distance(x, y, "sqeuclidean"), expected, 1e-7)
 
 
+def test_median_does_not_move_with_the_data() -> None:
+    x, y = normal(0, 50, 3), normal(1, 50, 3)
+    shifted = median_distance(x + 1e8, y + 1e8, "sqeuclidean")
+    assert_close(shifted, median_distance(x, y, "sqeuclidean"), 1e-6)
+
+
 def test_median_of_a_large_sample_is_from_a_fixed_scattered_subsample() -> None:
     x, y = normal(0, 30_000, 4), normal(1, 10_000, 4)
     found = median_distance(x, y, "sqeuclidean")
