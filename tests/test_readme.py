@@ -33,3 +33,10 @@ def test_links_and_named_files_exist(page: str) -> None:
         assert (ROOT / page).parent.joinpath(target).exists(), target
     for name in re.findall(r"`((?:tests|kernels|bench|docs)/[\w/]+\.(?:py|md))`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_the_printed_result_is_the_one_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [b for b in BLOCKS if "print(result)" in b]
+    shown = [line[2:] for line in block.splitlines() if line.startswith("# ")]
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == shown
