@@ -43,8 +43,8 @@ class _LabelSweeper(Sweeper):
 def label_forms(z: Tensor, labels: Tensor, *, kernel: Kernel) -> tuple[Tensor, Tensor]:
     """Σ_{i≠j} v_ib v_jb k(zᵢ, zⱼ) for every column b, and the row sums Σ_{j≠i} k(zᵢ, zⱼ).
 
-    z: [N, d], fp32 or fp64; labels v: [N, B], ±1; the kernel is resolved. Returns [C, B] and
-    [C, N] in fp64, per kernel term, coefficients not applied.
+    z: [N, d], fp64 (fp32 must not leave its range); labels v: [N, B], ±1; the kernel is resolved.
+    Returns [C, B] and [C, N] in fp64, per kernel term, coefficients not applied.
     """
     terms = len(kernel.terms)
     forms = z.new_zeros(terms, labels.shape[1], dtype=torch.float64)

@@ -99,16 +99,13 @@ def sweep(
                 return pooled.sweep(x, y, wx, wy, components, rates, coefs, wanted)
             return Sweeper(x, y, wx, wy, components, blocks, wanted).run(rates, coefs)
         except OutOfRange:
-            others = (None if t is None else t.double() for t in (y, wx, wy))
-            wide_y, wide_wx, wide_wy = others
-            wide = sweep(
-                x.double(), wide_y, wide_wx, wide_wy, components, rates, coefs, blocks, wanted
-            )
+            y, wx, wy = (_double(t) for t in (y, wx, wy))
+            wide = sweep(x.double(), y, wx, wy, components, rates, coefs, blocks, wanted)
             return Sweep(wide.sums, *(t.float() for t in wide[1:]))
 
 
-def _double(w: Tensor | None) -> Tensor | None:
-    return None if w is None else w.double()
+def _double(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.double()
 
 
 class Sweeper:
