@@ -86,3 +86,12 @@ class Sweep(NamedTuple):
     grad_y: Tensor  # [B, m, d]
     grad_wx: Tensor  # [B, n]
     grad_wy: Tensor  # [B, m]
+
+
+class LabelSums(NamedTuple):
+    """What the pairs of one sample z [N, d] give for labels v [N, B] = ±1 and row centres a [C, N],
+    with k̂ᵢⱼ = k(zᵢ, zⱼ) − aᵢ − aⱼ per kernel component; fp64."""
+
+    forms: Tensor  # [C, B]: Σ_{i≠j} vᵢvⱼ k̂ᵢⱼ
+    row_sums: Tensor  # [C, N]: Σ_{j≠i} k̂ᵢⱼ
+    squares: Tensor  # [C]: Σ_{i≠j} k̂ᵢⱼ²

@@ -11,8 +11,6 @@ from scipy import stats
 from torch import Tensor
 
 from divergences.energy import energy_distance
-from divergences.kernels import Energy, Gaussian, Kernel, Linear
-from divergences.kernels.labels import label_forms
 from divergences.mmd import mmd2
 from divergences.two_sample import two_sample_test
 
@@ -20,24 +18,6 @@ from divergences.two_sample import two_sample_test
 def normal(seed: int, *shape: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-@pytest.mark.parametrize(
-    "kernel", [Gaussian(1.0), Energy(), Gaussian([1.0, 2.0]) + Linear()], ids=repr
-)
-def test_label_forms_against_dense(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("divergences.kernels.tiles.TILE", 16)
-    z = normal(0, 45, 3)
-    labels = torch.randint(0, 2, (45, 7), generator=torch.Generator().manual_seed(1)) * 2.0 - 1.0
-    forms, rows = label_forms(z, labels, kernel=kernel)
-    s = (z[:, None] - z[None]).square().sum(-1)
-    for c, t in enumerate(kernel.terms):
-        argument = z @ z.T if t.function.metric == "inner" else s
-        k = t.function.value(argument, t.rate, t.shape, t.offset)
-        k = k * (1 - torch.eye(45))
-        v = labels.double()
-        np.testing.assert_allclose(forms[c], (v * (k @ v)).sum(0), rtol=1e-10, atol=1e-10)
-        np.testing.assert_allclose(rows[c], k.sum(1), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

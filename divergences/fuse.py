@@ -1,0 +1,58 @@
+"""MMD-FUSE: many kernels, one statistic (Biggs, Schrab & Gretton, NeurIPS 2023).
+
+T = log mean_k exp( n(n−1)·U_k / √(Σ_{i≠j} k² / n(n−1)) ), n the smaller sample size, U_k the
+unbiased squared MMD, and Σ k² over all pooled pairs, which no permutation changes. A soft maximum
+over kernels: one p-value, no correction for having looked at several scales. This is the
+temperature of the released code, to which the published power belongs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from torch import Tensor
+
+from .kernels import Gaussian, Kernel, Laplace
+
+BANDWIDTHS = 10  # of each family
+ROWS = 1000  # pooled rows whose distances set the range of the bandwidths
+Spacing = Literal["log", "linear"]
+
+
+def fuse_kernel(pooled: Tensor, order: Tensor, spacing: Spacing) -> Kernel:
+    """Ten Gaussian and ten L1-Laplace kernels, as the terms of one.
+
+    pooled: [N, d]; order: a random permutation of its rows, whose first ``ROWS`` are looked at.
+    Bandwidths λ run from half the 5 % to twice the 95 % quantile of the positive Euclidean and L1
+    distances; the Laplace kernel is exp(−√2·‖x−y‖₁/λ).
+    """
+    rows = pooled[order[:ROWS]].double()
+    gaussian = _range(torch.pdist(rows), spacing)
+    laplace = _range(torch.pdist(rows, p=1.0), spacing) / math.sqrt(2.0)
+    return Gaussian(gaussian.tolist()) + Laplace(laplace.tolist(), norm="l1")
+
+
+def _range(distances: Tensor, spacing: Spacing) -> NDArray[np.float64]:
+    positive = distances[distances > 0].cpu().numpy()
+    low, high = np.quantile(positive, (0.05, 0.95)) if len(positive) else (1.0, 1.0)
+    make = np.geomspace if spacing == "log" else np.linspace
+    return np.asarray(make(0.5 * low, 2.0 * high, BANDWIDTHS))
+
+
+def fuse_statistic(
+    each: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    tolerances: NDArray[np.float64],
+    smaller: int,
+) -> tuple[NDArray[np.float64], float]:
+    """T [B] of the statistics U [C, B] of every kernel, and its tolerance for ties: log mean exp
+    moves no more than its largest argument does."""
+    pairs = smaller * (smaller - 1)
+    scale = pairs / np.sqrt(np.where(squares > 0, squares, np.inf) / pairs)
+    values = logsumexp(scale[:, None] * each, axis=0) - math.log(len(each))
+    return np.asarray(values), float((scale * tolerances).max())

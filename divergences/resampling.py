@@ -1,0 +1,126 @@
+"""Relabellings of pooled rows, p-values, and progress: what every resampling test shares."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TIE = 1e-11  # of E|k|: what fp64 sums leave between labellings whose statistics are equal
+PROGRESS_AFTER = 3.0  # seconds before a bar appears
+
+
+def permutation_pvalue(
+    observed: float, null: NDArray[np.float64], tolerance: float, *, exact: bool = False
+) -> float:
+    """P(T_b ≥ T), where values nearer than ``tolerance`` count as ties.
+
+    (1 + #)/(B + 1) for drawn relabellings (Phipson & Smyth 2010); #/B where ``null`` lists all of
+    them, the observed one among them.
+    """
+    reached = int((null >= observed - tolerance).sum())
+    return reached / len(null) if exact else (1 + reached) / (1 + len(null))
+
+
+class Relabellings:
+    """Group numbers for the pooled rows: the observed ones, and B others.
+
+    Column 0 of the first batch is the observed labelling: rows in groups 0, 1, … of the ``sizes``
+    given, in this order. The others permute it, within ``strata`` if given [N]. If there are no
+    more than B + 1 different labellings, all of them are listed (``exact``), else B are drawn, one
+    after the other, from ``generator``: batches of any width give the same ones.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        n_resamples: int,
+        generator: np.random.Generator,
+        strata: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.observed = np.repeat(np.arange(len(sizes), dtype=np.int8), sizes)
+        self.strata, self.generator = strata, generator
+        log_count = sum(_log_count(self.observed[rows]) for rows in self._strata_rows())
+        self.exact = log_count < math.log(n_resamples + 1.5)
+        self.columns = round(math.exp(log_count)) if self.exact else n_resamples + 1
+
+    def batches(self, width: int) -> Iterator[NDArray[np.int8]]:
+        """Labels [N, ≤ width], ``columns`` columns in all."""
+        listed = self._all() if self.exact else None
+        for start in range(0, self.columns, width):
+            size = min(width, self.columns - start)
+            if listed is not None:
+                yield np.stack(list(itertools.islice(listed, size)), axis=1)
+                continue
+            labels = np.repeat(self.observed[None], size, axis=0)
+            first = 1 if start == 0 else 0
+            self._permute(labels[first:])
+            yield np.ascontiguousarray(labels.T)
+
+    def _permute(self, labels: NDArray[np.int8]) -> None:
+        """Shuffle each row of ``labels`` [size, N] in place."""
+        if self.strata is None:
+            self.generator.permuted(labels, axis=1, out=labels)
+            return
+        # Sorting by stratum, then at random, permutes each stratum within its own places.
+        order = np.argsort(self.strata + self.generator.random(labels.shape), axis=1)
+        labels[:, np.argsort(self.strata, kind="stable")] = self.observed[order]
+
+    def _strata_rows(self) -> list[NDArray[np.int64]]:
+        if self.strata is None:
+            return [np.arange(len(self.observed))]
+        order = np.argsort(self.strata, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(self.strata[order])) + 1)
+
+    def _all(self) -> Iterator[NDArray[np.int8]]:
+        """Every labelling once, the observed one first."""
+        yield self.observed
+        strata = self._strata_rows()
+        for parts in itertools.product(*(_arrangements(self.observed[rows]) for rows in strata)):
+            labels = np.empty_like(self.observed)
+            for rows, part in zip(strata, parts, strict=True):
+                labels[rows] = part
+            if not np.array_equal(labels, self.observed):
+                yield labels
+
+
+def _log_count(labels: NDArray[np.int8]) -> float:
+    """Logarithm of the number of distinct arrangements of these labels."""
+    counts = np.unique(labels, return_counts=True)[1].tolist()
+    return math.lgamma(len(labels) + 1) - sum(math.lgamma(count + 1) for count in counts)
+
+
+def _arrangements(labels: NDArray[np.int8]) -> Iterator[NDArray[np.int8]]:
+    groups = np.unique(labels)
+    if len(groups) <= 1:
+        yield labels.copy()
+        return
+    first = int((labels == groups[0]).sum())
+    rest = np.sort(labels[labels != groups[0]])
+    for chosen in itertools.combinations(range(len(labels)), first):
+        others = np.delete(np.arange(len(labels)), chosen)
+        for arrangement in _arrangements(rest):
+            found = np.full(len(labels), groups[0], dtype=np.int8)
+            found[others] = arrangement
+            yield found
+
+
+@contextmanager
+def progress(total: int, what: str, show: bool | None) -> Iterator[Callable[[], Any]]:
+    """A function to call ``total`` times. ``show``: True, False, or None for a bar on a terminal
+    once the work has taken some seconds. Without tqdm there is no bar."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        yield lambda: None
+        return
+    hidden = None if show is None else not show
+    with tqdm(
+        total=total, desc=what, disable=hidden, delay=PROGRESS_AFTER, leave=False, unit="step"
+    ) as bar:
+        yield bar.update

@@ -1,0 +1,120 @@
+"""What a test returns: a frozen record that prints a report, turns into JSON and draws itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelRow:
+    """One kernel of a test. ``pvalue`` is the kernel's own, not corrected for the others: it tells
+    at which scale there is a difference, not whether there is one."""
+
+    kernel: str
+    bandwidth: float | None
+    statistic: float
+    pvalue: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HypothesisResult:
+    """The outcome of a test.
+
+    ``pvalue`` = (1 + #{T_b ≥ T})/(B + 1) over the ``null_distribution`` T_b [B], read-only; where
+    every relabelling could be listed (``exact``) it is #{T_b ≥ T}/B. ``seed`` repeats the test when
+    passed as ``rng`` (None: a numpy Generator was passed). ``effect_size`` does not grow with the
+    sample size; docs/choosing-a-test.md defines it for each method. ``kernels`` describes each
+    kernel, with its bandwidth; ``notes`` says what a reader of the p-value should know.
+    """
+
+    statistic: float
+    pvalue: float
+    null_distribution: NDArray[np.float64] = field(repr=False)
+    method: str
+    n: int
+    d: int
+    effect_size: float | None = None
+    exact: bool = False
+    seed: int | None = None
+    kernels: tuple[KernelRow, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+
+    question: ClassVar[str] = ""  # what a subclass tests, as in "two-sample test of P = Q"
+    resample: ClassVar[str] = "permutations"
+
+    def __post_init__(self) -> None:
+        null = np.array(self.null_distribution, dtype=np.float64)
+        null.flags.writeable = False
+        object.__setattr__(self, "null_distribution", null)
+
+    @property
+    def n_resamples(self) -> int:
+        return len(self.null_distribution)
+
+    @property
+    def sizes(self) -> str:
+        """The sample sizes, for a report."""
+        return f"n = {self.n}, d = {self.d}"
+
+    def __str__(self) -> str:
+        null = self.null_distribution
+        drawn = f"all {len(null)}" if self.exact else str(len(null))
+        lines = [
+            f"{self.method}: {self.question}",
+            f"  {self.sizes}; {drawn} {self.resample}"
+            + ("" if self.seed is None or self.exact else f", seed {self.seed}"),
+            f"  statistic    {self.statistic:.6g} (null: {null.mean():.2g} ± {null.std():.2g})",
+        ]
+        if self.effect_size is not None:
+            lines.append(f"  effect size  {self.effect_size:.3g}")
+        lines.append(f"  p-value      {self.pvalue:.4g}")
+        if self.kernels:
+            best = min(self.kernels, key=lambda row: (row.pvalue, -row.statistic))
+            count = f" (smallest p of {len(self.kernels)})" if len(self.kernels) > 1 else ""
+            lines.append(f"  kernel       {best.kernel}{count}")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def to_dict(self, *, null_distribution: bool = True) -> dict[str, Any]:
+        """Plain Python values, ready for JSON; NaN and infinity as None."""
+        found: dict[str, Any] = {}
+        for f in fields(self):
+            if f.name.startswith("_") or (f.name == "null_distribution" and not null_distribution):
+                continue
+            found[f.name] = _plain(getattr(self, f.name))
+        found["n_resamples"] = self.n_resamples
+        return found
+
+    def to_json(self, *, null_distribution: bool = True, indent: int | None = None) -> str:
+        return json.dumps(self.to_dict(null_distribution=null_distribution), indent=indent)
+
+    def plot(self) -> Figure:
+        """A figure: the null distribution with the observed value, and for samples in hand where
+        they differ. Needs matplotlib: pip install "divergences[plot]"."""
+        from .plots import plot_result
+
+        return plot_result(self)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, HypothesisResult):
+        return value.to_dict()
+    if hasattr(value, "__dataclass_fields__"):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,132 @@
+"""What users hand to a test: samples of any kind, seeds, numbers of resamples, strata."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from .kernels.validation import check_rows
+
+Rng = int | np.random.Generator | torch.Generator | None
+"""A seed, a ``numpy.random.Generator`` (which is advanced), a ``torch.Generator`` (from which a
+seed is drawn), or None for fresh entropy."""
+
+
+def as_sample(x: Any, name: str) -> Tensor:
+    """A finite tensor [n, d], from a torch tensor, anything with ``__dlpack__``, or anything numpy
+    can convert. fp32 on CUDA stays so; all else becomes fp64. A vector [n] is one column.
+
+    Raises TypeError or ValueError; rows with NaN or infinite entries are counted in the message.
+    """
+    sample = _as_tensor(x, name)
+    if sample.is_complex():
+        raise TypeError(f"{name} must be real; got {sample.dtype}")
+    keep = sample.is_cuda and sample.dtype == torch.float32
+    sample = sample.detach() if keep else sample.detach().double()
+    sample = sample.unsqueeze(-1) if sample.dim() == 1 else sample
+    if sample.dim() != 2:
+        raise ValueError(f"{name} must have shape [n, d] or [n]; got {list(sample.shape)}")
+    if sample.shape[1] == 0:
+        raise ValueError(f"{name} has no columns; got {list(sample.shape)}")
+    bad = int((~torch.isfinite(sample)).any(1).sum())
+    if bad:
+        raise ValueError(f"{name} has {bad} rows of {len(sample)} with NaN or infinite entries")
+    return sample
+
+
+def as_samples(x: Any, y: Any, *, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
+    """Two samples [n, d] and [m, d] of one dtype and device, with at least two rows each."""
+    a, b = as_sample(x, names[0]), as_sample(y, names[1])
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"{names[0]} and {names[1]} must share d; got {names[0]} {list(a.shape)}, "
+            f"{names[1]} {list(b.shape)}"
+        )
+    if a.device != b.device:
+        raise ValueError(
+            f"{names[0]} and {names[1]} must be on one device; got {a.device} and {b.device}"
+        )
+    for sample, name in ((a, names[0]), (b, names[1])):
+        check_rows(sample, name, 2, "a test needs at least two rows of each sample")
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
+
+
+def is_constant(pooled: Tensor) -> bool:
+    return bool((pooled == pooled[0]).all())
+
+
+def warn_constant(what: str) -> None:
+    warnings.warn(f"all rows of {what} are equal: p = 1", stacklevel=3)
+
+
+def _as_tensor(x: Any, name: str) -> Tensor:
+    if isinstance(x, Tensor):
+        if x.layout != torch.strided:
+            raise TypeError(f"{name} must be dense; got {x.layout} (use {name}.to_dense())")
+        return x
+    try:
+        if not hasattr(x, "__array__") and hasattr(x, "__dlpack__"):
+            return torch.utils.dlpack.from_dlpack(x)
+        return torch.from_numpy(_native(x))
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise TypeError(f"{name} cannot be converted to a tensor: {error}") from None
+
+
+def _native(x: Any) -> NDArray[np.float64]:
+    """A writable contiguous fp64 copy, whatever the byte order, strides and width."""
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise TypeError("a masked array; drop its masked rows first, or fill them")
+    array = np.asarray(x)
+    if array.dtype == object:  # a table whose columns have different types
+        array = array.astype(np.float64)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"dtype {array.dtype} is not a real number")
+    return np.array(array, dtype=np.float64, order="C")
+
+
+def generator_of(rng: Rng) -> tuple[np.random.Generator, int | None]:
+    """The generator, and the seed that makes it anew (None for a Generator that was passed)."""
+    if isinstance(rng, np.random.Generator):
+        return rng, None
+    if isinstance(rng, torch.Generator):
+        seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))
+    elif rng is None:
+        seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+    elif isinstance(rng, int | np.integer) and not isinstance(rng, bool):
+        seed = int(rng)
+        if seed < 0:
+            raise ValueError(f"a seed must not be negative; got {seed}")
+    else:
+        raise TypeError(
+            "rng must be one of: a seed, a numpy Generator, a torch Generator or None; "
+            f"got {type(rng).__name__}"
+        )
+    return np.random.default_rng(seed), seed
+
+
+def check_resamples(n_resamples: int) -> int:
+    """B ≥ 1 as an int. Raises ValueError."""
+    if isinstance(n_resamples, np.integer):
+        n_resamples = int(n_resamples)
+    if isinstance(n_resamples, bool) or not isinstance(n_resamples, int) or n_resamples < 1:
+        raise ValueError(f"n_resamples must be a positive integer; got {n_resamples!r}")
+    return n_resamples
+
+
+def as_strata(strata: ArrayLike | Tensor | None, count: int) -> NDArray[np.int64] | None:
+    """Stratum numbers 0 … S−1 of ``count`` rows, from labels of any kind [count]."""
+    if strata is None:
+        return None
+    labels = strata.detach().cpu().numpy() if isinstance(strata, Tensor) else np.asarray(strata)
+    if labels.shape != (count,):
+        raise ValueError(
+            f"strata must name the stratum of every row of x, then of y, shape [{count}]; got "
+            f"{list(labels.shape)}"
+        )
+    return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)

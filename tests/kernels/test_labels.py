@@ -1,0 +1,86 @@
+"""Label forms against dense fp64, with K never stored and every tile size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Linear, Matern, Polynomial
+from divergences.kernels.labels import LabelForms
+
+KERNELS = [
+    Gaussian(1.0),
+    Energy(),
+    Gaussian([1.0, 2.0]) + Linear(),
+    Laplace(2.0, norm="l1") + Matern(1.5) + Energy(0.7),
+    Polynomial(3),
+]
+
+
+def samples(n: int, d: int, columns: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n * d)
+    z = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    z[n // 2] = z[0]  # a duplicate
+    v = torch.randint(0, 2, (n, columns), generator=generator) * 2 - 1
+    return z, v.to(torch.int8)
+
+
+def dense(z: Tensor, kernel: Kernel) -> list[Tensor]:
+    """K of every term in fp64, its diagonal 0, by broadcast differences."""
+    found = []
+    difference = z[:, None] - z[None]
+    for t in kernel.terms:
+        s = {
+            "sqeuclidean": difference.square().sum(-1),
+            "l1": difference.abs().sum(-1),
+            "inner": z @ z.T,
+        }[t.function.metric]
+        found.append(t.function.value(s, t.rate, t.shape, t.offset).fill_diagonal_(0.0))
+    return found
+
+
+def null_deviation(k: Tensor) -> Tensor:
+    """The standard deviation of vᵀKv over relabellings, √(2 Σ k̃²)."""
+    centred = k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
+    return (2.0 * centred.square().sum()).sqrt()
+
+
+@pytest.mark.parametrize("tile", [16, 64])
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+def test_against_dense(kernel: Kernel, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("divergences.kernels.tiles.TILE", tile)
+    monkeypatch.setattr("divergences.kernels.labels.COLUMNS", 4)
+    z, v = samples(45, 3, 7)
+    kernel = kernel.resolve(z)
+    forms = LabelForms(z, kernel)
+    found = forms(v)
+    for c, k in enumerate(dense(z, kernel)):
+        scale = float(k.abs().sum())
+        expected = (v.double() * (k @ v.double())).sum(0)
+        torch.testing.assert_close(found[c], expected, rtol=0, atol=1e-13 * scale)
+        torch.testing.assert_close(forms.row_sums[c], k.sum(1), rtol=0, atol=1e-13 * scale)
+        torch.testing.assert_close(forms.squares[c], k.square().sum(), rtol=1e-11, atol=0)
+    torch.testing.assert_close(forms(v), found, rtol=0, atol=0)  # what is known stays so
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("kernel", [Gaussian(3.0), Energy(), Laplace(9.0, norm="l1")], ids=repr)
+def test_narrow_products_within_their_bound(kernel: Kernel, offset: float) -> None:
+    """fp32 products, K in fp64: far below the spread of the null, with an outlier and an offset."""
+    z, v = samples(1500, 8, 300)
+    z = z + offset
+    z[3] += 1e4
+    forms = LabelForms(z, kernel, narrow=True)
+    (k,) = dense(z, kernel)
+    error = (forms(v)[0] - (v.double() * (k @ v.double())).sum(0)).abs().max()
+    assert 0 < error < forms.rounding[0]
+    assert forms.rounding[0] < 1e-3 * null_deviation(k)
+
+
+def test_progress_is_reported_per_metric() -> None:
+    z, v = samples(20, 2, 3)
+    forms = LabelForms(z, Gaussian(1.0) + Laplace(1.0, norm="l1") + Linear())
+    ticks: list[int] = []
+    forms(v, lambda: ticks.append(1))
+    assert len(ticks) == forms.steps == 3
