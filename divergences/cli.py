@@ -1,0 +1,172 @@
+"""What the commands of `python -m divergences` share: samples from files, and results to people."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kernels import Bandwidth
+from .results import HypothesisResult
+from .tables import Table, complete_rows, is_file, read_labels, read_table
+
+ALPHA = 0.05  # of the verdict in words, unless --fail-below names another
+
+
+class Samples(NamedTuple):
+    values: list[NDArray[np.float64]]  # [n, d] each
+    strata: NDArray[np.str_] | None  # of the rows of all samples in turn; of the rows if paired
+
+
+def say(arguments: Namespace, message: object) -> None:
+    """A line on stderr; stdout is for the result."""
+    print(f"divergences {arguments.command}: {message}", file=sys.stderr)
+
+
+# --- Options ---------------------------------------------------------------------------------
+
+
+def column_list(text: str) -> list[str]:
+    """`a,b` or `1,3-5`; a name that holds a comma is quoted as in CSV."""
+    names = next(csv.reader([text], skipinitialspace=True), [])
+    if not names or not all(names):
+        raise ArgumentTypeError(f"{text!r} is no list of columns, such as a,b or 1,3-5")
+    return names
+
+
+def bandwidth(text: str) -> Bandwidth:
+    """A number, numbers with commas between, or the name of a rule."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def level(text: str) -> float:
+    try:
+        alpha = float(text)
+    except ValueError:
+        alpha = -1.0
+    if not 0.0 < alpha < 1.0:
+        raise ArgumentTypeError(f"{text!r} is no level between 0 and 1")
+    return alpha
+
+
+# --- Samples -------------------------------------------------------------------------------------
+
+
+def load(
+    arguments: Namespace,
+    inputs: Sequence[tuple[str, list[str] | None]],
+    *,
+    paired: bool = False,
+    alike: bool = True,
+) -> Samples:
+    """Read (file, columns) for each sample, with strata from a column or from a file.
+
+    ``paired``: row i of all samples belongs together, is dropped as one, and has one stratum, which
+    the first file holds. ``alike``: the samples have the same columns.
+    """
+    strata: str | None = getattr(arguments, "strata", None)
+    column = None if strata is None or is_file(strata) else strata
+    tables = [
+        read_table(file, columns=columns, labels=None if paired and position > 0 else column)
+        for position, (file, columns) in enumerate(inputs)
+    ]
+    for table in tables:
+        if table.note:
+            say(arguments, table.note)
+    if alike:
+        _check_names(tables)
+    if paired:
+        _check_pairs(tables)
+    groups = [tables] if paired else [[table] for table in tables]
+    keeps = [complete_rows(group, drop=arguments.drop_nan) for group in groups]
+    for group, keep in zip(groups, keeps, strict=True):
+        if not keep.any():
+            raise ValueError(f"{group[0].source}: every row has missing cells")
+        if not keep.all():
+            names = " and ".join(dict.fromkeys(table.source for table in group))
+            missing = f"{int((~keep).sum()):,} of {len(keep):,} rows of {names}"
+            say(arguments, f"left out {missing}, which have missing cells")
+    values = [t.values[keep] for group, keep in zip(groups, keeps, strict=True) for t in group]
+    labels = None
+    if column is not None:
+        labels = np.concatenate(
+            [group[0].labels for group in groups if group[0].labels is not None]
+        )
+    elif strata is not None:
+        labels = read_labels(strata, sum(map(len, keeps)))
+    return Samples(values, None if labels is None else labels[np.concatenate(keeps)])
+
+
+def _check_names(tables: Sequence[Table]) -> None:
+    """Samples whose files have headers must agree in the columns and their order."""
+    named = [table for table in tables if table.names is not None]
+    for other in named[1:]:
+        if other.names != named[0].names:
+            raise ValueError(
+                f"the columns differ: {named[0].source} has {', '.join(named[0].names or ())}; "
+                f"{other.source} has {', '.join(other.names or ())}; choose those to compare, in "
+                "one order, with --columns"
+            )
+
+
+def _check_pairs(tables: Sequence[Table]) -> None:
+    x, y = tables
+    if len(x.values) != len(y.values):
+        raise ValueError(
+            f"the rows are pairs: {x.source} has {len(x.values):,}, {y.source} {len(y.values):,}"
+        )
+    shared = set(x.names or ()) & set(y.names or ())
+    if x.source == y.source and shared:
+        raise ValueError(f"x and y share the columns {', '.join(sorted(shared))} of {x.source}")
+
+
+def check_plot(arguments: Namespace) -> None:
+    """Raise for a figure that cannot be written, before a test that may take long."""
+    if getattr(arguments, "plot", None) is not None:
+        from .plots import check_figure_path
+
+        check_figure_path(arguments.plot)
+
+
+# --- Results -------------------------------------------------------------------------------------
+
+
+def report(
+    arguments: Namespace, result: HypothesisResult, words: tuple[str, str], extra: dict[str, Any]
+) -> int:
+    """Print the result, draw it, and return the exit status. ``words`` tell the verdict: what was
+    found where p is below the level, and what was not found otherwise."""
+    if arguments.plot is not None:
+        from .plots import save_figure
+
+        save_figure(result.plot(), arguments.plot)
+        say(arguments, f"wrote {arguments.plot}")
+    alpha = ALPHA if arguments.fail_below is None else arguments.fail_below
+    verdict = _verdict(result, alpha, words)
+    if arguments.json:
+        record = {"test": arguments.command, **extra, "verdict": verdict}
+        print(json.dumps(record | result.to_dict(null_distribution=False), allow_nan=False))
+    else:
+        print(f"{result}\n\n{verdict}")
+    return 1 if arguments.fail_below is not None and result.pvalue < alpha else 0
+
+
+def _verdict(result: HypothesisResult, alpha: float, words: tuple[str, str]) -> str:
+    found, missed = words
+    if result.pvalue < alpha:
+        first = f"{found}: p = {result.pvalue:.3g} is below {alpha:g}."
+    else:
+        first = f"{missed}: p = {result.pvalue:.3g} is not below {alpha:g}."
+    if result.effect_size is None:
+        return first
+    return f"{first} Effect size {result.effect_size:.3g}, where 0 is none and 1 the most possible."
