@@ -29,6 +29,7 @@ _START = (
 )  # of s, for the value and its derivatives: they begin like e^{3s/2}, e^{s/2}
 _STOP, _STEP = 36.0, 0.4  # and end like e^{−s(d+1)/2}
 _CHUNK = 2**20  # elements of [rows, nodes] held at a time
+_KNOTS = 2048  # of the table; its relative error is below 1e-11
 
 
 def expected_distance_to_normal(q: Tensor, d: int) -> Tensor:
@@ -80,3 +81,36 @@ def _integrate(q: Tensor, d: int, order: int, s: Tensor) -> Tensor:
         return a.squeeze(-1).sqrt() + factor * integrand.sum(-1)
     integrand = u ** (order - 0.5) * shifted * (1.0 + 2.0 * u) ** -order
     return (-1.0) ** (order - 1) * factor * integrand.sum(-1)
+
+
+class DistanceTable:
+    """E‖t − Z‖ interpolated, a hundred times faster, for tests that simulate; no gradient.
+
+    Piecewise cubics through value and slope of F(w) = E/√(q + d), w = q/(q + d) in [0, 1], which is
+    smooth up to w = 1, that is q = ∞, where F = 1 and F′ = 1/2d.
+    """
+
+    def __init__(self, d: int, device: torch.device) -> None:
+        self.d = d
+        w = torch.arange(_KNOTS, device=device, dtype=torch.float64) / _KNOTS
+        a = d / (1.0 - w)
+        value, slope = (_Expected.forward(a - d, d, order) for order in (0, 1))
+        f = torch.nn.functional.pad(value / a.sqrt(), (0, 1), value=1.0)
+        df = (slope * a - 0.5 * value) * a.sqrt() / d
+        df = torch.nn.functional.pad(df, (0, 1), value=0.5 / d) / _KNOTS
+        rise = f.diff()
+        self._cubics = (
+            f[:-1],
+            df[:-1],
+            3.0 * rise - 2.0 * df[:-1] - df[1:],
+            df[:-1] + df[1:] - 2.0 * rise,
+        )
+
+    def __call__(self, q: Tensor) -> Tensor:
+        """[...] for q = ‖t‖² [...] in fp64, finite."""
+        a = q + self.d
+        place = q / a * _KNOTS
+        left = place.long().clamp_(max=_KNOTS - 1)
+        u = place - left
+        c0, c1, c2, c3 = (c[left] for c in self._cubics)
+        return a.sqrt() * (c0 + u * (c1 + u * (c2 + u * c3)))

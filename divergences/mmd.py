@@ -237,14 +237,23 @@ def _to_mixture(
     check_estimator(estimator)
     check_enough_rows(x, "x", estimator)
     chosen = as_kernel(kernel, bandwidth, "dimension").resolve(x)
-    if any(t.function is not GAUSSIAN for t in chosen.terms):
-        raise ValueError(
-            f"{chosen!r} has no closed form against a Gaussian prior; use Gaussian kernels, or "
-            "mmd2 with a sample from the prior"
-        )
+    cross, own = mixture_embedding(x, means, scales, weights, chosen)
     within = pair_form(x, None, chosen, (1.0,), means=estimator, backend=backend)
     if estimator == "biased":
         within = within + diagonal_term(x, None, chosen)
+    return (within + own - 2.0 * cross).to(x.dtype)
+
+
+def mixture_embedding(
+    x: Tensor, means: Tensor, scales: Tensor, weights: Tensor | None, kernel: Kernel
+) -> tuple[Tensor, Tensor]:
+    """The mean of E k(xᵢ, Z) over x, and E k(Z, Z′), both [...] in fp64, for Z from the mixture and
+    a resolved kernel. Raises ValueError unless that is a sum of Gaussian kernels."""
+    if any(t.function is not GAUSSIAN for t in kernel.terms):
+        raise ValueError(
+            f"{kernel!r} has no closed form against a Gaussian prior; use Gaussian kernels, or "
+            "mmd2 with a sample from the prior"
+        )
     m, variance = means.double(), scales.double().square()
     origin = m[:1].detach()  # distances are expanded below, which is exact near the origin only
     points, m = x.double() - origin, m - origin
@@ -253,17 +262,17 @@ def _to_mixture(
     distance = _squared_distances(points, m)  # [..., n, K]
     between = _squared_distances(m, m)  # [K, K]
     pair_variance = variance.unsqueeze(-1) + variance
-    for t in chosen.terms:
+    cross = own = torch.zeros((), dtype=torch.float64, device=x.device)
+    for t in kernel.terms:
         rate = t.rate
         kernel_variance = 0.5 / rate
         if isinstance(kernel_variance, Tensor):
             kernel_variance = kernel_variance.double()[..., None, None]
         near = _smoothed(distance, variance, kernel_variance, x.shape[-1])
         prior = _smoothed(between, pair_variance, kernel_variance, x.shape[-1])
-        cross = (near * w).sum(-1).mean(-1)
-        own = (prior * w * w.unsqueeze(-1)).sum((-2, -1))
-        within = within + t.coefficient * (own - 2.0 * cross)
-    return within.to(x.dtype)
+        cross = cross + t.coefficient * (near * w).sum(-1).mean(-1)
+        own = own + t.coefficient * (prior * w * w.unsqueeze(-1)).sum((-2, -1))
+    return cross, own
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
