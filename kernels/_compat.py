@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
 from . import functions
@@ -51,3 +53,19 @@ def quiet(kernel: Any) -> Iterator[None]:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
         yield
+
+
+def half_product(a: Tensor, b: Tensor) -> Tensor:
+    """The products of fp16 batches a [G, M, K] and b [G, K, N], accumulated and returned in fp32,
+    whatever accumulation the caller allows elsewhere. Torch has it on CUDA alone."""
+    if not a.is_cuda:
+        return torch.bmm(a.float(), b.float())
+    settings: Any = torch.backends.cuda.matmul
+    before = settings.allow_fp16_accumulation
+    if not before:
+        return torch.bmm(a, b, out_dtype=torch.float32)
+    settings.allow_fp16_accumulation = False
+    try:
+        return torch.bmm(a, b, out_dtype=torch.float32)
+    finally:
+        settings.allow_fp16_accumulation = before

@@ -45,6 +45,7 @@ TENSOR_CORES = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"
 PROCESSORS = 132
 DEFAULT = "90,80,89,100,120"
 ROWS = 1280  # more than a small problem has
+PAIRS = ("value_kernel", "gradient_kernel", "panel_kernel")  # the kernels that visit pairs
 
 
 class Case(NamedTuple):
@@ -60,6 +61,7 @@ class Case(NamedTuple):
     wanted: Wanted
     weighted: bool
     copies: int = 1  # components of this function
+    labels: int = 0  # label vectors, in place of what is wanted
 
 
 class Usage(NamedTuple):
@@ -117,14 +119,21 @@ def _configurations(base: Case) -> Iterator[Case]:
     yield base._replace(name="small", rows=256, wanted=everything, weighted=True)
     yield base._replace(name="small few", rows=256, coordinates=8, wanted=everything)
     yield base._replace(name="small value", rows=256, wanted=value)
+    yield base._replace(name="few labels", coordinates=3, labels=1)
+    yield base._replace(name="five few labels", coordinates=3, copies=5, labels=1)
+    yield base._replace(name="small labels", rows=256, labels=1)
     if REGISTRY[base.function].metric == "l1":
         yield base._replace(name="panel", coordinates=64, wanted=both)
         return
     for d in (64, 300):
         yield base._replace(name=f"value {d}", coordinates=d, wanted=value)
+        yield base._replace(name=f"labels {d}", rows=2 * ROWS, coordinates=d, labels=1)
     for d in (32, 64, 128, 300):
         yield base._replace(name=f"gradient {d}", coordinates=d, wanted=both)
     yield base._replace(name="five gradient", copies=5, wanted=both)
+    five = base._replace(rows=2 * ROWS, copies=5, labels=1)
+    yield five._replace(name="five labels")
+    yield five._replace(name="five labels 300", coordinates=300)
 
 
 def _variants(base: Case) -> Iterator[Case]:
@@ -136,6 +145,10 @@ def _variants(base: Case) -> Iterator[Case]:
     if REGISTRY[base.function].metric != "l1":
         for d in (32, 128):
             yield base._replace(name=f"value {d}", coordinates=d, wanted=Wanted(sums=True))
+            yield base._replace(name=f"labels {d}", rows=2 * ROWS, coordinates=d, labels=1)
+        yield base._replace(
+            name="five labels 128", rows=2 * ROWS, coordinates=128, copies=5, labels=1
+        )
         yield base._replace(name="potential", wanted=Wanted(grad_wx=True), blocks="xy")
         yield base._replace(name="everything", coordinates=128)
         yield base._replace(
@@ -181,11 +194,17 @@ def _recorded(arch: int) -> Iterator[list[Launch]]:
 
 def record(case: Case, arch: int) -> list[Launch]:
     """The launches of a sweep on one architecture."""
-    from . import triton_backend
+    from . import triton_backend, triton_labels
 
     component = Component(REGISTRY[case.function], case.shape, case.offset)
     components = (component,) * case.copies
     x = torch.zeros(1, case.rows, case.coordinates)
+    if case.labels:
+        centres = torch.zeros(case.copies, case.rows, dtype=torch.float64)
+        labels = torch.ones(case.rows, case.labels, dtype=torch.int8)
+        with _recorded(arch) as found:
+            triton_labels.label_sweep(x[0], components, [1.0] * case.copies, centres, labels)
+        return found
     weights = torch.ones(1, case.rows) if case.weighted else None
     coefs = [1.0] * (3 if case.blocks == "all" else 1) * case.copies
     with _recorded(arch) as found:
@@ -215,10 +234,11 @@ def _key(launch: Launch, arch: int) -> str:
 @lru_cache(maxsize=1)
 def _sources() -> str:
     """A kernel's own ``cache_key`` depends on which of the kernels was asked for it first."""
-    from . import triton_gradients, triton_kernels
+    from . import triton_gradients, triton_kernels, triton_panels
 
-    used = (triton_kernels, triton_gradients, _compile, _read, parse_resources, parse_sass)
-    return "".join(inspect.getsource(source) for source in used)
+    kernels = (triton_kernels, triton_gradients, triton_panels)
+    readers = (_compile, _read, parse_resources, parse_sass)
+    return "".join(inspect.getsource(source) for source in (*kernels, *readers))
 
 
 def _compile(launch: Launch, arch: int) -> Any:
@@ -323,9 +343,7 @@ def measure(case: Case, launch: Launch, arch: int) -> Usage:
         config=launch.config,
         **code,
         matrix=gram and product,
-        clamps=kernel in ("value_kernel", "gradient_kernel")
-        and gram
-        and given["METRIC"] == "sqeuclidean",
+        clamps=kernel in PAIRS and gram and given["METRIC"] == "sqeuclidean",
     )
 
 
@@ -354,7 +372,7 @@ def jobs(archs: Sequence[int], full: bool = False) -> list[Job]:
         first = arch == archs[0]
         for case in _cases(full, first):
             for number, launch in enumerate(record(case, arch)):
-                pairs = launch.kernel.__name__ in ("value_kernel", "gradient_kernel")
+                pairs = launch.kernel.__name__ in PAIRS
                 if full or first or pairs or launch.arguments.get("PANEL"):
                     key = _key(launch, arch)
                     if key not in found:

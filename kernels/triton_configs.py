@@ -41,12 +41,17 @@ class Table(NamedTuple):
     difference_panel: Config = Config(32, 32, 1, 8, 2)
     small: Config = Config(16, 32, 1, 8, 2)
     small_value: Config = Config(16, 16, 1, 4, 2)
+    difference_labels: Config = Config(32, 64, 1, 8, 2, MOST)
     gram_value_of_slices: Config | None = None  # where one slice is not all, if another
+    gram_labels: Config | None = None  # if not that of the values
 
     def value_of(self, width: int) -> Config:
         if width > self.gram_value.slice and self.gram_value_of_slices is not None:
             return self.gram_value_of_slices
         return self.gram_value
+
+    def labels_of(self, width: int) -> Config:
+        return self.value_of(width) if self.gram_labels is None else self.gram_labels
 
 
 class Architecture(NamedTuple):
@@ -77,10 +82,13 @@ _AMPERE = Table(
     difference_value=Config(64, 64, 1, 8, 2),
     small=Config(16, 32, 1, 8, 2, MOST),
     small_value=Config(16, 16, 1, 4, 2, MOST),
+    gram_labels=Config(64, 32, 32, 4, 2),
 )
 _AMPERE_SEVERAL = _AMPERE._replace(
     gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 16, 32, 4, 2)),
     difference_value=Config(64, 32, 1, 8, 2),
+    difference_labels=Config(32, 32, 1, 8, 2, MOST),
+    gram_labels=Config(32, 32, 32, 4, 2),
 )
 _ADA = _AMPERE._replace(gram_value=Config(64, 32, 32, 4, 2, MOST))
 _ADA_SEVERAL = _AMPERE_SEVERAL._replace(
@@ -108,6 +116,8 @@ _HOPPER_SEVERAL = _HOPPER._replace(
     gram_panel=Config(64, 64, 64, 8, 1),
     difference_value=Config(64, 32, 1, 8, 2),
     small=Config(16, 32, 1, 8, 2, MOST),
+    difference_labels=Config(32, 32, 1, 8, 2, MOST),
+    gram_labels=Config(128, 32, 64, 8, 2),
 )
 _BLACKWELL = _HOPPER._replace(
     gram_value=Config(64, 64, 64, 8, 2, MOST),
@@ -123,6 +133,8 @@ _BLACKWELL_SEVERAL = _BLACKWELL._replace(
     ),
     gram_panel=Config(64, 64, 64, 8, 2),
     difference_value=Config(64, 32, 1, 8, 2),
+    difference_labels=Config(32, 32, 1, 8, 2, MOST),
+    gram_labels=Config(64, 32, 64, 8, 2, MOST),
 )
 _GEFORCE_BLACKWELL = _AMPERE._replace(
     gram_gradient=_gradients(
@@ -152,6 +164,8 @@ _INTERPRETED = Table(
     difference_panel=Config(32, 32, 1, 4, 1),
     small=Config(16, 32, 1, 4, 1),
     small_value=Config(16, 16, 1, 4, 1),
+    difference_labels=Config(32, 64, 1, 4, 1),
+    gram_labels=Config(64, 32, 32, 4, 1),
 )
 INTERPRETED = Architecture(227 * KIB, _INTERPRETED, _INTERPRETED)
 

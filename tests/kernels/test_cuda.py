@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import oracle
 import pytest
 import torch
 from tolerances import assert_close
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from divergences.energy import energy_distance
 from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Matern, Polynomial, potential
+from divergences.kernels.functions import REGISTRY
+from divergences.kernels.plan import Component, LabelSums
 from divergences.mmd import MMDLoss, mmd2
 
 pytestmark = pytest.mark.gpu
@@ -96,3 +99,102 @@ def test_potential() -> None:
     truth = potential(x, y, kernel=Gaussian(3.0))
     ours = potential(x.float().cuda(), y.float().cuda(), kernel=Gaussian(3.0))
     assert_close(ours.cpu(), truth, 1e-5)
+
+
+class TestLabelForms:
+    """Of as many rows as permutation tests have; fp64 on the same device is the truth."""
+
+    @pytest.fixture(autouse=True)
+    def _on_gpu(self) -> None:
+        from divergences.kernels import triton_labels
+
+        self.constants = triton_labels
+        self.sweep = triton_labels.label_sweep
+
+    def labels(self, count: int, columns: int) -> Tensor:
+        generator = torch.Generator(device="cuda").manual_seed(2)
+        signs = torch.randint(0, 2, (count, columns), generator=generator, device="cuda") * 2 - 1
+        return signs.to(torch.int8)
+
+    def dense(self, name: str, z: Tensor, rate: float, shape: float) -> tuple[Tensor, Tensor]:
+        """K in fp64 with a diagonal of 0, and the centres that double centring subtracts."""
+        s = torch.cdist(z.double(), z.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        k = oracle.profile(name, s.square_(), rate, shape, 0.0).fill_diagonal_(0.0)
+        means = k.sum(1) / (len(z) - 1)
+        return k, means - 0.5 * means.mean()
+
+    @pytest.mark.parametrize(("n", "d", "columns"), [(16384, 64, 1024), (5001, 3, 1000)])
+    @pytest.mark.parametrize(
+        ("name", "rate", "shape"),
+        [("gaussian", 1 / 128, 0.0), ("energy", 1.0, 1.0), ("laplace", 0.1, 0.0)],
+    )
+    def test_against_fp64(
+        self, name: str, rate: float, shape: float, n: int, d: int, columns: int
+    ) -> None:
+        """The error in units of the null's standard deviation."""
+        z, v = normal(0, n, d).float().cuda(), self.labels(n, columns)
+        k, a = self.dense(name, z, rate, shape)
+        sums = self.sweep(z, (Component(REGISTRY[name], shape),), [rate], a[None], v)
+        hat = (k - a - a[:, None]).fill_diagonal_(0.0)
+        forms = torch.cat([(p * (hat @ p)).sum(0) for p in v.double().split(128, 1)])
+        row_sums, squares, size = hat.sum(1), hat.square().sum(), hat.abs_().sum(1)
+        del hat
+        k -= k.mean(0) + k.mean(1, keepdim=True) - k.mean()
+        deviation = (2.0 * k.square_().sum()).sqrt()
+        errors = (sums.forms[0] - forms) / deviation
+        assert errors.abs().max() < 1e-3
+        assert errors.square().mean().sqrt() < 3e-4
+        assert ((sums.row_sums[0] - row_sums).abs() < 2.0**-11 * size).all()
+        assert (sums.squares[0] / squares - 1).abs() < 1e-3
+
+    @pytest.mark.parametrize("d", [3, 64, 300])
+    def test_no_synchronisation_and_bit_equal(self, d: int) -> None:
+        z, v = normal(0, 6000, d).float().cuda(), self.labels(6000, 200)
+        centres = torch.zeros(2, 6000, dtype=torch.float64, device="cuda")
+        components = (Component(REGISTRY["gaussian"]), Component(REGISTRY["energy"], 1.0))
+
+        def step() -> LabelSums:
+            return self.sweep(z, components, [0.1, 1.0], centres, v)
+
+        step()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            runs = [step(), step()]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        for a, b in zip(*runs, strict=True):
+            assert torch.equal(a, b)
+            assert a.isfinite().all()
+
+    def test_caller_settings_do_not_reach_it(self) -> None:
+        z, v = normal(0, 3000, 32).float().cuda(), self.labels(3000, 64)
+        centres = torch.zeros(1, 3000, dtype=torch.float64, device="cuda")
+        arguments = (z, (Component(REGISTRY["gaussian"]),), [0.02], centres, v)
+        expected = self.sweep(*arguments)
+        settings = torch.backends.cuda.matmul
+        before = settings.allow_fp16_accumulation
+        settings.allow_fp16_accumulation = True
+        try:
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                sums = self.sweep(*arguments)
+            assert settings.allow_fp16_accumulation
+        finally:
+            settings.allow_fp16_accumulation = before
+        for ours, theirs in zip(sums, expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+    def test_memory_is_bounded(self) -> None:
+        """K would take 2.1 GB in fp16; the labels' fp16 and int8 copies take N·B each."""
+        count, columns = 32768, 1024
+        z, v = normal(0, count, 64).float().cuda(), self.labels(count, columns)
+        centres = torch.zeros(1, count, dtype=torch.float64, device="cuda")
+        arguments = (z, (Component(REGISTRY["gaussian"]),), [0.01], centres, v)
+        self.sweep(*arguments)
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        self.sweep(*arguments)
+        torch.cuda.synchronize()
+        used = torch.cuda.max_memory_allocated() - before
+        limit = self.constants.PANEL_BYTES + 2 * self.constants.PRODUCT_BYTES
+        assert used < limit + 2 * 2 * count * columns + 2**27

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from divergences.kernels import offline
+from divergences.kernels import offline, triton_labels, triton_problem
 from divergences.kernels.functions import REGISTRY
 from divergences.kernels.triton_configs import ARCHITECTURES, Config, Table, architecture_for
 
@@ -51,6 +51,8 @@ def test_the_representative_set() -> None:
         assert f"sm_{arch}" in result.stdout
     for name in REGISTRY:
         assert f" {name} " in result.stdout
+    for kernel in ("value_kernel", "gradient_kernel", "panel_kernel", "fold_kernel"):
+        assert kernel in result.stdout
     assert "0 did not, 0 faulty" in result.stdout
 
 
@@ -71,6 +73,20 @@ def test_a_spilling_configuration_fails() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert "spills: stack" in result.stdout
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_what_is_checked_of_label_forms(arch: int) -> None:
+    """Every configuration of the panels, and what is asked of it."""
+    labelled = [case for case in offline._cases(False, False) if case.labels]
+    launches = [launch for case in labelled for launch in offline.record(case, arch)]
+    panels = [launch for launch in launches if launch.kernel.__name__ == "panel_kernel"]
+    found = {launch.config for launch in panels}
+    for table in (ARCHITECTURES[arch].one, ARCHITECTURES[arch].several):
+        assert {table.difference_labels, *map(table.labels_of, (64, 300))} <= found
+    assert {launch.arguments["GRAM"] for launch in panels} == {False, True}
+    assert {len(launch.arguments["SHAPES"]) for launch in panels} == {1, 5}
+    assert sum(launch.kernel.__name__ == "fold_kernel" for launch in launches)
 
 
 def test_it_refuses_to_run_interpreted() -> None:
@@ -154,13 +170,22 @@ def table(request: pytest.FixtureRequest) -> Table:
 def test_norms_and_distances_have_one_order_of_summation(table: Table, width: int) -> None:
     """Or identical rows would not be exactly 0 apart."""
     used = [table.gram_value, table.value_of(width), table.gram_gradient[width]]
+    used.append(table.labels_of(width))
     assert len({min(config.slice, width) for config in used}) == 1
     assert table.gram_value.slice == table.value_of(300).slice == table.gram_panel.slice
+    assert table.gram_value.slice == table.labels_of(300).slice
 
 
 def test_tiles_fit_one_another(table: Table) -> None:
     for values in (*map(table.value_of, (64, 300)), table.difference_value, table.small_value):
         assert values.rows % values.columns == 0
+    for labels in (table.labels_of(64), table.labels_of(300), table.difference_labels):
+        assert triton_problem.ROW_PADDING % labels.rows == 0
+        assert triton_problem.ROW_PADDING % labels.columns == 0
+        assert triton_labels.PANEL_ROWS % labels.rows == 0
+        assert triton_labels.CHAIN % labels.columns == 0
+    assert triton_problem.ROW_PADDING % triton_labels.FOLD.rows == 0
+    assert triton_problem.ROW_PADDING % triton_labels.FOLD.columns == 0
     assert table.gram_panel.columns % table.panel_product.columns == 0
     assert table.gram_panel.rows % table.panel_product.rows == 0
     assert table.gram_value.slice % table.panel_product.slice == 0

@@ -1,0 +1,228 @@
+"""Label forms on CUDA: Σ_{i≠j} vᵢvⱼ k̂ᵢⱼ for many label vectors v = ±1, k̂ᵢⱼ = k(zᵢ, zⱼ) − aᵢ − aⱼ.
+
+k̂ is formed once per pair, rounded to fp16 and written to a *panel*: some rows of the triangle i < j
+and some columns. The product of a panel with all label vectors is the library's (tensor cores,
+fp16 in, fp32 out), over *chunks* of at most ``CHAIN`` columns, since the accumulators of tensor
+cores truncate; the labels of the rows follow in a small kernel, in fp64 and in fixed order.
+
+The rounding (rms 2e-4 of an entry) is the same for every label vector, and row sums and squares
+are those of the rounded values: labels see a kernel matrix that differs by that much. Where a
+centres K, a form differs by an rms of 2e-4 standard deviations of its null distribution. The
+centres are used in fp32.
+
+fp16 spans 39 powers of two. The power of two that brings k̂ into its range comes from a bound, so
+that nothing overflows and nothing waits for the device: φ takes its largest magnitude at the ends
+of the range of s, and the row farthest from the first one bounds that range up to a factor of 2 in
+the distance. Entries below 2⁻²⁸ of the bound lose digits.
+
+Counted for N = 65536, d = 64, 1024 label vectors on an H200 (2.1e9 pairs, 32 panels): values 2.4 ms
+(what this number of pairs took in a prototype) plus 0.9 ms for the stores, products 5.8 ms at the
+tensor cores' 790 TFLOP/s (3 % of them with the zeros of the triangle), the fold below 1.0 ms, 0.5
+if the L2 cache keeps the 32 MB between the two: 10 ms, where a kernel that multiplies tiles of K
+as it forms them took 15.5. Not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _compat, triton_problem
+from . import triton_panels as kernels
+from .plan import Component, LabelSums, metric_of
+from .tiles import full_precision
+from .triton_configs import Config
+from .triton_problem import ROW_PADDING, Problem, cdiv, prepare, sliced
+
+PANEL_BYTES = 2**28
+PANEL_ROWS = 2048
+PRODUCT_BYTES = 2**25  # within the L2 cache of a large GPU
+LABEL_BYTES = 2**31  # of fp16 labels; the panels are formed once for so many
+CHAIN = 4096  # columns of a chunk
+PROGRAMS_PER_PROCESSOR = 16
+MOST_TILES = 32  # of columns that a program visits
+FOLD = Config(64, 64, 0, 4, 2)
+
+
+class Panel(NamedTuple):
+    """Rows [``row``, ``row`` + ``rows``) and, from ``column``, ``chunks`` of ``width`` columns."""
+
+    row: int
+    rows: int
+    column: int
+    chunks: int
+    width: int
+
+    @property
+    def end(self) -> int:
+        return self.column + self.chunks * self.width
+
+
+def _panels(count: int, components: int, tile: int) -> Iterator[Panel]:
+    """Panels that cover the triangle; a chunk is a multiple of ``tile`` columns."""
+    for row in range(0, count, PANEL_ROWS):
+        rows = cdiv(min(PANEL_ROWS, count - row), ROW_PADDING) * ROW_PADDING
+        most = max(1, PANEL_BYTES // (2 * components * PANEL_ROWS * CHAIN)) * CHAIN
+        for column in range(row, count, most):
+            columns = min(most, count - column)
+            chunks = cdiv(columns, CHAIN)
+            yield Panel(row, rows, column, chunks, cdiv(columns, chunks * tile) * tile)
+
+
+def _scales(
+    z: Tensor, components: Sequence[Component], rates: Sequence[float], centres: Tensor
+) -> Tensor:
+    """[C] fp64: the powers of two that bring the bounds on |k̂| into [2¹⁴, 2¹⁵)."""
+    metric = metric_of(components)
+    pivot = torch.zeros_like(z[:1]) if metric == "inner" else z[:1]
+    radii = torch.cdist(
+        z, pivot, p=1.0 if metric == "l1" else 2.0,
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )  # fmt: skip
+    reach = radii.max().double() * 1.001
+    low = torch.zeros_like(reach)
+    if metric == "l1":
+        high = 2.0 * reach
+    elif metric == "sqeuclidean":
+        high = 4.0 * reach.square()
+    else:
+        high = reach.square()
+        low = -high
+    ends = torch.stack([low, high])
+    bounds = torch.stack(
+        [
+            c.function.value(ends, rate, c.shape, c.offset).abs().amax()
+            for c, rate in zip(components, rates, strict=True)
+        ]
+    )
+    exponents = torch.frexp(bounds * 1.001 + 2.0 * centres.abs().amax(1)).exponent
+    return torch.ldexp(torch.ones_like(bounds), (15 - exponents).clamp(-120, 120))
+
+
+class _Panels:
+    """What is needed to form any panel, the memory it goes to, and the sums of the k̂."""
+
+    def __init__(
+        self, z: Tensor, components: tuple[Component, ...], rates: list[float], centres: Tensor
+    ) -> None:
+        self.problem: Problem = prepare(z[None], None, None, None, components, rates, None, "xx")
+        table, width = self.problem.table, self.problem.width
+        gram = self.problem.gram
+        self.config = sliced(table.labels_of(width), width) if gram else table.difference_labels
+        self.components = len(components)
+        self.panels = list(_panels(len(z), self.components, self.config.columns))
+        self.end = max(panel.end for panel in self.panels)
+        self.padded = cdiv(max(self.end, self.panels[-1].row + PANEL_ROWS), ROW_PADDING)
+        self.padded *= ROW_PADDING
+        self.centres = z.new_zeros((self.components, self.padded))
+        self.centres[:, : len(z)] = centres
+        self.scales = _scales(z, components, rates, centres)
+        self.single_scales = self.scales.float()
+        size = max(panel.rows * panel.chunks * panel.width for panel in self.panels)
+        self.memory = torch.empty(self.components * size, dtype=torch.float16, device=z.device)
+        self.row_sums = centres.new_zeros((self.components, self.padded))
+        self.squares = centres.new_zeros(self.components)
+
+    def form(self, panel: Panel, summed: bool) -> Tensor:
+        """[C, chunks, rows, width] fp16. ``summed``: its row sums and squares are taken too."""
+        config, f32 = self.config, torch.float32
+        tiles, across = panel.rows // config.rows, panel.chunks * panel.width // config.columns
+        target = PROGRAMS_PER_PROCESSOR * self.problem.device.processors
+        each = max(1, min(MOST_TILES, tiles * across // target))
+        groups = cdiv(across, each)
+        device = self.memory.device
+        partial = torch.empty(
+            (self.components, groups, 2, panel.rows), dtype=torch.float64, device=device
+        )
+        columns = panel.chunks * panel.width
+        sums = torch.empty((self.components, tiles, columns), dtype=f32, device=device)
+        triton_problem.launch(
+            kernels.panel_kernel, (tiles * groups,), config,
+            **self._arguments(), panel=self.memory, partial=partial, sums=sums,
+            centre=self.centres, scale=self.single_scales,
+            centre_stride=self.padded // ROW_PADDING, first_row=panel.row, rows_count=panel.rows,
+            first_column=panel.column, tiles=tiles, chunk=panel.width // config.columns,
+            chunks=panel.chunks, each=each,
+            BK=config.slice, BM=config.rows, BN=config.columns,
+        )  # fmt: skip
+        if summed:
+            found = partial.sum(1)  # [C, 2, rows]
+            self.row_sums[:, panel.row : panel.row + panel.rows] += found[:, 0]
+            self.row_sums[:, panel.column : panel.end] += sums.sum(1, dtype=torch.float64)
+            self.squares += found[:, 1].sum(1)
+        shape = (self.components, panel.chunks, panel.rows, panel.width)
+        used = self.components * panel.chunks * panel.rows * panel.width
+        return self.memory[:used].view(shape)
+
+    def _arguments(self) -> dict[str, Any]:
+        shared = self.problem.arguments()
+        numbers = ("x0", "x1", "x_norm", "n", "x_sn", "x_sd", "rates", "scale_inverse", "d")
+        static = ("FUNCTIONS", "SHAPES", "OFFSETS", "METRIC", "GRAM", "D")
+        return {name: shared[name] for name in (*numbers, *static)}
+
+
+def _fold(products: Tensor, labels: Tensor, sums: Tensor) -> None:
+    """Adds Σᵢ vᵢ Σ_chunks (P v)ᵢ over each tile of rows to ``sums`` [tiles, columns]."""
+    chunks, rows, columns = products.shape
+    triton_problem.launch(
+        kernels.fold_kernel, (rows // FOLD.rows, columns // FOLD.columns), FOLD,
+        panel=products, coefs=labels, sums=sums, chunks=chunks, rows_count=rows,
+        columns=columns // ROW_PADDING, coef_stride=labels.stride(0) // ROW_PADDING,
+        sums_stride=sums.stride(0) // ROW_PADDING, BM=FOLD.rows, BN=FOLD.columns,
+    )  # fmt: skip
+
+
+def _forms(panels: _Panels, v: Tensor, summed: bool) -> Tensor:
+    """[C, B]: Σ_{i<j} vᵢvⱼ k̂ᵢⱼ, scaled, for labels that are brought to fp16 at once."""
+    count, columns = v.shape
+    wide = cdiv(columns, ROW_PADDING) * ROW_PADDING
+    labels = torch.zeros((panels.padded, wide), dtype=torch.float16, device=v.device)
+    labels[:count, :columns] = v
+    sums = torch.zeros(
+        (panels.components, PANEL_ROWS // FOLD.rows, wide), dtype=torch.float64, device=v.device
+    )
+    for panel in panels.panels:
+        values = panels.form(panel, summed)
+        share = max(1, PRODUCT_BYTES // (4 * panel.rows * ROW_PADDING))
+        step = min(wide, share * ROW_PADDING)
+        together = max(1, share * ROW_PADDING // step)
+        right = labels[panel.column : panel.end].view(panel.chunks, panel.width, wide)
+        rows = labels[panel.row : panel.row + panel.rows]
+        for c in range(panels.components):
+            for chunk in range(0, panel.chunks, together):
+                some = slice(chunk, chunk + together)
+                for first in range(0, wide, step):
+                    part = slice(first, first + step)
+                    products = _compat.half_product(values[c, some], right[some, :, part])
+                    _fold(products, rows[:, part], sums[c, :, part])
+    return sums.sum(1)[:, :columns]
+
+
+@torch.no_grad()
+def label_sweep(
+    z: Tensor, components: tuple[Component, ...], rates: list[float], centres: Tensor, v: Tensor
+) -> LabelSums:
+    """z [N, d] in fp32, the rates of the components, centres a [C, N] in fp64, labels v [N, B] in
+    int8, ±1; see ``LabelSums``. Values that are not finite come out as NaN."""
+    count, columns = v.shape
+    if count < 2 or z.shape[1] == 0 or columns == 0:
+        raise ValueError(
+            f"label forms need two rows, a coordinate and a label vector; got z {list(z.shape)}, "
+            f"v {list(v.shape)}"
+        )
+    with torch.cuda.device_of(z), full_precision(z.device.type):  # type: ignore[no-untyped-call]
+        panels = _Panels(z, components, rates, centres)
+        batch = max(1, LABEL_BYTES // (2 * panels.padded * ROW_PADDING)) * ROW_PADDING
+        forms = [
+            _forms(panels, v[:, first : first + batch], first == 0)
+            for first in range(0, columns, batch)
+        ]
+        back = panels.scales.reciprocal().unsqueeze(1)
+        return LabelSums(
+            torch.cat(forms, 1) * (2.0 * back),
+            panels.row_sums[:, :count] * back,
+            panels.squares * (2.0 * back.squeeze(1).square()),
+        )

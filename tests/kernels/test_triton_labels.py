@@ -1,0 +1,296 @@
+"""Label forms of the Triton backend against dense fp64, in units of the standard deviation of their
+null distribution; interpreted without a GPU."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import oracle
+import pytest
+import torch
+from torch import Tensor
+
+from divergences.kernels import _compat, triton_labels, triton_problem
+from divergences.kernels.functions import REGISTRY
+from divergences.kernels.plan import Component, LabelSums
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROUNDING = 2.0**-11  # of fp16, relative
+Spec = tuple[str, float, float, float]  # function, rate, shape, offset
+PROBES = [
+    pytest.param((f.name, *probe), id=f"{f.name}-{probe[1]:g}")
+    for f in REGISTRY.values()
+    for probe in f.probe
+]
+GAUSSIAN: Spec = ("gaussian", 0.7, 0.0, 0.0)
+ENERGY: Spec = ("energy", 1.0, 1.0, 0.0)
+LAPLACE_L1: Spec = ("laplace_l1", 0.7, 0.0, 0.0)
+CUBIC: Spec = ("polynomial", 0.25, 3.0, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is read before it is written shows as NaN."""
+    empty, empty_like = torch.empty, torch.empty_like
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(torch.nan))
+
+
+@pytest.fixture(autouse=True)
+def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Gram form, several panels, chunks and products for samples the interpreter can take."""
+    monkeypatch.setattr(triton_problem, "SMALL", 0)
+    monkeypatch.setattr(triton_labels, "PANEL_ROWS", 128)
+    monkeypatch.setattr(triton_labels, "CHAIN", 64)
+    monkeypatch.setattr(triton_labels, "PANEL_BYTES", 2 * 128 * 192)
+    monkeypatch.setattr(triton_labels, "PRODUCT_BYTES", 2 * 4 * 128 * 128)
+
+
+class Problem:
+    """A sample with duplicates, labels, and the k̂ they should meet, in fp64."""
+
+    def __init__(
+        self, n: int, d: int, specs: list[Spec], columns: int = 24, offset: float = 0.0
+    ) -> None:
+        self.generator = torch.Generator().manual_seed(1000 * n + d)
+        self.z = torch.randn(n, d, generator=self.generator) / math.sqrt(d)
+        self.z = (self.z * 256).round() / 256 + offset  # on a grid: no offset rounds it
+        if n > 8:
+            self.z[n // 2] = self.z[0]
+            self.z[5:8] = self.z[4]
+        self.specs = specs
+        signs = torch.randint(0, 2, (n, columns), generator=self.generator) * 2 - 1
+        self.v = signs.to(torch.int8)
+        self.v[:, 0] = 1
+        self.measure()
+
+    def measure(self, centred: bool = True) -> None:
+        self.k = torch.stack([oracle.gram(f, self.z, self.z, a, s, o) for f, a, s, o in self.specs])
+        self.k.diagonal(dim1=1, dim2=2).zero_()
+        means = self.k.sum(2) / (len(self.z) - 1)
+        self.centres = (means - 0.5 * means.mean(1, keepdim=True)) * float(centred)
+        self.expected = self.k - self.centres[:, :, None] - self.centres[:, None]
+        self.expected.diagonal(dim1=1, dim2=2).zero_()
+
+    def sweep(self, v: Tensor | None = None) -> LabelSums:
+        components = tuple(Component(REGISTRY[f], s, o) for f, _, s, o in self.specs)
+        rates = [rate for _, rate, _, _ in self.specs]
+        v = self.v if v is None else v
+        z, centres = self.z.to(DEVICE), self.centres.to(DEVICE)
+        sums = triton_labels.label_sweep(z, components, rates, centres, v.to(DEVICE))
+        assert all(t.dtype == torch.float64 for t in sums)
+        return LabelSums(*(t.cpu() for t in sums))
+
+    def deviations(self) -> Tensor:
+        """[C, 1]: the standard deviation of vᵀKv over relabellings, √(2 Σ k̃²)."""
+        tilde = self.k - self.k.mean(1, keepdim=True) - self.k.mean(2, keepdim=True)
+        tilde += self.k.mean((1, 2), keepdim=True)
+        return (2.0 * tilde.square().sum((1, 2))).sqrt().unsqueeze(1)
+
+    def forms(self) -> Tensor:
+        v = self.v.double()
+        return (v * (self.expected @ v)).sum(1)
+
+    def check(self, sums: LabelSums | None = None, limit: float = 1e-3) -> None:
+        sums = self.sweep() if sums is None else sums
+        errors = (sums.forms - self.forms()) / self.deviations()
+        assert errors.shape == (len(self.specs), self.v.shape[1])
+        assert errors.abs().max() < limit
+        assert errors.square().mean().sqrt() < 0.5 * limit
+        sizes = self.expected.abs()
+        rounding = ROUNDING * sizes.sum(2) + 1e-6 * self.centred_from().sum(2)
+        assert ((sums.row_sums - self.expected.sum(2)).abs() <= rounding).all()
+        squares = self.expected.square().sum((1, 2))
+        assert ((sums.squares - squares).abs() <= 2.0 * ROUNDING * squares).all()
+
+    def centred_from(self) -> Tensor:
+        return self.k.abs() + self.centres.abs()[:, :, None] + self.centres.abs()[:, None]
+
+
+@pytest.mark.parametrize("spec", PROBES)
+@pytest.mark.parametrize("d", [2, 33])
+def test_every_function(spec: Spec, d: int) -> None:
+    Problem(95, d, [spec]).check()
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.7, 10.0])
+@pytest.mark.parametrize(("n", "d"), [(211, 2), (129, 10), (301, 64), (161, 130)])
+def test_bandwidths_and_shapes(n: int, d: int, rate: float) -> None:
+    Problem(n, d, [("gaussian", rate, 0.0, 0.0)]).check()
+
+
+@pytest.mark.parametrize("spec", [GAUSSIAN, ENERGY, LAPLACE_L1], ids=lambda s: s[0])
+@pytest.mark.parametrize("d", [2, 20])
+def test_an_offset_changes_nothing(spec: Spec, d: int) -> None:
+    plain, moved = Problem(97, d, [spec]).sweep(), Problem(97, d, [spec], offset=1e3)
+    moved.check()
+    sums = moved.sweep()
+    scale = moved.expected.square().sum().sqrt()
+    assert ((sums.forms - plain.forms).abs() < 1e-3 * scale).all()
+
+
+@pytest.mark.parametrize("n", [2, 3, 17, 63, 128, 129])
+def test_odd_sizes(n: int) -> None:
+    Problem(n, 3, [ENERGY]).check(limit=2e-3)  # a handful of entries, and no averaging
+    Problem(n, 20, [ENERGY]).check(limit=2e-3)
+
+
+def test_large_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_labels, "PANEL_ROWS", 384)
+    monkeypatch.setattr(triton_labels, "CHAIN", 256)
+    monkeypatch.setattr(triton_labels, "PANEL_BYTES", 2 * 384 * 512)
+    Problem(701, 10, [ENERGY], columns=100).check()
+
+
+def test_several_components_share_the_distances() -> None:
+    specs: list[Spec] = [GAUSSIAN, ENERGY, ("matern", 1.2, 2.5, 0.0), ("energy", 1.0, 0.5, 0.0)]
+    Problem(100, 3, specs).check()
+    Problem(140, 20, [CUBIC, ("polynomial", 0.5, 1.0, 0.0)]).check()
+
+
+def test_all_ones_give_the_row_sums() -> None:
+    """The forms and the row sums see the same rounded values."""
+    for d in (3, 20):
+        problem = Problem(150, d, [GAUSSIAN, ENERGY])
+        sums = problem.sweep()
+        difference = (sums.forms[:, 0] - sums.row_sums.sum(1)).abs()
+        assert (difference < 1e-7 * problem.expected.abs().sum((1, 2))).all()
+
+
+def test_without_centres() -> None:
+    """A constant in the kernel is rounded with it: the error is that of its size."""
+    problem = Problem(150, 20, [GAUSSIAN])
+    problem.measure(centred=False)
+    size = (2.0 * problem.expected.square().sum()).sqrt()
+    problem.check(limit=1e-3 * float(size / problem.deviations()))
+
+
+@pytest.mark.parametrize("factor", [1e-8, 1e8])
+def test_any_scale(factor: float) -> None:
+    """Values far outside of fp16 on both sides."""
+    for spec in (ENERGY, ("polynomial", 0.5, 1.0, 0.0)):
+        problem = Problem(90, 20, [spec])
+        problem.z *= factor
+        problem.measure()
+        problem.check()
+
+
+def test_an_outlier() -> None:
+    problem = Problem(90, 20, [ENERGY])
+    problem.z[3] += 1e5
+    problem.measure()
+    problem.check()
+
+
+class TestLabels:
+    def test_a_form_does_not_depend_on_its_neighbours(self) -> None:
+        problem = Problem(130, 20, [GAUSSIAN], columns=140)
+        together = problem.sweep()
+        for column in (0, 127, 139):
+            alone = problem.sweep(problem.v[:, column : column + 1])
+            scale = problem.deviations()
+            assert ((alone.forms - together.forms[:, column, None]).abs() < 1e-6 * scale).all()
+            assert torch.equal(alone.row_sums, together.row_sums)
+            assert torch.equal(alone.squares, together.squares)
+
+    def test_a_swap_of_the_samples_changes_nothing(self) -> None:
+        problem = Problem(150, 20, [GAUSSIAN])
+        assert torch.equal(problem.sweep().forms, problem.sweep(-problem.v).forms)
+
+    def test_batches_of_bounded_size(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        problem = Problem(130, 3, [GAUSSIAN, ENERGY], columns=140)
+        expected = problem.sweep()
+        monkeypatch.setattr(triton_labels, "LABEL_BYTES", 1)
+        monkeypatch.setattr(triton_labels, "PRODUCT_BYTES", 1)
+        sums = problem.sweep()
+        problem.check(sums)
+        assert torch.equal(sums.row_sums, expected.row_sums)
+        assert torch.equal(sums.squares, expected.squares)
+
+    def test_any_strides(self) -> None:
+        problem = Problem(60, 20, [GAUSSIAN])
+        expected = problem.sweep()
+        problem.z = problem.z.mT.contiguous().mT
+        sums = problem.sweep(problem.v.repeat_interleave(2, 1)[:, ::2])
+        for ours, theirs in zip(sums, expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_repeats_are_bit_equal() -> None:
+    problem = Problem(150, 20, [GAUSSIAN, ENERGY])
+    for ours, again in zip(problem.sweep(), problem.sweep(), strict=True):
+        assert torch.equal(ours, again)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("d", [2, 20])
+@pytest.mark.parametrize("spec", [GAUSSIAN, ENERGY, CUBIC, LAPLACE_L1], ids=lambda s: s[0])
+def test_what_is_not_finite_comes_out_as_nan(spec: Spec, d: int, bad: float) -> None:
+    problem = Problem(70, d, [spec], columns=3)
+    for row in (0, 69):
+        z = problem.z.clone()
+        z[row, 1] = bad
+        problem.z, kept = z, problem.z
+        for tensor in problem.sweep():
+            assert tensor.isnan().all()
+        problem.z = kept
+
+
+def test_centres_that_are_not_finite() -> None:
+    problem = Problem(70, 2, [GAUSSIAN], columns=3)
+    problem.centres[0, 7] = math.nan
+    for tensor in problem.sweep():
+        assert tensor.isnan().all()
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest product and panel are what the constants say, in rows of whole units."""
+    monkeypatch.setattr(triton_labels, "PANEL_BYTES", 2 * 128 * 128)
+    monkeypatch.setattr(triton_labels, "PRODUCT_BYTES", 4 * 128 * 128)
+    sizes: list[tuple[int, int, int]] = []
+    product = _compat.half_product
+
+    def counted(a: Tensor, b: Tensor) -> Tensor:
+        out = product(a, b)
+        sizes.append((a.untyped_storage().nbytes(), out.nbytes, a.shape[2]))
+        return out
+
+    monkeypatch.setattr(_compat, "half_product", counted)
+    problem = Problem(200, 2, [GAUSSIAN], columns=200)
+    problem.check()
+    assert max(panel for panel, _, _ in sizes) <= triton_labels.PANEL_BYTES
+    assert max(products for _, products, _ in sizes) <= triton_labels.PRODUCT_BYTES
+    assert max(chain for _, _, chain in sizes) <= triton_labels.CHAIN
+
+
+@pytest.mark.parametrize("components", [1, 2, 5])
+@pytest.mark.parametrize("count", [2, 2048, 2049, 70001])
+def test_panels_cover_the_triangle(
+    count: int, components: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the constants that are shipped, and little in vain."""
+    monkeypatch.undo()
+    panels = list(triton_labels._panels(count, components, 64))
+    for panel in panels:
+        assert panel.rows <= triton_labels.PANEL_ROWS
+        assert panel.width <= triton_labels.CHAIN
+        assert panel.width % 64 == 0
+        size = 2 * components * panel.rows * panel.chunks * panel.width
+        assert size <= triton_labels.PANEL_BYTES
+    for row in range(0, count, triton_labels.PANEL_ROWS):
+        ours = [p for p in panels if p.row == row]
+        assert ours[0].column == row
+        for before, after in itertools.pairwise(ours):
+            assert before.end == after.column
+        assert ours[-1].end >= count
+        assert ours[-1].row + ours[-1].rows >= min(count, row + triton_labels.PANEL_ROWS)
+    if count > 65536:
+        area = sum(p.rows * p.chunks * p.width for p in panels)
+        assert area < 1.06 * count**2 / 2
+
+
+def test_what_cannot_be_computed() -> None:
+    problem = Problem(5, 2, [GAUSSIAN])
+    with pytest.raises(ValueError, match=r"a label vector; got z \[5, 2\], v \[5, 0\]"):
+        problem.sweep(problem.v[:, :0])
