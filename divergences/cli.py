@@ -133,7 +133,7 @@ def _check_pairs(tables: Sequence[Table]) -> None:
 def check_plot(arguments: Namespace) -> None:
     """Raise for a figure that cannot be written, before a test that may take long."""
     if getattr(arguments, "plot", None) is not None:
-        from .plots import check_figure_path
+        from .figures import check_figure_path
 
         check_figure_path(arguments.plot)
 
@@ -147,7 +147,7 @@ def report(
     """Print the result, draw it, and return the exit status. ``words`` tell the verdict: what was
     found where p is below the level, and what was not found otherwise."""
     if arguments.plot is not None:
-        from .plots import save_figure
+        from .figures import save_figure
 
         save_figure(result.plot(), arguments.plot)
         say(arguments, f"wrote {arguments.plot}")

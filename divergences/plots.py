@@ -1,0 +1,117 @@
+"""Figures of test results: the null distribution, where the samples differ, and at what scale."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from .figures import BLUE, GREY, INK, ORANGE, Axes, Figure, LogLocator, new_figure, style
+from .results import HypothesisResult, KernelRow
+from .two_sample import TwoSampleResult
+from .witness_plot import draw_witness
+
+LEVEL = 0.05  # to compare the p-values of kernels with
+
+
+def plot_result(result: HypothesisResult) -> Figure:
+    """The null distribution with the observed statistic; of two samples also where they differ, by
+    the witness function of the kernel (the aggregated tests': of the kernel with the smallest p);
+    for several kernels, the p-value of each.
+
+    In one dimension the witness lies below the histograms, in two below the points; in more the
+    points are shown on the first two principal components of the pooled sample, coloured by it.
+    Large samples are thinned for drawing, and the legend says so.
+    """
+    two_samples = isinstance(result, TwoSampleResult) and result._samples is not None
+    scales = [row for row in result.kernels if row.bandwidth is not None]
+    several = len(scales) > 1
+    with style():
+        wide = two_samples or several
+        figure = new_figure(7.0 if wide else 3.4, 3.6 if two_samples else 2.5)
+        figure.suptitle(_title(result), x=0.01, ha="left")
+        columns = figure.add_gridspec(1, 2 if wide else 1, wspace=0.06)
+        places = [columns[0, 0], *([columns[0, 1]] if wide else [])]
+        if two_samples and several:
+            right = columns[0, 1].subgridspec(2, 1)
+            places = [columns[0, 0], right[0], right[1]]
+        if isinstance(result, TwoSampleResult) and result._samples is not None:
+            draw_witness(figure, places.pop(0), result, *result._samples)
+        _null_distribution(figure.add_subplot(places.pop(0)), result)
+        if several:
+            _kernels(figure.add_subplot(places.pop(0)), scales, result.n_resamples)
+    return figure
+
+
+def _title(result: HypothesisResult) -> str:
+    effect = "" if result.effect_size is None else f", effect size {result.effect_size:.3g}"
+    return f"{result.method}: {result.question}\n$p$ = {result.pvalue:.3g}{effect}"
+
+
+# --- Panels of every test ------------------------------------------------------------------------
+
+
+def _null_distribution(axes: Axes, result: HypothesisResult) -> None:
+    null, observed = result.null_distribution, result.statistic
+    low, high = min(null.min(), observed), max(null.max(), observed)
+    margin = 0.06 * (high - low) or 1.0
+    # edges in the colour of the bars: they stay visible where the observed value is far away
+    counts, _, _ = axes.hist(null, bins=30, color=GREY, edgecolor=GREY, linewidth=0.8)
+    axes.set_ylim(0, 1.25 * np.max(counts))  # room for the label above the bars
+    axes.axvline(observed, color=INK, linewidth=1.4)
+    to_the_left = observed > (low + high) / 2
+    axes.annotate(
+        "observed",
+        (observed, 0.99),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4 if to_the_left else 4, 0),
+        textcoords="offset points",
+        ha="right" if to_the_left else "left",
+        va="top",
+        fontsize=7,
+        color=INK,
+    )
+    axes.set_xlim(low - margin, high + margin)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set(yticks=[], title="Null distribution")
+    drawn = "all " if result.exact else ""
+    axes.set_xlabel(f"statistic; grey: {drawn}{result.n_resamples:,} {result.resample}")
+    axes.spines["left"].set_visible(False)
+
+
+def _kernels(axes: Axes, rows: Sequence[KernelRow], n_resamples: int) -> None:
+    """The p-value of each kernel against its bandwidth, a line for each family."""
+    families: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        assert row.bandwidth is not None
+        families.setdefault(_family(row.kernel), []).append((row.bandwidth, row.pvalue))
+    looks = [("o", INK), ("s", "0.55"), ("^", BLUE), ("D", ORANGE)]
+    for position, (family, members) in enumerate(families.items()):
+        marker, colour = looks[position % len(looks)]
+        bandwidths, pvalues = np.array(sorted(members)).T
+        axes.plot(
+            bandwidths,
+            pvalues,
+            marker=marker,
+            color=colour,
+            markersize=3,
+            linewidth=0.9,
+            label=family,
+        )
+    smallest = 1.0 / (n_resamples + 1)
+    axes.axhline(LEVEL, color=INK, linewidth=0.6, linestyle=":")
+    axes.set(xscale="log", yscale="log", ylim=(0.6 * smallest, 1.5))
+    axes.set(xlabel="bandwidth", ylabel="$p$", title="Each kernel alone (not corrected)")
+    axes.minorticks_off()
+    axes.set_yticks([1.0, smallest, *([LEVEL] if smallest < 0.5 * LEVEL else [])])
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.legend(loc="best", handlelength=1.4)
+
+
+def _family(kernel: str) -> str:
+    """`Laplace(0.3, norm='l1')` without its bandwidth: `Laplace, norm='l1'`."""
+    return re.sub(r"\([^,)]*(, )?(.*)\)", r"\1\2", kernel)
