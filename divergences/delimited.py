@@ -22,6 +22,7 @@ class Parsed(NamedTuple):
     values: NDArray[np.float64]  # [n, d]
     names: tuple[str, ...] | None
     labels: NDArray[np.str_] | None  # [n]
+    header: str | None  # of the labels
     note: str | None
 
 
@@ -68,8 +69,10 @@ def parse(file: TextIO, source: str, columns: Sequence[str] | None, labels: str 
     if names and columns is None and picked[:1] == [0] and not names[0] and _counts(table[:, 0]):
         picked, table = picked[1:], table[:, 1:]
         note = f"{source}: the first column has no name and counts the rows; left out"
-    texts_array = None if label is None else np.array(texts, dtype=np.str_)
-    return Parsed(table, found.names_of(picked), texts_array, note)
+    if label is None:
+        return Parsed(table, found.names_of(picked), None, None, note)
+    header = names[label] if names else None
+    return Parsed(table, found.names_of(picked), np.array(texts, dtype=np.str_), header, note)
 
 
 def _rows(lines: Iterable[str], delimiter: str, before: int) -> Iterator[Row]:

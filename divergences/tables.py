@@ -25,12 +25,14 @@ NAMED_ARRAY = re.compile(r"(?P<path>.+\.(npz|pt|pth)):(?P<key>[^:]+)", re.IGNORE
 
 class Table(NamedTuple):
     """``values`` [n, d] with NaN where a cell is missing, the ``names`` of the columns (None where
-    the file has none), and the ``labels`` [n] of the column that was asked for as such."""
+    the file has none), and the ``labels`` [n] of the column that was asked for as such, with its
+    ``header``."""
 
     source: str
     values: NDArray[np.float64]
     names: tuple[str, ...] | None = None
     labels: NDArray[np.str_] | None = None
+    header: str | None = None
     note: str | None = None
 
 
@@ -66,16 +68,19 @@ def read_table(
     for target, position in enumerate(picked):
         values[:, target] = _numbers(arrays[position], found.title(position), location)
     texts = None if label is None else np.asarray(arrays[label]).astype(np.str_)
-    return Table(location, values, found.names_of(picked), texts)
+    header = names[label] if names and label is not None else None
+    return Table(location, values, found.names_of(picked), texts, header)
 
 
 def read_labels(location: str, count: int) -> NDArray[np.str_]:
     """The one column of a file as ``count`` labels of any kind, with or without a header."""
-    table = read_table(location, columns=(), labels="1")
+    table = read_table(location, labels="1")
     labels = table.labels
     assert labels is not None
-    if len(labels) == count - 1 and table.names is not None:  # its first label is no header
-        labels = np.array([*table.names, *labels])
+    if table.values.shape[1] > 0:
+        raise ValueError(f"{location} has {table.values.shape[1] + 1} columns; labels are one")
+    if len(labels) == count - 1 and table.header is not None:  # its first label is no header
+        labels = np.array([table.header, *labels])
     if len(labels) != count:
         raise ValueError(f"{location} has {len(labels)} labels; the samples have {count} rows")
     return labels
