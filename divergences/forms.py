@@ -1,13 +1,13 @@
 """Sums of kernel values within and between two groups of rows, for many labellings at once.
 
-A *form* of labels v = ±1 is vᵀKv over the pairs i ≠ j (or over a design of pairs, or of features in
-place of K). With vᵀK1 and 1ᵀK1 it yields the sums within either group and between them, for any
-group sizes. Tests differ in where their forms come from, and in nothing else:
+A *form* of labels v = ±1 is Σ vᵢvⱼkᵢⱼ over the pairs i ≠ j, or over a part of them, or with
+features in place of k. With the sums over j of k it yields the sums within either group and between
+them, for any group sizes. Methods of testing differ in where their forms come from:
 
-    PairForms      every pair, K tile by tile; exact
-    SortedForms    every pair of numbers on a line, −|z − z′|, in O(N log N)
+    PairForms      every pair, K tile by tile
+    SortedForms    every pair of numbers on a line under −|z − z′|, in O(N log N)
     BlockForms     the pairs within blocks of rows
-    FeatureForms   φ(zᵢ)·φ(zⱼ) for random Fourier or Nyström features
+    FeatureForms   φ(zᵢ)·φ(zⱼ) (``features``)
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .kernels import Kernel
@@ -25,19 +27,36 @@ Tick = Callable[[], object]
 PART = 256  # label vectors converted to fp64 at a time
 
 
+class Pairs(NamedTuple):
+    """Numbers of ordered pairs within each group and of pairs between: one for all labellings, or
+    one for each [B]."""
+
+    xx: Tensor | float
+    yy: Tensor | float
+    xy: Tensor | float
+
+
 class Forms(NamedTuple):
     """Per kernel term c and labelling b, in fp64."""
 
     quadratic: Tensor  # [C, B]: Σ_{i≠j} vᵢvⱼ k
     linear: Tensor  # [C, B]: Σᵢ vᵢ Σ_{j≠i} k
     total: Tensor  # [C, 1]: Σ_{i≠j} k
-    pairs: tuple[Tensor, Tensor, Tensor] | None = None  # numbers of pairs, if not all: see counts
+    pairs: Pairs | None = None  # None: every pair of the pooled rows
 
 
 class Source(Protocol):
-    """Where forms come from. Nothing in it depends on labels but what it is called with."""
+    """Where forms come from. Labels are used in the call alone."""
 
-    steps: int  # how often a call reports progress
+    @property
+    def steps(self) -> int:
+        """How often a call reports progress."""
+        ...
+
+    @property
+    def coefficients(self) -> NDArray[np.float64]:
+        """Of the C terms, in the kernel [C]."""
+        ...
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
         """Forms of v [N, B], int8, ±1."""
@@ -64,21 +83,27 @@ class GroupSums(NamedTuple):
 
 def group_sums(forms: Forms) -> GroupSums:
     q, linear, total = forms.quadratic, forms.linear, forms.total
-    return GroupSums((q + 2.0 * linear + total) / 4.0, (q - 2.0 * linear + total) / 4.0,
-                     (total - q) / 4.0)  # fmt: skip
+    within = q + total
+    return GroupSums(
+        (within + 2.0 * linear) / 4.0, (within - 2.0 * linear) / 4.0, (total - q) / 4.0
+    )
 
 
-class PairForms:
-    """All pairs of the pooled rows z [N, d], for a resolved kernel."""
+def product(a: Tensor, v: Tensor) -> Tensor:
+    """a @ v in the dtype of a for int8 labels, a few columns at a time."""
+    return torch.cat([a @ part.to(a.dtype) for part in torch.split(v, PART, 1)], 1)
 
-    def __init__(self, z: Tensor, kernel: Kernel, *, narrow: bool, backend: str | None) -> None:
-        self._labels = LabelForms(z, kernel, narrow=narrow, backend=backend)
-        self.steps = self._labels.steps
 
-    def __call__(self, v: Tensor, tick: Tick) -> Forms:
-        quadratic = self._labels(v, tick)
-        sums = self._labels.row_sums
-        return Forms(quadratic, product(sums, v), sums.sum(1, keepdim=True))
+class _FromLabels:
+    """What sources on ``LabelForms`` share."""
+
+    def __init__(self, forms: LabelForms, kernel: Kernel) -> None:
+        self._labels = forms
+        self.coefficients = np.array([t.coefficient for t in kernel.terms])
+
+    @property
+    def steps(self) -> int:
+        return self._labels.steps
 
     @property
     def squares(self) -> Tensor:
@@ -89,44 +114,68 @@ class PairForms:
         return self._labels.rounding
 
 
-def product(a: Tensor, v: Tensor) -> Tensor:
-    """a @ v in fp64 for int8 labels, a few columns at a time."""
-    return torch.cat([a @ part.to(a.dtype) for part in torch.split(v, PART, 1)], 1)
+class PairForms(_FromLabels):
+    """All pairs of the pooled rows z [N, d], for a resolved kernel."""
+
+    def __init__(self, z: Tensor, kernel: Kernel, *, narrow: bool, backend: str | None) -> None:
+        super().__init__(LabelForms(z, kernel, narrow=narrow, backend=backend), kernel)
+
+    def __call__(self, v: Tensor, tick: Tick) -> Forms:
+        quadratic = self._labels(v, tick)
+        sums = self._labels.row_sums
+        return Forms(quadratic, product(sums, v), sums.sum(1, keepdim=True))
+
+
+class BlockForms(_FromLabels):
+    """The pairs within blocks of the pooled rows z [N, d]; ``index`` [G, s] holds row numbers."""
+
+    def __init__(self, z: Tensor, kernel: Kernel, index: Tensor, *, narrow: bool) -> None:
+        super().__init__(LabelForms(z[index], kernel, narrow=narrow), kernel)
+        self._index = index
+
+    def __call__(self, v: Tensor, tick: Tick) -> Forms:
+        labels = v[self._index]  # [G, s, B]
+        quadratic = self._labels(labels, tick)
+        sums = self._labels.row_sums.flatten(1)
+        x = (labels > 0).sum(1, dtype=torch.float64)  # rows of the first group, [G, B]
+        y = self._index.shape[1] - x
+        pairs = Pairs(
+            *(p.sum(0).clamp_min(1.0) for p in (x * (x - 1.0), y * (y - 1.0), x * y))
+        )  # none in a group: its sum is 0 too
+        return Forms(
+            quadratic, product(sums, labels.flatten(0, 1)), sums.sum(1, keepdim=True), pairs
+        )
 
 
 class SortedForms:
-    """k = −|z − z′| of numbers z [N, 1], from their sorted gaps g_r alone.
+    """k = −|z − z′| of numbers z [N, 1], from their sorted gaps alone.
 
-    With C_r = Σ of the first r + 1 labels in order, Σᵢⱼ vᵢvⱼ|zᵢ − zⱼ| = 2 Σ_r g_r C_r (C_N − C_r).
+    With g_r the gap above the r-th number, C_r the sum of the labels up to there and C that of all,
+    Σᵢⱼ vᵢvⱼ|zᵢ − zⱼ| = 2 Σ_r g_r C_r (C − C_r).
     """
 
     steps = 1
+    coefficients = np.ones(1)
 
     def __init__(self, z: Tensor) -> None:
         ordered, self._order = z.squeeze(1).double().sort()
         self._gaps = ordered.diff()
         count = len(z)
-        rank = torch.arange(1, count, device=z.device, dtype=torch.float64)
-        centred = ordered - ordered[count // 2]
-        # Σⱼ|zᵢ − zⱼ| = zᵢ(2i − N) − 2 Σ_{j<i} zⱼ + Σ zⱼ + …, in order and around the middle
-        before = torch.nn.functional.pad(centred.cumsum(0)[:-1], (1, 0))
-        index = torch.arange(count, device=z.device, dtype=torch.float64)
-        away = centred * (2.0 * index - count) - 2.0 * before + centred.sum()
+        ordered = ordered - ordered[count // 2]
+        rank = torch.arange(count, device=z.device, dtype=torch.float64)
+        below = ordered.cumsum(0) - ordered
+        away = ordered * (2.0 * rank - count) - 2.0 * below + ordered.sum()  # Σⱼ|zᵢ − zⱼ|
         self._row_sums = torch.empty_like(away).scatter_(0, self._order, -away).unsqueeze(0)
-        self._total = -2.0 * (self._gaps * rank * (count - rank)).sum()
-        spread = centred.sub(centred.mean())
+        spread = ordered - ordered.mean()
         self.squares = 2.0 * count * spread.square().sum().unsqueeze(0)
-        self.rounding = 1e-13 * self._total.abs().unsqueeze(0)
+        self.rounding = 1e-13 * away.sum().unsqueeze(0)
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
         quadratic = []
         for part in torch.split(v, PART, 1):
-            sums = part[self._order].cumsum(0, dtype=torch.int64)
+            sums = part[self._order].cumsum(0, dtype=torch.int32)
             through, total = sums[:-1].double(), sums[-1].double()
             quadratic.append(-2.0 * (self._gaps @ (through * (total - through))))
         tick()
-        return Forms(
-            torch.cat(quadratic).unsqueeze(0),
-            product(self._row_sums, v),
-            self._total.view(1, 1),
-        )
+        linear = product(self._row_sums, v)
+        return Forms(torch.cat(quadratic).unsqueeze(0), linear, self._row_sums.sum(1, keepdim=True))

@@ -39,6 +39,8 @@ def fuse_kernel(pooled: Tensor, order: Tensor, spacing: Spacing) -> Kernel:
 
 def _range(distances: Tensor, spacing: Spacing) -> NDArray[np.float64]:
     positive = distances[distances > 0].cpu().numpy()
+    if not np.isfinite(positive).all():
+        raise ValueError("distances overflow; rescale the data")
     low, high = np.quantile(positive, (0.05, 0.95)) if len(positive) else (1.0, 1.0)
     make = np.geomspace if spacing == "log" else np.linspace
     return np.asarray(make(0.5 * low, 2.0 * high, BANDWIDTHS))

@@ -67,9 +67,15 @@ class Relabellings:
         if self.strata is None:
             self.generator.permuted(labels, axis=1, out=labels)
             return
-        # Sorting by stratum, then at random, permutes each stratum within its own places.
-        order = np.argsort(self.strata + self.generator.random(labels.shape), axis=1)
-        labels[:, np.argsort(self.strata, kind="stable")] = self.observed[order]
+        places = np.argsort(self.strata, kind="stable")
+        sizes = np.bincount(self.strata)
+        if (sizes == sizes[0]).all():
+            blocks = labels[:, places].reshape(len(labels), len(sizes), sizes[0])
+            self.generator.permuted(blocks, axis=2, out=blocks)
+            labels[:, places] = blocks.reshape(labels.shape)
+        else:  # sorting by stratum, then at random, permutes each stratum within its own places
+            order = np.argsort(self.strata + self.generator.random(labels.shape), axis=1)
+            labels[:, places] = self.observed[order]
 
     def _strata_rows(self) -> list[NDArray[np.int64]]:
         if self.strata is None:

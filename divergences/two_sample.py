@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -10,14 +11,16 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .forms import Forms, GroupSums, PairForms, SortedForms, Source, group_sums
+from .evaluation import evaluate, share, split
+from .features import FeatureForms, fourier_features, nystrom_features
+from .forms import BlockForms, PairForms, SortedForms, Source
 from .fuse import fuse_kernel, fuse_statistic
 from .kernels import Bandwidth, Energy, Kernel, pair_sums
 from .kernels.bandwidth import MEDIAN_ROWS
 from .kernels.kernel import as_kernel
 from .mmd import DEFAULT_BANDWIDTH
-from .resampling import TIE, Relabellings, permutation_pvalue, progress
-from .results import HypothesisResult, KernelRow
+from .resampling import Relabellings, permutation_pvalue
+from .results import HypothesisResult
 from .samples import (
     Rng,
     as_samples,
@@ -28,18 +31,31 @@ from .samples import (
     warn_constant,
 )
 
-Method = Literal["fuse", "fuse-original", "mmd", "energy"]
-WIDE_WORK = 2**32  # N²·terms·labellings up to which products with labels are formed in fp64
-LABEL_BYTES = {"cpu": 2**29, "cuda": 2**32}  # of the label vectors held at a time
-BYTES_PER_LABEL = {False: 4, True: 24}  # with strata they are drawn by sorting
+Method = Literal[
+    "fuse",
+    "fuse-original",
+    "mmd",
+    "energy",
+    "classifier",
+    "mmd-block",
+    "mmd-incomplete",
+    "mmd-fourier",
+    "mmd-nystrom",
+]
+WIDE_WORK = 2**32  # pairs·terms·labellings up to which products with labels are formed in fp64
+FEATURES = 256  # frequencies or landmarks
+PARTITIONS = 4  # of the rows into blocks, for the incomplete statistic
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TwoSampleResult(HypothesisResult):
     """The outcome of ``two_sample_test``; see ``HypothesisResult``.
 
-    ``statistic`` is the unbiased estimate, that of ``energy_distance`` or ``mmd2`` (for "fuse" the
-    aggregate of them, which has no unit).
+    ``statistic`` is the unbiased estimate, that of ``energy_distance`` or ``mmd2``; for "fuse" the
+    aggregate of them, which has no unit. ``effect_size``, in [0, 1], is the share of the mean
+    squared distance between a row of x and one of y, in the kernel's feature space, that is due to
+    P ≠ Q: MMD²/E‖φ(x) − φ(y)‖². For the energy distance, and "fuse", that is E/2E‖x − y‖ (Székely &
+    Rizzo 2013).
     """
 
     m: int
@@ -63,6 +79,8 @@ def two_sample_test(
     n_resamples: int | None = None,
     rng: Rng = None,
     strata: ArrayLike | Tensor | None = None,
+    n_features: int | None = None,
+    block_size: int | None = None,
     backend: str | None = None,
     show_progress: bool | None = None,
 ) -> TwoSampleResult:
@@ -70,22 +88,35 @@ def two_sample_test(
 
     Args:
         x, y: torch tensors (CPU or CUDA), anything with ``__dlpack__``, or anything numpy converts.
-        method: what to test with.
+        method: what to test with; see docs/choosing-a-test.md.
 
             * "fuse": MMD-FUSE (Biggs, Schrab & Gretton 2023), ten Gaussian and ten L1-Laplace
               kernels aggregated into one statistic and one p-value. No scale to choose. Bandwidths
               are log-spaced between half the 5 % and twice the 95 % quantile of pooled distances;
               "fuse-original" spaces them linearly, as the paper does.
-            * "mmd": the squared MMD of one kernel (or mixture of kernels).
-            * "energy": the energy distance; no parameter, O(N log N) for d = 1.
+            * "mmd": the squared MMD of one kernel, or of a mixture.
+            * "energy": the energy distance; no parameter, and O(N log N) for d = 1.
+            * "classifier": ``divergences.classifier.classifier_test``, for comparison.
+
+            For samples too large for all pairs, with the exact permutation p-value of a weaker
+            statistic, O(N) for each relabelling:
+
+            * "mmd-block": the mean over blocks of √N rows, labels permuted within blocks (Zaremba,
+              Gretton & Blaschko 2013).
+            * "mmd-incomplete": the pairs within blocks of √N rows, for four random partitions,
+              labels permuted over all rows.
+            * "mmd-fourier": random Fourier features (Zhao & Meng 2015).
+            * "mmd-nystrom": features of random landmarks (Chatalic et al. 2022).
         kernel, bandwidth: for the MMD methods, as ``divergences.mmd.mmd2``. A bandwidth rule is
             applied to a uniformly drawn subsample of the pooled rows, blind to the labels.
         n_resamples: B ≥ 1 relabellings (999; 1999 for "fuse"). The smallest possible p-value is
             1/(B + 1). If no more than B + 1 relabellings exist, all of them are listed instead.
         rng: seed, ``numpy.random.Generator`` or ``torch.Generator``; fresh entropy if None, whose
             seed is in the result.
-        strata: [n + m] labels of the rows of x, then of y: labels are permuted within strata only
-            (blocks, batches, matched pairs). The hypothesis is then P = Q within each.
+        strata: [n + m] labels of the rows of x, then of y: relabellings stay within strata (sites,
+            batches, matched pairs). The hypothesis is then P = Q within each.
+        n_features: frequencies or landmarks of the feature methods (256).
+        block_size: rows in a block (√N).
         backend: None (automatic), "reference" or "triton".
         show_progress: a bar; None shows it on a terminal once the test has taken some seconds.
 
@@ -94,29 +125,32 @@ def two_sample_test(
 
     Raises:
         ValueError, TypeError: shapes that do not fit, fewer than two rows, non-finite entries
-            (counted), unknown methods, B < 1.
+            (counted), unknown methods, B < 1, options of another method.
 
     Memory is O(N (d + B)) bytes for N = n + m, never N².
     """
-    if method not in get_args(Method):
-        known = ", ".join(map(repr, get_args(Method)))
-        raise ValueError(f"unknown method {method!r}; known are {known}")
+    _check_options(method, kernel, bandwidth, n_features, block_size)
     fuse = method.startswith("fuse")
     n_resamples = check_resamples((1999 if fuse else 999) if n_resamples is None else n_resamples)
     x, y = as_samples(x, y)
-    pooled = torch.cat([x, y])
-    groups = as_strata(strata, len(pooled))
+    groups = as_strata(strata, len(x) + len(y))
     generator, seed = generator_of(rng)
+    if method == "mmd-block":
+        if groups is not None:
+            raise ValueError("method 'mmd-block' permutes within its own blocks; strata do not fit")
+        x, y, groups = _blocks(x, y, block_size, generator)
+    pooled = torch.cat([x, y])
     if is_constant(pooled):
         warn_constant("x and y")
-    chosen = _kernel(method, kernel, bandwidth, pooled, generator)
+    order = torch.from_numpy(generator.permutation(len(pooled))).to(pooled.device)
+    chosen = choose_kernel(method, kernel, bandwidth, pooled, order)
     plan = Relabellings((len(x), len(y)), n_resamples, generator, groups)
-    source = _source(method, pooled, chosen, plan.columns, backend)
-    found = evaluate(source, plan, pooled, show_progress)
+    setting = _Setting(pooled, chosen, order, plan, generator, n_features or FEATURES, block_size)
+    found = evaluate(_source(method, setting, backend), plan, pooled, show_progress)
     statistics, tolerance = (
         fuse_statistic(found.each, found.squares, found.tolerances, min(len(x), len(y)))
         if fuse
-        else found.weighted(chosen)
+        else found.weighted()
     )
     observed, null = split(statistics, plan.exact)
     return TwoSampleResult(
@@ -136,109 +170,103 @@ def two_sample_test(
     )
 
 
-def _kernel(
+def _check_options(
+    method: str,
+    kernel: Kernel | str | None,
+    bandwidth: Bandwidth | None,
+    n_features: int | None,
+    block_size: int | None,
+) -> None:
+    if method not in get_args(Method):
+        known = ", ".join(map(repr, get_args(Method)))
+        raise ValueError(f"unknown method {method!r}; known are {known}")
+    if not method.startswith("mmd") and (kernel is not None or bandwidth is not None):
+        raise ValueError(f"method {method!r} has its own kernels; use method='mmd' with a kernel")
+    for name, value, users in (
+        ("n_features", n_features, ("mmd-fourier", "mmd-nystrom")),
+        ("block_size", block_size, ("mmd-block", "mmd-incomplete")),
+    ):
+        if value is None:
+            continue
+        if method not in users:
+            raise ValueError(
+                f"{name} is an option of {users[0]!r} and {users[1]!r}, not {method!r}"
+            )
+        least = 4 if name == "block_size" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer ≥ {least}; got {value!r}")
+
+
+def choose_kernel(
     method: str,
     kernel: Kernel | str | None,
     bandwidth: Bandwidth | None,
     pooled: Tensor,
-    generator: np.random.Generator,
+    order: Tensor,
 ) -> Kernel:
     """The resolved kernel; its bandwidths depend on the pooled rows alone."""
-    if not method.startswith("mmd") and (kernel is not None or bandwidth is not None):
-        raise ValueError(f"method {method!r} has its own kernels; use method='mmd' with a kernel")
-    rows = torch.from_numpy(generator.permutation(len(pooled))).to(pooled.device)
     if method.startswith("fuse"):
-        return fuse_kernel(pooled, rows, "linear" if method == "fuse-original" else "log")
+        return fuse_kernel(pooled, order, "linear" if method == "fuse-original" else "log")
     if method == "energy":
         return Energy()
     named = as_kernel("gaussian" if kernel is None else kernel, bandwidth, DEFAULT_BANDWIDTH)
-    return named.resolve(pooled[rows[:MEDIAN_ROWS]])
+    return named.resolve(pooled[order[:MEDIAN_ROWS]])
 
 
-def _source(
-    method: str, pooled: Tensor, kernel: Kernel, columns: int, backend: str | None
-) -> Source:
-    if method == "energy" and pooled.shape[1] == 1 and backend is None:
-        return SortedForms(pooled)
-    work = len(pooled) ** 2 * len(kernel.terms) * columns
-    return PairForms(pooled, kernel, narrow=work > WIDE_WORK, backend=backend)
+class _Setting(NamedTuple):
+    pooled: Tensor
+    kernel: Kernel
+    order: Tensor  # a random permutation of the pooled rows
+    plan: Relabellings
+    generator: np.random.Generator
+    n_features: int
+    block_size: int | None
 
 
-# --- Statistics of all relabellings --------------------------------------------------------------
+def _source(method: str, s: _Setting, backend: str | None) -> Source:
+    count, d = s.pooled.shape
+    if method == "mmd-fourier":
+        return FeatureForms(s.pooled, fourier_features(s.kernel, d, s.n_features, s.generator))
+    if method == "mmd-nystrom":
+        landmarks = s.pooled[s.order[: s.n_features]].double()
+        return FeatureForms(s.pooled, nystrom_features(s.kernel, landmarks))
+    if method == "energy" and d == 1 and backend is None:
+        return SortedForms(s.pooled)
+    index = None
+    if method == "mmd-block":
+        assert s.plan.strata is not None
+        blocks = int(s.plan.strata.max()) + 1
+        index = torch.from_numpy(np.argsort(s.plan.strata, kind="stable")).view(blocks, -1)
+    elif method == "mmd-incomplete":
+        size = min(count, s.block_size or default_block(count))
+        parts = [s.generator.permutation(count)[: count // size * size] for _ in range(PARTITIONS)]
+        index = torch.from_numpy(np.concatenate(parts)).view(-1, size)
+    pairs = count**2 if index is None else index.numel() * index.shape[1]
+    narrow = pairs * len(s.kernel.terms) * s.plan.columns > WIDE_WORK
+    if index is None:
+        return PairForms(s.pooled, s.kernel, narrow=narrow, backend=backend)
+    return BlockForms(s.pooled, s.kernel, index.to(s.pooled.device), narrow=narrow)
 
 
-class Evaluation(NamedTuple):
-    """Unbiased statistics of every kernel term and labelling, the observed labelling first."""
-
-    each: NDArray[np.float64]  # [C, B]
-    squares: NDArray[np.float64]  # [C]: Σ_{i≠j} k² over the pooled rows
-    tolerances: NDArray[np.float64]  # [C]: statistics this near are ties
-    between: NDArray[np.float64]  # [C]: the observed mean of k(x, y)
-
-    def weighted(self, kernel: Kernel) -> tuple[NDArray[np.float64], float]:
-        """The statistics [B] of the kernel as a whole, and their tolerance."""
-        coefs = np.array([t.coefficient for t in kernel.terms])
-        return coefs @ self.each, float(coefs @ self.tolerances)
-
-    def effect(self, kernel: Kernel, x: Tensor, y: Tensor) -> float:
-        """MMD² over the mean squared distance E‖φ(x) − φ(y)‖² in feature space, in [0, 1]."""
-        coefs = np.array([t.coefficient for t in kernel.terms])
-        own = sum(float(torch.as_tensor(kernel.diagonal(s)).double().mean()) for s in (x, y))
-        return _share(float(coefs @ self.each[:, 0]), own - 2.0 * float(coefs @ self.between))
-
-    def rows(self, kernel: Kernel, exact: bool) -> tuple[KernelRow, ...]:
-        found = []
-        for term, values, tolerance in zip(kernel.terms, self.each, self.tolerances, strict=True):
-            observed, null = split(values, exact)
-            pvalue = permutation_pvalue(observed, null, float(tolerance), exact=exact)
-            found.append(
-                KernelRow(
-                    kernel=term.label, bandwidth=term.scale, statistic=observed, pvalue=pvalue
-                )
-            )
-        return tuple(found)
+def default_block(count: int) -> int:
+    return max(16, math.isqrt(count))
 
 
-def split(values: NDArray[np.float64], exact: bool) -> tuple[float, NDArray[np.float64]]:
-    """The observed statistic and the null distribution, which holds the observed one if exact."""
-    return float(values[0]), values if exact else values[1:]
-
-
-def evaluate(
-    source: Source, plan: Relabellings, pooled: Tensor, show_progress: bool | None
-) -> Evaluation:
-    """The statistics of all labellings. Raises ValueError where they are not finite."""
-    n = int((plan.observed == 0).sum())
-    m = len(pooled) - n
-    width = LABEL_BYTES[pooled.device.type] // BYTES_PER_LABEL[plan.strata is not None]
-    width = max(1, min(plan.columns, width // len(pooled)))
-    each, between = [], None
-    steps = -(-plan.columns // width) * source.steps
-    with progress(steps, "permutations", show_progress) as tick:
-        for labels in plan.batches(width):
-            v = torch.from_numpy(1 - 2 * labels).to(pooled.device)
-            forms = source(v, tick)
-            sums = group_sums(forms)
-            each.append(unbiased(sums, n, m, forms).cpu().numpy())
-            if between is None:
-                between = (sums.xy[:, 0] / (n * m)).cpu().numpy()
-    values = np.concatenate(each, axis=1)
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"the statistic overflows (largest entry {float(pooled.abs().max()):.3g}); rescale "
-            "the data"
-        )
-    scale = forms.total.abs().squeeze(1).cpu().numpy() / len(pooled) ** 2
-    factor = 0.25 * (1.0 / (n * (n - 1)) + 1.0 / (m * (m - 1)) + 2.0 / (n * m))
-    rounding = source.rounding.cpu().numpy() * factor
-    assert between is not None
-    return Evaluation(values, source.squares.cpu().numpy(), TIE * scale + rounding, between)
-
-
-def unbiased(sums: GroupSums, n: int, m: int, forms: Forms) -> Tensor:
-    """mean k(x, x′) + mean k(y, y′) − 2 mean k(x, y) over the pairs there are, [C, B]."""
-    xx, yy, xy = forms.pairs or (n * (n - 1), m * (m - 1), n * m)
-    return sums.xx / xx + sums.yy / yy - 2.0 * sums.xy / xy
+def _blocks(
+    x: Tensor, y: Tensor, block_size: int | None, generator: np.random.Generator
+) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+    """Rows of x and y dealt at random to blocks with equally many of each, and their blocks.
+    Rows that do not fill a block are left out."""
+    count = len(x) + len(y)
+    blocks = max(1, count // (block_size or default_block(count)))
+    blocks = min(blocks, len(x) // 2, len(y) // 2)
+    dealt, numbers = [], []
+    for sample in (x, y):
+        each = len(sample) // blocks
+        rows = generator.permutation(len(sample))[: each * blocks]
+        dealt.append(sample[torch.from_numpy(rows).to(sample.device)])
+        numbers.append(np.repeat(np.arange(blocks), each))
+    return dealt[0], dealt[1], np.concatenate(numbers)
 
 
 def _energy_effect(x: Tensor, y: Tensor, backend: str | None) -> float:
@@ -247,8 +275,4 @@ def _energy_effect(x: Tensor, y: Tensor, backend: str | None) -> float:
     n, m = len(x), len(y)
     between = -2.0 * float(sums.xy) / (n * m)
     within = float(sums.xx) / (n * (n - 1)) + float(sums.yy) / (m * (m - 1))
-    return _share(between + within, between)
-
-
-def _share(part: float, whole: float) -> float:
-    return min(1.0, max(0.0, part / whole)) if whole > 0.0 else 0.0
+    return share(between + within, between)

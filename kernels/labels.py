@@ -27,23 +27,26 @@ from .kernel import Group, Kernel
 from .plan import Component, LabelSums, Wanted, decode, metric_of
 from .reference import Chunk, Role, Sweeper
 from .subsample import hashed_rows
-from .tiles import Tile, full_precision, scratch
+from .tiles import Tile, full_precision, matmul, scratch
 
 LANDMARKS = 64  # rows that the centring looks at
 CHUNK = 2**16  # rows centred at a time
-COLUMNS = 1024  # label vectors that meet a tile at a time
+PRODUCTS = 2**20  # numbers that a tile gives with the label vectors it meets at a time
+PART = 256  # label vectors converted to fp64 at a time
 NARROW_TIE = 2e-5  # of √Σk̂²: twenty times the rounding of fp32 products that was measured
 WIDE_TIE = 1e-13
+TENSOR_CORE_TIE = 2e-3  # fp16 values and the accumulation of tensor cores
 
 
 class LabelForms:
     """Σ_{i≠j} vᵢvⱼ k(zᵢ, zⱼ) per kernel term, for batches of label vectors.
 
-    z: [N, d]; the kernel is resolved. On a CPU K is formed in fp64; ``narrow`` rounds k̂ to fp32
-    for the products with labels, twice as fast, at an error of about 1e-6 null standard deviations.
-    CUDA samples in fp32 take the Triton backend.
+    z: [N, d], or [G, N, d] for the pairs within each of G blocks; the kernel is resolved. On a CPU
+    K is formed in fp64; ``narrow`` rounds k̂ to fp32 for the products with labels, twice as fast,
+    at an error of about 1e-6 null standard deviations. CUDA samples [N, d] in fp32 take the Triton
+    backend.
 
-    After the first call: ``row_sums`` Σ_{j≠i} k [C, N], ``squares`` Σ_{i≠j} k² [C], and
+    After the first call: ``row_sums`` Σ_{j≠i} k [C, (G,) N], ``squares`` Σ_{i≠j} k² [C], and
     ``rounding`` [C], a bound on what rounding does to a form. All fp64, coefficients of terms
     not applied.
     """
@@ -51,17 +54,19 @@ class LabelForms:
     def __init__(
         self, z: Tensor, kernel: Kernel, *, narrow: bool = False, backend: str | None = None
     ) -> None:
-        self.kernel, self.narrow = kernel, narrow
-        self.backend = choose(z, backend)
+        self.narrow, self.shape = narrow, z.shape[:-1]
+        self.backend = choose(z, backend) if z.dim() == 2 else "reference"
         self.z = z if self.backend == "triton" else z.double()
+        self.z = self.z.reshape(-1, *z.shape[-2:])  # [G, N, d]
         self.groups = kernel.groups(torch.Size())
-        shape = (len(kernel.terms), z.shape[0])
-        self.centres = z.new_empty(shape, dtype=torch.float64)
+        terms = len(kernel.terms)
+        self.centres = z.new_empty(terms, *self.z.shape[:-1], dtype=torch.float64)
         for group in self.groups:
-            self.centres[group.positions] = _centres(self.z.double(), group)
-        self.row_sums = z.new_zeros(shape, dtype=torch.float64)
-        self.squares = z.new_zeros(shape[0], dtype=torch.float64)
-        self.rounding = z.new_zeros(shape[0], dtype=torch.float64)
+            centres = _centres(self.z.flatten(0, 1).double(), group)
+            self.centres[group.positions] = centres.view(-1, *self.z.shape[:-1])
+        self.row_sums = z.new_zeros(terms, *self.shape, dtype=torch.float64)
+        self.squares = z.new_zeros(terms, dtype=torch.float64)
+        self.rounding = z.new_zeros(terms, dtype=torch.float64)
         self._known = False
 
     @property
@@ -71,8 +76,9 @@ class LabelForms:
 
     @torch.no_grad()
     def __call__(self, v: Tensor, tick: Callable[[], object] | None = None) -> Tensor:
-        """[C, B] for labels v [N, B], int8, ±1. ``tick`` is called after each of ``steps``."""
-        forms = self.z.new_zeros(len(self.kernel.terms), v.shape[1], dtype=torch.float64)
+        """[C, B] for labels v [(G,) N, B], int8, ±1. ``tick`` is called after each of ``steps``."""
+        v = v.reshape(*self.z.shape[:-1], -1)
+        forms = self.z.new_zeros(len(self.centres), v.shape[-1], dtype=torch.float64)
         for group in self.groups:
             sums = self._sweep(group, v)
             forms[group.positions] = sums.forms
@@ -81,10 +87,11 @@ class LabelForms:
             if tick is not None:
                 tick()
         self._known = True
-        balance = v.sum(0, dtype=torch.float64)  # 1ᵀv [B]
-        a = self.centres
-        linear = torch.cat([a @ part.double() for part in torch.split(v, 256, 1)], 1)  # aᵀv [C, B]
-        return forms + 2.0 * linear * balance - 2.0 * a.sum(1, keepdim=True)
+        for start in range(0, v.shape[-1], PART):
+            labels = v[..., start : start + PART].double()
+            linear = torch.einsum("cgn,gnb->cgb", self.centres, labels)  # aᵀv
+            forms[:, start : start + PART] += 2.0 * (linear * labels.sum(1)).sum(1)
+        return forms - 2.0 * self.centres.sum((1, 2)).unsqueeze(1)
 
     def _sweep(self, group: Group, v: Tensor) -> LabelSums:
         components, centres = decode(group.components), self.centres[group.positions]
@@ -92,7 +99,8 @@ class LabelForms:
         if self.backend == "triton":
             from .triton_labels import label_sweep
 
-            return label_sweep(self.z, components, rates, centres, v)
+            sums = label_sweep(self.z[0], components, rates, centres[:, 0], v[0])
+            return sums._replace(row_sums=sums.row_sums.unsqueeze(1))
         with full_precision(self.z.device.type):
             sweeper = _LabelSweeper(self.z, components, centres, v, self.narrow, self._known)
             sweeper.run(rates, None)
@@ -100,17 +108,21 @@ class LabelForms:
 
     def _learn(self, group: Group, sums: LabelSums) -> None:
         """Row sums and squares of K from those of k̂."""
-        a = self.centres[group.positions]
-        count, total = a.shape[1], a.sum(1, keepdim=True)
-        self.row_sums[group.positions] = sums.row_sums + (count - 2) * a + total
-        own, cross = a.square().sum(1), (a * sums.row_sums).sum(1)
-        pairs = 2.0 * (count - 2) * own + 2.0 * total.squeeze(1).square()  # Σ_{i≠j} (aᵢ + aⱼ)²
-        self.squares[group.positions] = (sums.squares + 4.0 * cross + pairs).clamp_min(0.0)
-        wide = self.backend == "reference" and not self.narrow
-        tie = WIDE_TIE if wide else NARROW_TIE
+        a = self.centres[group.positions]  # [C, G, N]
+        count, total = a.shape[-1], a.sum(-1, keepdim=True)
+        row_sums = sums.row_sums + (count - 2) * a + total
+        self.row_sums[group.positions] = row_sums.view(-1, *self.shape)
+        own, cross = a.square().sum(-1), (a * sums.row_sums).sum(-1)
+        pairs = 2.0 * (count - 2) * own + 2.0 * total.squeeze(-1).square()  # Σ_{i≠j} (aᵢ + aⱼ)²
+        squares = sums.squares + (4.0 * cross + pairs).sum(1)
+        self.squares[group.positions] = squares.clamp_min(0.0)
+        self.rounding[group.positions] = self._tie * sums.squares.sqrt()
+
+    @property
+    def _tie(self) -> float:
         if self.backend == "triton":
-            tie *= 100.0  # products accumulate in the tensor cores
-        self.rounding[group.positions] = tie * sums.squares.sqrt()
+            return TENSOR_CORE_TIE
+        return NARROW_TIE if self.narrow else WIDE_TIE
 
 
 def _rates(group: Group) -> list[float]:
@@ -123,26 +135,25 @@ def _centres(z: Tensor, group: Group) -> Tensor:
     """aᵢ [C, N]: the mean of k(zᵢ, ·) over scattered rows, less half of its mean."""
     rows = z[hashed_rows(min(LANDMARKS, len(z)), len(z), z.device)]
     components, rates = decode(group.components), _rates(group)
-    metric = metric_of(components)
 
     def means(points: Tensor) -> Tensor:
-        s = _metric(points, rows, metric)
-        values = [_value(s, c, rate).mean(-1) for c, rate in zip(components, rates, strict=True)]
+        s = metric_matrix(points, rows, metric_of(components))
+        values = [
+            c.function.value(s, rate, c.shape, c.offset).mean(-1)
+            for c, rate in zip(components, rates, strict=True)
+        ]
         return torch.stack(values)
 
     found = torch.cat([means(part) for part in torch.split(z, CHUNK)], 1)
     return found - 0.5 * means(rows).mean(1, keepdim=True)
 
 
-def _metric(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
+def metric_matrix(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
+    """s of all pairs [n, m] at once, near pairs with the rounding of an fp64 Gram product."""
     if metric == "inner":
         return x @ y.T
     distance = torch.cdist(x, y, p=1.0 if metric == "l1" else 2.0)
     return distance if metric == "l1" else distance.square()
-
-
-def _value(s: Tensor, c: Component, rate: float) -> Tensor:
-    return c.function.value(s, rate, c.shape, c.offset)
 
 
 class _LabelSweeper(Sweeper):
@@ -157,32 +168,34 @@ class _LabelSweeper(Sweeper):
         narrow: bool,
         known: bool,
     ) -> None:
-        super().__init__(z.unsqueeze(0), None, None, None, components, "xx", Wanted(sums=True))
+        super().__init__(z, None, None, None, components, "xx", Wanted(sums=True))
         self.v, self.centres, self.known = v, centres, known
         self.dtype = torch.float32 if narrow else torch.float64
-        self.forms = z.new_zeros(len(components), v.shape[1], dtype=torch.float64)
+        self.forms = z.new_zeros(len(components), v.shape[-1], dtype=torch.float64)
         self.row_sums = z.new_zeros(centres.shape, dtype=torch.float64)
         self.squares = z.new_zeros(len(components), dtype=torch.float64)
 
     def add_values(
         self, value: Tensor, scale: float, c: int, tile: Tile, a: Role, b: Role, chunk: Chunk
     ) -> None:
-        i, j = slice(tile.i.start, tile.i.stop), slice(tile.j.start, tile.j.stop)
-        k, centres = value[0], self.centres[c]
-        k.sub_(scale * centres[i].unsqueeze(1)).sub_(scale * centres[j])  # scale is ±1
+        items, i, j = chunk.items, *(slice(s.start, s.stop) for s in (tile.i, tile.j))
+        centres = scale * self.centres[c, items]  # scale is ±1
+        value.sub_(centres[:, i].unsqueeze(-1)).sub_(centres[:, j].unsqueeze(-2))
         if tile.diagonal:
-            k.diagonal().zero_()
+            value.diagonal(dim1=-2, dim2=-1).zero_()
         twice = 2.0 if tile.mirrored else 1.0
         if not self.known:
-            self.row_sums[c, i].add_(k.sum(1), alpha=scale)
+            self.row_sums[c, items, i].add_(value.sum(-1), alpha=scale)
             if tile.mirrored:
-                self.row_sums[c, j].add_(k.sum(0), alpha=scale)
-            flat = k.flatten()
+                self.row_sums[c, items, j].add_(value.sum(-2), alpha=scale)
+            flat = value.flatten()
             self.squares[c].add_(flat.dot(flat), alpha=twice)
-        k = scratch("label values", k.shape, k.new_empty(0, dtype=self.dtype)).copy_(k)
-        for start in range(0, self.v.shape[1], COLUMNS):
-            columns = slice(start, start + COLUMNS)
-            right = self.v[j, columns].to(self.dtype)
-            products = scratch("label products", (k.shape[0], right.shape[1]), k)
-            torch.mm(k, right, out=products).mul_(self.v[i, columns])
-            self.forms[c, columns].add_(products.sum(0), alpha=scale * twice)
+        k = scratch("label values", value.shape, value.new_empty(0, dtype=self.dtype)).copy_(value)
+        rows = k.shape[0] * k.shape[1]
+        step = max(1, PRODUCTS // rows)
+        for start in range(0, self.v.shape[-1], step):
+            columns = slice(start, start + step)
+            right = self.v[items, j, columns].to(self.dtype)
+            products = scratch("label products", (*k.shape[:2], right.shape[-1]), k)
+            matmul(k, right, products).mul_(self.v[items, i, columns])
+            self.forms[c, columns].add_(products.sum((0, 1)), alpha=scale * twice)

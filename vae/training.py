@@ -17,7 +17,7 @@ from vae.models import VAE
 
 with needs_extra():
     import lightning
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
 History = list[dict[str, float]]
 """One entry per epoch: the mean over its batches of `loss`, `distortion`, `kl`, `divergence`."""

@@ -50,7 +50,7 @@ def null_deviation(k: Tensor) -> Tensor:
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 def test_against_dense(kernel: Kernel, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("divergences.kernels.tiles.TILE", tile)
-    monkeypatch.setattr("divergences.kernels.labels.COLUMNS", 4)
+    monkeypatch.setattr("divergences.kernels.labels.PRODUCTS", 100)
     z, v = samples(45, 3, 7)
     kernel = kernel.resolve(z)
     forms = LabelForms(z, kernel)
@@ -84,3 +84,16 @@ def test_progress_is_reported_per_metric() -> None:
     ticks: list[int] = []
     forms(v, lambda: ticks.append(1))
     assert len(ticks) == forms.steps == 3
+
+
+def test_blocks_are_apart() -> None:
+    """[G, N, d] is G problems, summed."""
+    z, v = samples(60, 3, 9)
+    kernel = Gaussian(1.0) + Energy()
+    forms = LabelForms(z.view(4, 15, 3), kernel)
+    found = forms(v.view(4, 15, 9))
+    parts = [LabelForms(part, kernel) for part in z.view(4, 15, 3)]
+    each = [part(labels) for part, labels in zip(parts, v.view(4, 15, 9), strict=True)]
+    torch.testing.assert_close(found, torch.stack(each).sum(0))
+    torch.testing.assert_close(forms.row_sums, torch.stack([p.row_sums for p in parts], 1))
+    torch.testing.assert_close(forms.squares, torch.stack([p.squares for p in parts]).sum(0))

@@ -1,0 +1,113 @@
+"""Unbiased two-sample statistics of every relabelling, and what a result reports of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .forms import Forms, GroupSums, Pairs, Source, group_sums
+from .kernels import Kernel
+from .resampling import TIE, Relabellings, permutation_pvalue, progress
+from .results import KernelRow
+
+LABEL_BYTES = {"cpu": 2**29, "cuda": 2**32}  # of the label vectors held at a time
+BYTES_PER_LABEL = {False: 4, True: 24}  # with strata they are drawn by sorting
+
+
+def label_width(plan: Relabellings, device: str) -> int:
+    """How many labellings are held at a time."""
+    each = len(plan.observed) * BYTES_PER_LABEL[plan.strata is not None]
+    return max(1, min(plan.columns, LABEL_BYTES[device] // each))
+
+
+class Evaluation(NamedTuple):
+    """Unbiased statistics of every kernel term and labelling, the observed labelling first."""
+
+    each: NDArray[np.float64]  # [C, B]
+    coefficients: NDArray[np.float64]  # [C]: of the terms in the kernel
+    squares: NDArray[np.float64]  # [C]: Σ_{i≠j} k² over the pooled rows
+    tolerances: NDArray[np.float64]  # [C]: statistics this near are ties
+    between: NDArray[np.float64]  # [C]: the observed mean of k(x, y)
+
+    def weighted(self) -> tuple[NDArray[np.float64], float]:
+        """The statistics [B] of the kernel as a whole, and their tolerance."""
+        return self.coefficients @ self.each, float(self.coefficients @ self.tolerances)
+
+    def effect(self, kernel: Kernel, x: Tensor, y: Tensor) -> float:
+        """MMD² over the mean squared distance E‖φ(x) − φ(y)‖² in feature space, in [0, 1]."""
+        own = sum(float(torch.as_tensor(kernel.diagonal(s)).double().mean()) for s in (x, y))
+        between = float(self.coefficients @ self.between)
+        return share(float(self.coefficients @ self.each[:, 0]), own - 2.0 * between)
+
+    def rows(self, kernel: Kernel, exact: bool) -> tuple[KernelRow, ...]:
+        """A row for each term; none where the source has the kernel as a whole only."""
+        if len(kernel.terms) != len(self.each):
+            return ()
+        found = []
+        for term, values, tolerance in zip(kernel.terms, self.each, self.tolerances, strict=True):
+            observed, null = split(values, exact)
+            pvalue = permutation_pvalue(observed, null, float(tolerance), exact=exact)
+            found.append(
+                KernelRow(
+                    kernel=term.label, bandwidth=term.scale, statistic=observed, pvalue=pvalue
+                )
+            )
+        return tuple(found)
+
+
+def split(values: NDArray[np.float64], exact: bool) -> tuple[float, NDArray[np.float64]]:
+    """The observed statistic and the null distribution, which holds the observed one if exact."""
+    return float(values[0]), values if exact else values[1:]
+
+
+def evaluate(
+    source: Source, plan: Relabellings, pooled: Tensor, show_progress: bool | None
+) -> Evaluation:
+    """The statistics of all labellings. Raises ValueError where they are not finite."""
+    n = int((plan.observed == 0).sum())
+    m = len(pooled) - n
+    width = label_width(plan, pooled.device.type)
+    steps = -(-plan.columns // width) * source.steps
+    each, between, tolerances = [], [], []
+    with progress(steps, "permutations", show_progress) as tick:
+        for labels in plan.batches(width):
+            forms = source(torch.from_numpy(1 - 2 * labels).to(pooled.device), tick)
+            sums = group_sums(forms)
+            pairs = forms.pairs or Pairs(n * (n - 1), m * (m - 1), n * m)
+            each.append(unbiased(sums, pairs).cpu().numpy())
+            between.append((sums.xy / pairs.xy)[:, 0].cpu().numpy())
+            tolerances.append(_tolerance(forms, pairs, source.rounding).cpu().numpy())
+    values = np.concatenate(each, axis=1)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"the statistic overflows (largest entry {float(pooled.abs().max()):.3g}); rescale "
+            "the data"
+        )
+    return Evaluation(
+        values,
+        source.coefficients,
+        source.squares.cpu().numpy(),
+        np.max(tolerances, axis=0),
+        between[0],
+    )
+
+
+def _tolerance(forms: Forms, pairs: Pairs, rounding: Tensor) -> Tensor:
+    """[C]: what rounding may do to a statistic: in fp64 sums, and in the quadratic form."""
+    xx, yy, xy = (torch.as_tensor(p, dtype=torch.float64).min() for p in pairs)
+    mean = forms.total.abs().squeeze(1) / (xx + yy + 2.0 * xy)
+    return TIE * mean + rounding * 0.25 * (1.0 / xx + 1.0 / yy + 2.0 / xy)
+
+
+def unbiased(sums: GroupSums, pairs: Pairs) -> Tensor:
+    """mean k(x, x′) + mean k(y, y′) − 2 mean k(x, y), [C, B]."""
+    return sums.xx / pairs.xx + sums.yy / pairs.yy - 2.0 * sums.xy / pairs.xy
+
+
+def share(part: float, whole: float) -> float:
+    """part/whole in [0, 1]; 0 where there is nothing."""
+    return min(1.0, max(0.0, part / whole)) if whole > 0.0 else 0.0

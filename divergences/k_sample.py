@@ -1,0 +1,226 @@
+"""Do k samples share one distribution, and if not, which of them differ?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .evaluation import label_width, share, split
+from .forms import PairForms, SortedForms, Source, group_sums
+from .kernels import Bandwidth, Kernel
+from .resampling import TIE, Relabellings, permutation_pvalue, progress
+from .results import HypothesisResult
+from .samples import (
+    Rng,
+    as_sample,
+    as_samples,
+    check_resamples,
+    generator_of,
+    is_constant,
+    warn_constant,
+)
+from .two_sample import WIDE_WORK, choose_kernel, two_sample_test
+
+Method = Literal["energy", "mmd"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRow:
+    """Samples ``first`` and ``second`` (numbered from 0) against each other. ``adjusted`` is the
+    p-value after Holm's correction for all pairs: below α, these two differ at level α."""
+
+    first: int
+    second: int
+    statistic: float
+    effect_size: float
+    pvalue: float
+    adjusted: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KSampleResult(HypothesisResult):
+    """The outcome of ``k_sample_test``; see ``HypothesisResult``. ``n`` counts all rows."""
+
+    sample_sizes: tuple[int, ...]
+    pairs: tuple[PairRow, ...] = field(default=(), repr=False)
+
+    question: ClassVar[str] = "k-sample test of P₁ = … = Pₖ"
+
+    @property
+    def sizes(self) -> str:
+        return f"n = {' + '.join(map(str, self.sample_sizes))}, d = {self.d}"
+
+    def __str__(self) -> str:
+        lines = [super().__str__()]
+        if self.pairs:
+            lines.append("  pairs        effect     p        p (Holm)")
+        lines += [
+            f"    {p.first} and {p.second:<4} {p.effect_size:<10.3g} {p.pvalue:<8.4g} "
+            f"{p.adjusted:.4g}"
+            for p in self.pairs
+        ]
+        return "\n".join(lines)
+
+
+def k_sample_test(
+    *samples: Any,
+    method: Method = "energy",
+    kernel: Kernel | str | None = None,
+    bandwidth: Bandwidth | None = None,
+    n_resamples: int = 999,
+    rng: Rng = None,
+    pairwise: bool = True,
+    backend: str | None = None,
+    show_progress: bool | None = None,
+) -> KSampleResult:
+    """Permutation test that k ≥ 2 samples [nᵢ, d] come from one distribution (DISCO).
+
+    The statistic is the F ratio of Rizzo & Székely (2010) for the distance ρ = ½‖φ(z) − φ(z′)‖² of
+    the kernel's feature space, which is ‖z − z′‖ for "energy": with T = N/2·mean ρ over all pairs
+    of rows, W = Σᵢ nᵢ/2·mean ρ within sample i and S = T − W,
+
+        F = (S/(k − 1)) / (W/(N − k)).
+
+    ``effect_size`` = S/T, in [0, 1], is the share of the dispersion that lies between samples, as
+    R² in an analysis of variance. Each pair of samples is tested by ``two_sample_test`` too, with
+    Holm's correction (``pairwise=False`` leaves that out).
+
+    Args:
+        samples: as x of ``two_sample_test``, which also explains the other arguments.
+
+    Raises:
+        ValueError, TypeError: as ``two_sample_test``; fewer than two samples.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method must be 'energy' or 'mmd'; got {method!r}")
+    if len(samples) < 2:
+        raise ValueError(f"at least two samples are needed; got {len(samples)}")
+    n_resamples = check_resamples(n_resamples)
+    given = _as_samples(samples)
+    sizes = [len(s) for s in given]
+    generator, seed = generator_of(rng)
+    pooled = torch.cat(given)
+    if is_constant(pooled):
+        warn_constant("the samples")
+    order = torch.from_numpy(generator.permutation(len(pooled))).to(pooled.device)
+    chosen = choose_kernel(method, kernel, bandwidth, pooled, order)
+    plan = Relabellings(sizes, n_resamples, generator)
+    source: Source
+    if method == "energy" and pooled.shape[1] == 1 and backend is None:
+        source = SortedForms(pooled)
+    else:
+        work = len(pooled) ** 2 * len(chosen.terms) * plan.columns * len(sizes)
+        source = PairForms(pooled, chosen, narrow=work > WIDE_WORK, backend=backend)
+    diagonal = torch.as_tensor(chosen.diagonal(pooled)).double().expand(len(pooled))
+    within, total, tolerance = _dispersions(source, plan, sizes, pooled, diagonal, show_progress)
+    ratio = (len(pooled) - len(sizes)) / (len(sizes) - 1)
+    # F rises with S: permutations are compared by it, which stays finite where W = 0
+    between, null = split(total - within, plan.exact)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistics = np.nan_to_num(ratio * (total - within) / within, nan=0.0, posinf=np.inf)
+    observed, null_ratios = split(statistics, plan.exact)
+    pairs: tuple[PairRow, ...] = ()
+    if pairwise:
+        seeds = generator.integers(2**62, size=len(sizes) * (len(sizes) - 1) // 2)
+        options = {"kernel": kernel, "bandwidth": bandwidth} if method == "mmd" else {}
+        pairs = _pairs(given, seeds, method=method, n_resamples=n_resamples, backend=backend,
+                       show_progress=show_progress, **options)  # fmt: skip
+    return KSampleResult(
+        statistic=observed,
+        pvalue=permutation_pvalue(between, null, tolerance, exact=plan.exact),
+        null_distribution=null_ratios,
+        method=f"DISCO, {chosen!r}",
+        n=len(pooled),
+        d=pooled.shape[1],
+        effect_size=share(between, total),
+        exact=plan.exact,
+        seed=seed,
+        sample_sizes=tuple(sizes),
+        pairs=pairs,
+    )
+
+
+def _as_samples(samples: Sequence[Any]) -> list[Tensor]:
+    first = as_sample(samples[0], "sample 0")
+    found = [first]
+    for k, other in enumerate(samples[1:], 1):
+        a, b = as_samples(first, other, names=("sample 0", f"sample {k}"))
+        found[0] = a if k == 1 else found[0]
+        found.append(b)
+    dtype = max((s.dtype for s in found), key=lambda t: t.itemsize)
+    return [s.to(dtype) for s in found]
+
+
+def _dispersions(
+    source: Source,
+    plan: Relabellings,
+    sizes: Sequence[int],
+    pooled: Tensor,
+    diagonal: Tensor,
+    show_progress: bool | None,
+) -> tuple[NDArray[np.float64], float, float]:
+    """W of every labelling [B], T, and the tolerance for ties of W.
+
+    With ρ = ½(k(z,z) + k(z′,z′)) − k(z,z′), Σ ρ over the ordered pairs of a group of n rows is
+    n·Σk(z,z) − Σk(z,z) − Σ_{i≠j} k.
+    """
+    coefs = torch.from_numpy(source.coefficients).to(pooled.device)
+    width = max(1, label_width(plan, pooled.device.type) // len(sizes))
+    steps = -(-plan.columns // width) * source.steps
+    found = []
+    with progress(steps, "permutations", show_progress) as tick:
+        for labels in plan.batches(width):
+            groups = torch.from_numpy(labels).to(pooled.device)
+            one_of = [(2 * (groups == g).to(torch.int8) - 1) for g in range(len(sizes))]
+            forms = source(torch.cat(one_of, 1), tick)
+            inside = (coefs @ group_sums(forms).xx).view(len(sizes), -1)  # [k, B]
+            within = torch.zeros(groups.shape[1], dtype=torch.float64, device=pooled.device)
+            for g, n in enumerate(sizes):
+                own = diagonal @ (groups == g).double()
+                within += ((n - 1) * own - inside[g]) / (2.0 * n)
+            found.append(within.cpu().numpy())
+    count = len(pooled)
+    whole = float(coefs @ forms.total.squeeze(1))
+    total = ((count - 1) * float(diagonal.sum()) - whole) / (2.0 * count)
+    rounding = float(coefs @ source.rounding) * sum(1.0 / n for n in sizes) / 8.0
+    return np.concatenate(found), total, rounding + TIE * abs(whole) / count
+
+
+def _pairs(
+    samples: Sequence[Tensor], seeds: NDArray[np.int64], **options: Any
+) -> tuple[PairRow, ...]:
+    indices = list(itertools.combinations(range(len(samples)), 2))
+    results = [
+        two_sample_test(samples[a], samples[b], rng=int(seed), **options)
+        for (a, b), seed in zip(indices, seeds, strict=True)
+    ]
+    adjusted = holm([r.pvalue for r in results])
+    return tuple(
+        PairRow(
+            first=a,
+            second=b,
+            statistic=r.statistic,
+            effect_size=r.effect_size or 0.0,
+            pvalue=r.pvalue,
+            adjusted=float(p),
+        )
+        for (a, b), r, p in zip(indices, results, adjusted, strict=True)
+    )
+
+
+def holm(pvalues: Sequence[float]) -> NDArray[np.float64]:
+    """Holm's (1979) step-down adjusted p-values: the family-wise error stays below α, whatever the
+    dependence."""
+    given = np.asarray(pvalues, dtype=np.float64)
+    order = np.argsort(given)
+    steps = given[order] * np.arange(len(given), 0, -1)
+    adjusted = np.empty_like(given)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return adjusted
