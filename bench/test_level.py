@@ -1,0 +1,133 @@
+"""Levels at length: 1,000 samples under the null for every test and kind of data.
+
+    python -m pytest bench/test_level.py -m slow -s
+
+asserts that p-values are super-uniform within one-sided 1 − 1e-4 binomial bounds and appends the
+rejection rates to bench/results/level.csv.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from divergences.goodness_of_fit import goodness_of_fit_test
+from divergences.independence import independence_test
+from divergences.k_sample import k_sample_test
+from divergences.two_sample import two_sample_test
+
+from .measure import RESULTS, commit
+
+REPEATS, RESAMPLES = 1000, 199
+ALPHAS = (0.01, 0.05, 0.1)
+Array = NDArray[np.float64]
+Draw = Callable[[np.random.Generator, int], Array]
+DATA: dict[str, Draw] = {
+    "continuous": lambda r, k: r.normal(size=(k, 2)),
+    "binary": lambda r, k: r.integers(0, 2, size=(k, 2)).astype(float),
+    "tied": lambda r, k: r.poisson(1.5, size=(k, 1)).astype(float),
+    "heavy-tailed": lambda r, k: r.standard_cauchy(size=(k, 2)),
+}
+SIZES = {"n=5, m=7": (5, 7), "n=60, m=9": (60, 9), "n=m=40": (40, 40)}
+TWO_SAMPLE = ("fuse", "fuse-original", "mmd", "energy", "mmd-block", "mmd-incomplete",
+              "mmd-fourier", "mmd-nystrom")  # fmt: skip
+INDEPENDENCE = ("hsic", "dcov", "hsic-aggregated")
+
+
+def check(test: str, data: str, size: str, pvalues: list[float]) -> None:
+    rates = [float(np.mean(np.array(pvalues) <= alpha)) for alpha in ALPHAS]
+    row = [datetime.date.today().isoformat(), commit(), test, data, size, len(pvalues), *rates]
+    path = RESULTS / "level.csv"
+    fresh = not path.exists()
+    with path.open("a", newline="") as stream:
+        writer = csv.writer(stream)
+        if fresh:
+            writer.writerow(["date", "commit", "test", "data", "size", "repeats",
+                             *(f"rejected at {alpha}" for alpha in ALPHAS)])  # fmt: skip
+        writer.writerow(row)
+    print(f"\n{test:28s} {data:14s} {size:12s} {rates}", end="")
+    for rate, alpha in zip(rates, ALPHAS, strict=True):
+        assert rate * len(pvalues) <= stats.binom.ppf(1 - 1e-4, len(pvalues), alpha)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("method", TWO_SAMPLE)
+def test_two_sample(method: Any, data: str, size: str) -> None:
+    r, draw, (n, m) = np.random.default_rng(1), DATA[data], SIZES[size]
+    options: dict[str, Any] = {"method": method, "n_resamples": RESAMPLES, "rng": r}
+    found = [two_sample_test(draw(r, n), draw(r, m), **options).pvalue for _ in range(REPEATS)]
+    check(f"two-sample {method}", data, size, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", DATA)
+def test_k_sample(data: str) -> None:
+    r, draw = np.random.default_rng(2), DATA[data]
+    options: dict[str, Any] = {"n_resamples": RESAMPLES, "rng": r, "pairwise": False}
+    found = [
+        k_sample_test(draw(r, 5), draw(r, 12), draw(r, 8), **options).pvalue for _ in range(REPEATS)
+    ]
+    check("k-sample energy", data, "5, 12, 8", found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [7, 40])
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("method", INDEPENDENCE)
+def test_independence(method: Any, data: str, n: int) -> None:
+    r, draw = np.random.default_rng(3), DATA[data]
+    options: dict[str, Any] = {"method": method, "n_resamples": RESAMPLES, "rng": r}
+    found = [independence_test(draw(r, n), draw(r, n), **options).pvalue for _ in range(REPEATS)]
+    check(f"independence {method}", data, f"n={n}", found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [6, 40])
+@pytest.mark.parametrize("estimate", [False, True], ids=["N(0, I)", "some normal"])
+@pytest.mark.parametrize("method", ["energy", "mmd"])
+def test_normality(method: Any, estimate: bool, n: int) -> None:
+    """Exact by simulation; with estimated parameters, for data of any mean and covariance."""
+    r = np.random.default_rng(4)
+    mix = np.array([[2.0, 0.0], [1.5, 0.3]]) if estimate else np.eye(2)
+    shift = 5.0 if estimate else 0.0
+    found = [
+        goodness_of_fit_test(
+            shift + r.normal(size=(n, 2)) @ mix,
+            "normal",
+            method=method,
+            estimate=estimate,
+            n_resamples=RESAMPLES,
+            rng=r,
+        ).pvalue
+        for _ in range(REPEATS)
+    ]
+    check(f"normality {method}, estimate={estimate}", "normal", f"n={n}", found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [20, 100])
+def test_stein(n: int) -> None:
+    """Asymptotic, so on continuous data and not for tiny samples."""
+    r = np.random.default_rng(5)
+    found = [
+        goodness_of_fit_test(
+            r.normal(size=(n, 2)), "normal", method="ksd", n_resamples=RESAMPLES, rng=r
+        ).pvalue
+        for _ in range(REPEATS)
+    ]
+    check("goodness-of-fit ksd", "normal", f"n={n}", found)
