@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from . import __version__, cli, two_sample
+from . import __version__, cli, goodness_of_fit, independence, k_sample, power, two_sample
 
 EPILOG = """\
 files        .csv, .tsv, .txt (any delimiter, with or without a header), .npy, .npz and .pt
@@ -20,6 +20,8 @@ files        .csv, .tsv, .txt (any delimiter, with or without a header), .npy, .
 exit status  0 the test ran, whatever it found; 1 p is below --fail-below; 2 it did not run: wrong
              usage, wrong input; 130 interrupted
 """
+
+Add = Callable[..., Any]  # ArgumentParser.add_argument
 
 
 class _Parser(ArgumentParser):
@@ -35,56 +37,124 @@ class _Parser(ArgumentParser):
 
 
 def parser() -> ArgumentParser:
-    """The command line; choices and defaults are those of the library."""
+    """The command line; the methods and defaults are those of the library."""
     top = _Parser(prog="divergences", description="Compare distributions from samples.")
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def test(
-        name: str, what: str, run: Callable[[Namespace], int], of: Any, methods: Any
-    ) -> Callable[..., Any]:
+    def command(name: str, run: Callable[[Namespace], int], what: str) -> Add:
         made = commands.add_parser(name, help=what, description=what, epilog=EPILOG)
         made.set_defaults(run=run)
-        default = inspect.signature(of).parameters["method"].default
-        _add_options(made.add_argument, get_args(methods), default)
-        return made.add_argument
+        add: Add = made.add_argument
+        return add
 
-    add = test(
-        "two-sample",
-        "Do two samples differ?",
-        _two_sample,
-        two_sample.two_sample_test,
-        two_sample.Method,
-    )
+    add = command("two-sample", _two_sample, "Do two samples differ?")
     add("x", help="file of the first sample")
     add("y", help="file of the second")
-    _add_columns(add)
-    _add_strata(add)
+    _add_method(add, two_sample.two_sample_test, two_sample.Method)
     _add_kernel(add)
+    _add_strata(add)
+    _add_columns(add, "--columns")
+    _add_common(add)
+
+    add = command("independence", _independence, "Do x and y, row by row, depend on each other?")
+    add("x", help="file of x, or of both")
+    add("y", nargs="?", help="file of y, with as many rows (that of x)")
+    _add_method(add, independence.independence_test, independence.Method)
+    for side in "xy":
+        _add_kernel(add, f"-{side}")
+    _add_strata(add)
+    _add_columns(add, "--x-columns", "--y-columns")
+    _add_common(add)
+
+    add = command("goodness-of-fit", _goodness_of_fit, "Does a sample follow a model?")
+    test = goodness_of_fit.goodness_of_fit_test
+    add("x", help="file of the sample")
+    add("--model", default=_default(test, "model"), help="the model: normal is N(0, I)")
+    add("--estimate", action="store_true", help="fit mean and covariance of the model to x")
+    _add_method(add, test, goodness_of_fit.Method)
+    _add_kernel(add)
+    _add_columns(add, "--columns")
+    _add_common(add)
+
+    add = command("k-sample", _k_sample, "Do several samples differ, and which?")
+    add("samples", nargs="+", metavar="sample", help="a file for each sample")
+    _add_method(add, k_sample.k_sample_test, k_sample.Method)
+    _add_kernel(add)
+    _add_columns(add, "--columns")
+    _add_common(add)
+
+    add = command(
+        "benchmark-power",
+        cli.benchmark_power,
+        "Power on the perturbed uniform, beside that published",
+    )
+    methods, scales, repetitions = (
+        _default(power.benchmark_power, name) for name in ("methods", "scales", "repetitions")
+    )
+    names = get_args(two_sample.Method)
+    add(
+        "--methods",
+        nargs="+",
+        choices=names,
+        default=methods,
+        metavar="NAME",
+        help=f"of {', '.join(names)} ({' '.join(methods)})",
+    )
+    add(
+        "--scales",
+        nargs="+",
+        type=float,
+        default=scales,
+        metavar="S",
+        help=f"of the perturbation, 0 to 1 ({' '.join(map(str, scales))})",
+    )
+    add(
+        "--repetitions",
+        type=int,
+        default=repetitions,
+        help="for each method and scale (%(default)s)",
+    )
+    add("--n-resamples", type=int, metavar="B", help="relabellings (that of each method)")
+    add("--seed", type=int, dest="rng", help="repeats the benchmark exactly (a fresh one)")
+    add("--out", type=Path, metavar="FILE", help="CSV, written anew after every row")
+    add("--json", action="store_true", help="print one JSON object")
     return top
 
 
-def _add_options(add: Callable[..., Any], methods: Sequence[str], default: str) -> None:
-    """What every test takes."""
-    listed = ", ".join(methods)
+def _default(function: Callable[..., Any], name: str) -> Any:
+    return inspect.signature(function).parameters[name].default
+
+
+def _add_method(add: Add, test: Callable[..., Any], methods: Any) -> None:
+    names, default = get_args(methods), _default(test, "method")
+    shown = f"{', '.join(names)} ({default or 'by the model'})"
+    add("--method", choices=names, default=default, metavar="NAME", help=shown)
+
+
+def _add_kernel(add: Add, suffix: str = "") -> None:
     add(
-        "--method",
-        choices=methods,
-        default=default,
-        metavar="NAME",
-        help=f"{listed} (%(default)s)",
+        f"--kernel{suffix}", metavar="NAME", help="where the method takes one: gaussian, laplace, …"
     )
-    add("--n-resamples", type=int, metavar="B", help="relabellings (999 or 1999, by the method)")
-    add("--seed", type=int, help="repeats a test exactly (a fresh one, which the result states)")
-    add("--drop-nan", action="store_true", help="leave out rows with NaN or empty cells")
-    add("--json", action="store_true", help="print one JSON object")
-    add("--plot", type=Path, metavar="FILE", help="draw the result: .png, .pdf, .svg, …")
-    add("--fail-below", type=cli.level, metavar="ALPHA", help="exit with 1 if p < ALPHA, for CI")
-    add("--no-progress", action="store_true", help="no bar on stderr")
+    add(
+        f"--bandwidth{suffix}",
+        type=cli.bandwidth,
+        metavar="σ",
+        help="of the kernel: a number, several (0.5,1,2) or a rule (median)",
+    )
 
 
-def _add_columns(add: Callable[..., Any], *names: str) -> None:
-    for name in names or ("--columns",):
+def _add_strata(add: Add) -> None:
+    add(
+        "--strata",
+        metavar="COLUMN|FILE",
+        help="permute within strata only: a column of the samples (of x where rows are pairs), or "
+        "a file with a label for every row",
+    )
+
+
+def _add_columns(add: Add, *names: str) -> None:
+    for name in names:
         add(
             name,
             type=cli.column_list,
@@ -93,21 +163,14 @@ def _add_columns(add: Callable[..., Any], *names: str) -> None:
         )
 
 
-def _add_strata(add: Callable[..., Any]) -> None:
-    add(
-        "--strata",
-        metavar="COLUMN|FILE",
-        help="permute within strata only: a column of the samples, or a file with a label per row",
-    )
-
-
-def _add_kernel(add: Callable[..., Any]) -> None:
-    add("--kernel", help="for method mmd: gaussian, laplace, …")
-    add(
-        "--bandwidth",
-        type=cli.bandwidth,
-        help="of the kernel: a number, several (0.5,1,2) or a rule (median)",
-    )
+def _add_common(add: Add) -> None:
+    add("--n-resamples", type=int, metavar="B", help="resamples (by the method)")
+    add("--seed", type=int, help="repeats a test exactly (a fresh one, which the result states)")
+    add("--drop-nan", action="store_true", help="leave out rows with NaN or empty cells")
+    add("--json", action="store_true", help="print one JSON object")
+    add("--plot", type=Path, metavar="FILE", help="draw the result: .png, .pdf, .svg, …")
+    add("--fail-below", type=cli.level, metavar="ALPHA", help="exit with 1 if p < ALPHA, for CI")
+    add("--no-progress", action="store_true", help="no bar on stderr")
 
 
 # --- Commands ------------------------------------------------------------------------------------
@@ -118,23 +181,63 @@ def _two_sample(arguments: Namespace) -> int:
     samples = cli.load(arguments, [(file, arguments.columns) for file in files])
     result = two_sample.two_sample_test(
         *samples.values,
-        method=arguments.method,
         kernel=arguments.kernel,
         bandwidth=arguments.bandwidth,
         strata=samples.strata,
-        **_settings(arguments),
+        **cli.settings(arguments),
     )
     both = " and ".join(files)
-    words = f"{both} differ", f"No difference between {both} was found"
-    return cli.report(arguments, result, words, {"x": arguments.x, "y": arguments.y})
+    return cli.report(
+        arguments, result, files, (f"{both} differ", f"{both} were not found to differ")
+    )
 
 
-def _settings(arguments: Namespace) -> dict[str, Any]:
-    return {
-        "n_resamples": arguments.n_resamples,
-        "rng": arguments.seed,
-        "show_progress": False if arguments.no_progress else None,
-    }
+def _independence(arguments: Namespace) -> int:
+    if arguments.y is None and not (arguments.x_columns and arguments.y_columns):
+        raise ValueError("one file holds both x and y: give --x-columns and --y-columns")
+    files = (arguments.x, arguments.y or arguments.x)
+    inputs = list(zip(files, (arguments.x_columns, arguments.y_columns), strict=True))
+    samples = cli.load(arguments, inputs, paired=True)
+    result = independence.independence_test(
+        *samples.values,
+        kernel_x=arguments.kernel_x,
+        kernel_y=arguments.kernel_y,
+        bandwidth_x=arguments.bandwidth_x,
+        bandwidth_y=arguments.bandwidth_y,
+        strata=samples.strata,
+        **cli.settings(arguments),
+    )
+    words = "x and y depend on each other", "No dependence of x and y was found"
+    return cli.report(arguments, result, files, words)
+
+
+def _goodness_of_fit(arguments: Namespace) -> int:
+    samples = cli.load(arguments, [(arguments.x, arguments.columns)])
+    result = goodness_of_fit.goodness_of_fit_test(
+        samples.values[0],
+        arguments.model,
+        kernel=arguments.kernel,
+        bandwidth=arguments.bandwidth,
+        estimate=arguments.estimate,
+        **cli.settings(arguments),
+    )
+    x, model = arguments.x, arguments.model
+    words = f"{x} does not follow the model {model}", f"{x} was not found to depart from {model}"
+    return cli.report(arguments, result, (x,), words)
+
+
+def _k_sample(arguments: Namespace) -> int:
+    files = tuple(arguments.samples)
+    samples = cli.load(arguments, [(file, arguments.columns) for file in files])
+    result = k_sample.k_sample_test(
+        *samples.values,
+        kernel=arguments.kernel,
+        bandwidth=arguments.bandwidth,
+        **cli.settings(arguments),
+    )
+    listed = ", ".join(f"{number} {file}" for number, file in enumerate(files))
+    words = f"The samples ({listed}) differ", f"The samples ({listed}) were not found to differ"
+    return cli.report(arguments, result, files, words)
 
 
 # --- Running -------------------------------------------------------------------------------------

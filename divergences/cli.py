@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .files import replacing
 from .kernels import Bandwidth
+from .power import PowerRow
+from .power import benchmark_power as power_rows
 from .results import HypothesisResult
 from .tables import Table, complete_rows, is_file, read_labels, read_table
 
@@ -67,12 +72,11 @@ def load(
     inputs: Sequence[tuple[str, list[str] | None]],
     *,
     paired: bool = False,
-    alike: bool = True,
 ) -> Samples:
     """Read (file, columns) for each sample, with strata from a column or from a file.
 
     ``paired``: row i of all samples belongs together, is dropped as one, and has one stratum, which
-    the first file holds. ``alike``: the samples have the same columns.
+    the first file holds; other samples must have the same columns.
     """
     strata: str | None = getattr(arguments, "strata", None)
     column = None if strata is None or is_file(strata) else strata
@@ -83,10 +87,7 @@ def load(
     for table in tables:
         if table.note:
             say(arguments, table.note)
-    if alike:
-        _check_names(tables)
-    if paired:
-        _check_pairs(tables)
+    _check_pairs(*tables) if paired else _check_names(tables)
     groups = [tables] if paired else [[table] for table in tables]
     keeps = [complete_rows(group, drop=arguments.drop_nan) for group in groups]
     for group, keep in zip(groups, keeps, strict=True):
@@ -119,8 +120,7 @@ def _check_names(tables: Sequence[Table]) -> None:
             )
 
 
-def _check_pairs(tables: Sequence[Table]) -> None:
-    x, y = tables
+def _check_pairs(x: Table, y: Table) -> None:
     if len(x.values) != len(y.values):
         raise ValueError(
             f"the rows are pairs: {x.source} has {len(x.values):,}, {y.source} {len(y.values):,}"
@@ -141,8 +141,18 @@ def check_plot(arguments: Namespace) -> None:
 # --- Results -------------------------------------------------------------------------------------
 
 
+def settings(arguments: Namespace) -> dict[str, Any]:
+    """What every test takes. What is not given is left to the default of the library."""
+    given = {"method": arguments.method, "n_resamples": arguments.n_resamples}
+    return {
+        **{name: value for name, value in given.items() if value is not None},
+        "rng": arguments.seed,
+        "show_progress": False if arguments.no_progress else None,
+    }
+
+
 def report(
-    arguments: Namespace, result: HypothesisResult, words: tuple[str, str], extra: dict[str, Any]
+    arguments: Namespace, result: HypothesisResult, files: Sequence[str], words: tuple[str, str]
 ) -> int:
     """Print the result, draw it, and return the exit status. ``words`` tell the verdict: what was
     found where p is below the level, and what was not found otherwise."""
@@ -154,7 +164,7 @@ def report(
     alpha = ALPHA if arguments.fail_below is None else arguments.fail_below
     verdict = _verdict(result, alpha, words)
     if arguments.json:
-        record = {"test": arguments.command, **extra, "verdict": verdict}
+        record = {"test": arguments.command, "files": list(files), "verdict": verdict}
         print(json.dumps(record | result.to_dict(null_distribution=False), allow_nan=False))
     else:
         print(f"{result}\n\n{verdict}")
@@ -170,3 +180,37 @@ def _verdict(result: HypothesisResult, alpha: float, words: tuple[str, str]) -> 
     if result.effect_size is None:
         return first
     return f"{first} Effect size {result.effect_size:.3g}, where 0 is none and 1 the most possible."
+
+
+# --- The power benchmark -------------------------------------------------------------------------
+
+
+def benchmark_power(arguments: Namespace) -> int:
+    """Rows as they are found: to stdout, and to a file that is whole at any time."""
+    chosen = ("methods", "scales", "repetitions", "n_resamples", "rng")
+    rows = power_rows(**{name: getattr(arguments, name) for name in chosen})
+    found: list[PowerRow] = []
+    if not arguments.json:
+        print(f"{'method':<15} scale  power ± error   published", flush=True)
+    for row in rows:
+        found.append(row)
+        if arguments.out is not None:
+            _write_csv(arguments.out, found)
+        published = "" if row.published is None else f"{row.published:9.3f}"
+        line = f"{row.method:<15} {row.scale:5.2f}  {row.power:.3f} ± {row.error:.3f}   {published}"
+        if arguments.json:
+            say(arguments, line)
+        else:
+            print(line.rstrip(), flush=True)
+    if arguments.json:
+        print(json.dumps({"rows": [row._asdict() for row in found]}))
+    return 0
+
+
+def _write_csv(path: Path, rows: Sequence[PowerRow]) -> None:
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(rows[0]._fields)
+        writer.writerows(rows)
+        text.detach()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from .figures import BLUE, GREY, INK, ORANGE, Axes, Figure, LogLocator, new_figure, style
-from .results import HypothesisResult, KernelRow
-from .two_sample import TwoSampleResult
+from .independence import KernelPairRow
+from .results import HypothesisResult, KernelRow, TwoSampleResult
 from .witness_plot import draw_witness
 
 LEVEL = 0.05  # to compare the p-values of kernels with
@@ -25,8 +26,7 @@ def plot_result(result: HypothesisResult) -> Figure:
     Large samples are thinned for drawing, and the legend says so.
     """
     two_samples = isinstance(result, TwoSampleResult) and result._samples is not None
-    scales = [row for row in result.kernels if row.bandwidth is not None]
-    several = len(scales) > 1
+    several = sum(row.bandwidth is not None for row in result.kernels) > 1
     with style():
         wide = two_samples or several
         figure = new_figure(7.0 if wide else 3.4, 3.6 if two_samples else 2.5)
@@ -40,7 +40,12 @@ def plot_result(result: HypothesisResult) -> Figure:
             draw_witness(figure, places.pop(0), result, *result._samples)
         _null_distribution(figure.add_subplot(places.pop(0)), result)
         if several:
-            _kernels(figure.add_subplot(places.pop(0)), scales, result.n_resamples)
+            axes = figure.add_subplot(places.pop(0))
+            pairs = [row for row in result.kernels if isinstance(row, KernelPairRow)]
+            if pairs:
+                _kernel_pairs(axes, pairs, result.n_resamples)
+            else:
+                _kernels(axes, result.kernels, result.n_resamples)
     return figure
 
 
@@ -53,7 +58,10 @@ def _title(result: HypothesisResult) -> str:
 
 
 def _null_distribution(axes: Axes, result: HypothesisResult) -> None:
-    null, observed = result.null_distribution, result.statistic
+    # F ratios are infinite where samples do not vary; such values stand at the largest finite one
+    finite = result.null_distribution[np.isfinite(result.null_distribution)]
+    most = float(finite.max()) if len(finite) else 0.0
+    null, observed = np.minimum(result.null_distribution, most), min(result.statistic, most)
     low, high = min(null.min(), observed), max(null.max(), observed)
     margin = 0.06 * (high - low) or 1.0
     # edges in the colour of the bars: they stay visible where the observed value is far away
@@ -84,7 +92,8 @@ def _kernels(axes: Axes, rows: Sequence[KernelRow], n_resamples: int) -> None:
     """The p-value of each kernel against its bandwidth, a line for each family."""
     families: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        assert row.bandwidth is not None
+        if row.bandwidth is None:
+            continue
         families.setdefault(_family(row.kernel), []).append((row.bandwidth, row.pvalue))
     looks = [("o", INK), ("s", "0.55"), ("^", BLUE), ("D", ORANGE)]
     for position, (family, members) in enumerate(families.items()):
@@ -110,6 +119,25 @@ def _kernels(axes: Axes, rows: Sequence[KernelRow], n_resamples: int) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.legend(loc="best", handlelength=1.4)
+
+
+def _kernel_pairs(axes: Axes, rows: Sequence[KernelPairRow], n_resamples: int) -> None:
+    """The p-value of each kernel of x with each kernel of y, the darker the smaller."""
+    across = list(dict.fromkeys(row.bandwidth for row in rows))
+    up = list(dict.fromkeys(row.bandwidth_y for row in rows))
+    shades = np.full((len(up), len(across)), np.nan)
+    least = math.log(n_resamples + 1)
+    for row in rows:
+        place = up.index(row.bandwidth_y), across.index(row.bandwidth)
+        shades[place] = -math.log(row.pvalue) / least
+        ink = "white" if shades[place] > 0.75 else INK
+        label = f"{row.pvalue:.2g}"
+        axes.text(place[1], place[0], label, ha="center", va="center", fontsize=6, color=ink)
+    axes.imshow(shades, cmap="Greys", vmin=0.0, vmax=1.3, aspect="auto", origin="lower")
+    for axis, found in ((axes.xaxis, across), (axes.yaxis, up)):
+        axis.set_ticks(range(len(found)), [f"{b:.2g}" if b else "" for b in found])
+    axes.set(xlabel="bandwidth of x", ylabel="bandwidth of y")
+    axes.set_title("$p$ of each pair of kernels (not corrected)")
 
 
 def _family(kernel: str) -> str:

@@ -82,7 +82,10 @@ def read_labels(location: str, count: int) -> NDArray[np.str_]:
     if len(labels) == count - 1 and table.header is not None:  # its first label is no header
         labels = np.array([table.header, *labels])
     if len(labels) != count:
-        raise ValueError(f"{location} has {len(labels)} labels; the samples have {count} rows")
+        header = f" (and the header {table.header!r})" if table.header else ""
+        raise ValueError(
+            f"{location} has {len(labels)} labels{header}; the samples have {count} rows"
+        )
     return labels
 
 

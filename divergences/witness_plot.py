@@ -18,13 +18,13 @@ from .kernels import Gaussian, Kernel, potential
 from .mmd import witness
 
 if TYPE_CHECKING:
-    from .two_sample import TwoSampleResult
+    from .results import TwoSampleResult
 
 Array = NDArray[np.float64]
 
 DRAWN = 1000  # points of each sample in a scatter plot
-ROWS = 20_000  # of each sample, from which the witness is estimated
-LINE, SIDE = 400, 80  # points along a line, and along each side of a plane
+ROWS = 5000  # of each sample, from which the witness is estimated
+LINE, SIDE = 400, 60  # points along a line, and along each side of a plane
 CENTRAL = (0.025, 0.975)  # quantiles that are shown where the range is much wider
 
 
