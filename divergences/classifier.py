@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .density_ratio import FEW_ROWS, fit_critic, own_randomness
 from .resampling import TIE, Relabellings, permutation_pvalue, progress
-from .results import HypothesisResult
+from .results import TwoSampleResult
 from .samples import (
     Rng,
     as_samples,
@@ -36,7 +36,7 @@ LABELS_AT_ONCE = 2**23  # of the permutations, widened to fp64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ClassifierResult(HypothesisResult):
+class ClassifierResult(TwoSampleResult):
     """The outcome of ``classifier_test``; see ``HypothesisResult``.
 
     ``statistic`` is the mean score of the held-out rows of x minus that of y. Where scores are
@@ -47,17 +47,15 @@ class ClassifierResult(HypothesisResult):
     right). ``tested``: how many rows of x and of y were held out.
     """
 
-    m: int
     auc: float
     accuracy: float
     tested: tuple[int, int]
 
-    question: ClassVar[str] = "two-sample test of P = Q"
     resample: ClassVar[str] = "permutations of the held-out labels"
 
     @property
     def sizes(self) -> str:
-        return f"n = {self.n}, m = {self.m}, d = {self.d}, held out {self.tested}"
+        return f"{super().sizes}, held out {self.tested}"
 
 
 def classifier_test(

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from .kernels import Kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,28 @@ class HypothesisResult:
         from .plots import plot_result
 
         return plot_result(self)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TwoSampleResult(HypothesisResult):
+    """The outcome of ``two_sample_test``; see ``HypothesisResult``.
+
+    ``statistic`` is the unbiased estimate, that of ``energy_distance`` or ``mmd2``; for "fuse" the
+    aggregate of them, which has no unit. ``effect_size``, in [0, 1], is the share of the mean
+    squared distance between a row of x and one of y, in the kernel's feature space, that is due to
+    P ≠ Q: MMD²/E‖φ(x) − φ(y)‖². For the energy distance, and "fuse", that is E/2E‖x − y‖ (Székely &
+    Rizzo 2013).
+    """
+
+    m: int
+    _samples: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    _kernel: Kernel | None = field(default=None, repr=False)
+
+    question: ClassVar[str] = "two-sample test of P = Q"
+
+    @property
+    def sizes(self) -> str:
+        return f"n = {self.n}, m = {self.m}, d = {self.d}"
 
 
 def _plain(value: Any) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from .kernels.bandwidth import MEDIAN_ROWS
 from .kernels.kernel import as_kernel
 from .mmd import DEFAULT_BANDWIDTH
 from .resampling import Relabellings, permutation_pvalue
-from .results import HypothesisResult
+from .results import TwoSampleResult
 from .samples import (
     Rng,
     as_samples,
@@ -45,28 +44,6 @@ Method = Literal[
 WIDE_WORK = 2**32  # pairs·terms·labellings up to which products with labels are formed in fp64
 FEATURES = 256  # frequencies or landmarks
 PARTITIONS = 4  # of the rows into blocks, for the incomplete statistic
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TwoSampleResult(HypothesisResult):
-    """The outcome of ``two_sample_test``; see ``HypothesisResult``.
-
-    ``statistic`` is the unbiased estimate, that of ``energy_distance`` or ``mmd2``; for "fuse" the
-    aggregate of them, which has no unit. ``effect_size``, in [0, 1], is the share of the mean
-    squared distance between a row of x and one of y, in the kernel's feature space, that is due to
-    P ≠ Q: MMD²/E‖φ(x) − φ(y)‖². For the energy distance, and "fuse", that is E/2E‖x − y‖ (Székely &
-    Rizzo 2013).
-    """
-
-    m: int
-    _samples: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
-    _kernel: Kernel | None = field(default=None, repr=False)
-
-    question: ClassVar[str] = "two-sample test of P = Q"
-
-    @property
-    def sizes(self) -> str:
-        return f"n = {self.n}, m = {self.m}, d = {self.d}"
 
 
 def two_sample_test(
@@ -130,6 +107,8 @@ def two_sample_test(
     Memory is O(N (d + B)) bytes for N = n + m, never N².
     """
     _check_options(method, kernel, bandwidth, n_features, block_size)
+    if method == "classifier":
+        return _classifier(x, y, n_resamples, rng, strata, show_progress)
     fuse = method.startswith("fuse")
     n_resamples = check_resamples((1999 if fuse else 999) if n_resamples is None else n_resamples)
     x, y = as_samples(x, y)
@@ -195,6 +174,22 @@ def _check_options(
         least = 4 if name == "block_size" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer ≥ {least}; got {value!r}")
+
+
+def _classifier(
+    x: Any,
+    y: Any,
+    n_resamples: int | None,
+    rng: Rng,
+    strata: ArrayLike | Tensor | None,
+    show_progress: bool | None,
+) -> TwoSampleResult:
+    from .classifier import classifier_test  # which brings torch's optimisers
+
+    if strata is not None:
+        raise ValueError("method 'classifier' does not take strata")
+    resamples = 999 if n_resamples is None else n_resamples
+    return classifier_test(x, y, n_resamples=resamples, rng=rng, show_progress=show_progress)
 
 
 def choose_kernel(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from divergences.two_sample import TwoSampleResult
+from divergences.results import TwoSampleResult
 from vae._extras import needs_extra
 
 with needs_extra():

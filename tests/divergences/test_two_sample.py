@@ -15,6 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from divergences import evaluation
+from divergences.classifier import classifier_test
 from divergences.energy import energy_distance
 from divergences.kernels import Gaussian, Linear
 from divergences.mmd import mmd2
@@ -339,3 +340,12 @@ def test_bad_input(x: object, y: object, arguments: dict[str, object], message: 
         two_sample_test(x, y, **arguments)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="rng must be"):
         two_sample_test(np.arange(5.0), np.arange(4.0), rng="seed")  # type: ignore[arg-type]
+
+
+def test_classifier_by_name() -> None:
+    x, y = normal(0, 60, 2), normal(1, 60, 2) + 2.0
+    result = two_sample_test(x, y, method="classifier", n_resamples=99, rng=0)
+    alone = classifier_test(x, y, n_resamples=99, rng=0)
+    assert (result.statistic, result.pvalue) == (alone.statistic, alone.pvalue)
+    with pytest.raises(ValueError, match="does not take strata"):
+        two_sample_test(x, y, method="classifier", strata=np.zeros(120))

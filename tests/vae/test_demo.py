@@ -108,11 +108,11 @@ def test_effect_is_the_normalised_energy_distance() -> None:
     x, y = torch.zeros(30, 2), torch.zeros(30, 2)
     y[:, 0] = 4
     comparison = Comparison.of("apart?", x, y, resamples=99, seed=0)
-    assert comparison.effect == pytest.approx(1)  # two point masses
+    assert comparison.result.effect_size == pytest.approx(1)  # two point masses
     assert comparison.verdict == "they differ"
     noise = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
     same = Comparison.of("apart?", noise[:30], noise[30:], resamples=99, seed=0)
-    assert abs(same.effect) < 0.05
+    assert same.result.effect_size < 0.05
     assert same.verdict == "no difference found"
 
 
