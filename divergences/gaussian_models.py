@@ -22,7 +22,7 @@ from torch.distributions import (
     Normal,
 )
 
-from .expected_distance import DistanceTable
+from .expected_distance import distance_table
 from .kernels import Energy, Kernel
 from .kernels.api import pair_form
 from .mmd import mixture_embedding
@@ -151,7 +151,7 @@ class EmbeddedEnergy(Embedded):
     def __init__(self, target: Mixture) -> None:
         super().__init__(target, Energy())
         d = target.means.shape[1]
-        self.expected = DistanceTable(d, target.means.device)
+        self.expected = distance_table(d, target.means.device)
         gap = 2.0 * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))  # E‖Z − Z′‖
         self.own = target.means.new_tensor(-gap)
 
