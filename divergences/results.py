@@ -28,8 +28,21 @@ class KernelRow:
     pvalue: float
 
 
+class Record:
+    """Of a dataclass: its fields as plain Python values, and as JSON. Names that begin with an
+    underscore are left out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON; NaN and infinity as None."""
+        names = (f.name for f in fields(self) if not f.name.startswith("_"))  # type: ignore[arg-type]
+        return {name: _plain(getattr(self, name)) for name in names}
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        return json.dumps(self.to_dict(), indent=indent)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class HypothesisResult:
+class HypothesisResult(Record):
     """The outcome of a test.
 
     ``pvalue`` = (1 + #{T_b ≥ T})/(B + 1) over the ``null_distribution`` T_b [B], read-only; where
@@ -88,12 +101,9 @@ class HypothesisResult:
 
     def to_dict(self, *, null_distribution: bool = True) -> dict[str, Any]:
         """Plain Python values, ready for JSON; NaN and infinity as None."""
-        found: dict[str, Any] = {}
-        for f in fields(self):
-            if f.name.startswith("_") or (f.name == "null_distribution" and not null_distribution):
-                continue
-            found[f.name] = _plain(getattr(self, f.name))
-        found["n_resamples"] = self.n_resamples
+        found = super().to_dict() | {"n_resamples": self.n_resamples}
+        if not null_distribution:
+            del found["null_distribution"]
         return found
 
     def to_json(self, *, null_distribution: bool = True, indent: int | None = None) -> str:
@@ -134,7 +144,7 @@ def _plain(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, HypothesisResult):
+    if isinstance(value, Record):
         return value.to_dict()
     if hasattr(value, "__dataclass_fields__"):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
