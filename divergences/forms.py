@@ -25,6 +25,7 @@ from .kernels.labels import LabelForms
 
 Tick = Callable[[], object]
 PART = 256  # label vectors converted to fp64 at a time
+ROWS = 2**15  # of sorted numbers: with fewer, several labellings are summed at once
 
 
 class Pairs(NamedTuple):
@@ -172,10 +173,12 @@ class SortedForms:
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
         quadratic = []
+        step = max(1, ROWS // len(v))  # a running sum over one row is faster than over many
         for part in torch.split(v, PART, 1):
-            sums = part[self._order].cumsum(0, dtype=torch.int32)
-            through, total = sums[:-1].double(), sums[-1].double()
-            quadratic.append(-2.0 * (self._gaps @ (through * (total - through))))
+            for labels in torch.split(part[self._order].T.contiguous(), step):
+                through = labels.double().cumsum(1)
+                rest = through[:, -1:] - through
+                quadratic.append((through * rest)[:, :-1] @ (-2.0 * self._gaps))
         tick()
         linear = product(self._row_sums, v)
         return Forms(torch.cat(quadratic).unsqueeze(0), linear, self._row_sums.sum(1, keepdim=True))
