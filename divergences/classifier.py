@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from .density_ratio import FEW_ROWS, fit_critic, own_randomness
+from .critic import own_randomness
+from .density_ratio import FEW_ROWS, fit_critic
 from .resampling import TIE, Relabellings, permutation_pvalue, progress
 from .results import TwoSampleResult
 from .samples import (
@@ -72,7 +73,7 @@ def classifier_test(
 
     Args:
         x, y: what ``two_sample_test`` takes; at least two rows of each in either half.
-        classifier: None for ``divergences.density_ratio.Critic`` (logistic regression below 100
+        classifier: None for ``divergences.critic.Critic`` (logistic regression below 100
             training rows of x or y, an MLP from there on); another torch module from [b, d] to
             logits [b]; or anything with ``fit(X, labels)`` and ``decision_function`` or
             ``predict_proba``, as in scikit-learn. It is copied; a ``random_state`` of None is

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,20 +25,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from .critic import HIDDEN, Critic, Scaling, copy_to, dtype_of, logits_of, own_randomness
 from .estimators import normalised
 from .kernels.validation import check_rows
 from .samples import Rng, as_sample, as_samples, generator_of
 
 FOLDS = 5
 LEAST_ROWS = 2 * FOLDS
-HIDDEN = (64, 64)
 BATCH = 256  # rows of each class in a step
 STEPS = 3000  # at most
 EVERY, PATIENCE = 20, 10  # the critic is judged every so many steps, and given so many chances
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-3
 VALIDATION_ROWS = 5000  # at most, of a fifth of each class
 FEW_ROWS = 100  # of a class to train on, below which the default critic is linear
-EVALUATED_ROWS = 2**15  # at a time
 
 
 # --- Functions of logits -------------------------------------------------------------------------
@@ -146,61 +144,7 @@ def _mean(values: Tensor, weights: Tensor | None, name: str) -> Tensor:
     return (shares * values.flatten()).sum()
 
 
-# --- Critics and their training ------------------------------------------------------------------
-
-
-class Critic(nn.Module):
-    """Logits [...] of rows [..., d]: a linear map plus a small MLP.
-
-    Both start at 0, so that an untrained critic says log p/q = 0 and one that is stopped early
-    stays near it. ``hidden``: widths of the hidden layers; () leaves the linear map, which is
-    logistic regression.
-    """
-
-    def __init__(self, d: int, hidden: tuple[int, ...] = HIDDEN) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        width = d
-        for wider in hidden:
-            layers += [nn.Linear(width, wider), nn.SiLU()]
-            width = wider
-        self.linear = nn.Linear(d, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-        self.body: nn.Sequential | None = None
-        if hidden:
-            last = nn.Linear(width, 1, bias=False)
-            nn.init.zeros_(last.weight)
-            self.body = nn.Sequential(*layers, last)
-
-    def forward(self, points: Tensor) -> Tensor:
-        logits: Tensor = self.linear(points)
-        if self.body is not None:
-            logits = logits + self.body(points)
-        return logits.squeeze(-1)
-
-
-class Scaling:
-    """Columns centred on their median and divided by their spread, tails bent: linear within three
-    spreads, logarithmic beyond.
-
-    A one-to-one map of the rows leaves p/q what it is; an outlier at 1e6 or a Cauchy tail then
-    neither sets the scale nor saturates the critic. The spread is the interquartile range in units
-    of a normal's σ, or the standard deviation where the quartiles agree, or 1 in a constant column.
-    """
-
-    def __init__(self, rows: Tensor) -> None:
-        ordered = rows.double().sort(0).values
-        quarters = [ordered[(len(rows) - 1) * k // 4] for k in (1, 2, 3)]
-        self.centre = quarters[1]
-        spread = (quarters[2] - quarters[0]) / 1.349
-        deviation = (ordered - self.centre).square().mean(0).sqrt()
-        spread = torch.where(spread > 0, spread, deviation)
-        self.spread = torch.where(spread > 0, spread, torch.ones_like(spread))
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        u = (rows.double() - self.centre) / self.spread
-        return u.clamp(-3.0, 3.0) * (1.0 + (u.abs() / 3.0).clamp_min(1.0).log())
+# --- Training ------------------------------------------------------------------------------------
 
 
 Draw = Callable[[], tuple[Tensor, Tensor]]
@@ -228,19 +172,6 @@ def train_critic(critic: nn.Module, draw: Draw, validation: tuple[Tensor, Tensor
     critic.load_state_dict(kept)
 
 
-@torch.no_grad()
-def logits_of(critic: nn.Module, rows: Tensor) -> Tensor:
-    """Logits [n] of rows [n, d] in fp64, a part at a time, in evaluation mode."""
-    critic.eval()
-    logits = torch.cat([critic(part).double() for part in torch.split(rows, EVALUATED_ROWS)])
-    if logits.numel() != len(rows):
-        raise ValueError(
-            f"a critic must map [n, d] to logits [n] or [n, 1]; it maps {list(rows.shape)} to "
-            f"{list(logits.shape)}"
-        )
-    return logits.flatten()
-
-
 class FittedCritic(NamedTuple):
     """A trained critic with the scaling of its inputs."""
 
@@ -250,17 +181,6 @@ class FittedCritic(NamedTuple):
     def __call__(self, rows: Tensor) -> Tensor:
         """Logits [n] in fp64 of rows [n, d]."""
         return logits_of(self.critic, self.scaling(rows).to(dtype_of(self.critic)))
-
-
-def dtype_of(critic: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in critic.parameters()), torch.float32)
-
-
-def copy_to(critic: nn.Module, device: torch.device) -> nn.Module:
-    """The user's critic stays as it is."""
-    if not isinstance(critic, nn.Module):
-        raise TypeError(f"critic must be a torch.nn.Module; got {type(critic).__name__}")
-    return copy.deepcopy(critic).to(device)
 
 
 def fit_critic(x: Tensor, y: Tensor, critic: nn.Module | None = None) -> FittedCritic:
@@ -286,17 +206,6 @@ def fit_critic(x: Tensor, y: Tensor, critic: nn.Module | None = None) -> FittedC
 
     train_critic(module, draw, None if few else (judged[0], judged[1]))
     return FittedCritic(scaling, module)
-
-
-@contextmanager
-def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's generators, seeded, given back as they were: initial weights, batches and dropout
-    depend on ``seed`` alone, and the caller's randomness on nothing in here."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every device
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index].manual_seed(seed)
-        yield
 
 
 # --- Two samples ---------------------------------------------------------------------------------

@@ -14,19 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .density_ratio import (
-    BATCH,
-    LEAST_ROWS,
-    VALIDATION_ROWS,
-    Critic,
-    FittedCritic,
-    Scaling,
-    copy_to,
-    dtype_of,
-    folds,
-    own_randomness,
-    train_critic,
-)
+from .critic import Critic, Scaling, copy_to, dtype_of, own_randomness
+from .density_ratio import BATCH, LEAST_ROWS, VALIDATION_ROWS, FittedCritic, folds, train_critic
 from .kernels.validation import check_rows
 from .samples import Rng, as_sample, generator_of
 
@@ -75,7 +64,7 @@ def mutual_information(
         x, y: torch tensors (CPU or CUDA), anything with ``__dlpack__``, or anything numpy converts;
             a vector is one column. At least ten rows; row i of y belongs to row i of x.
         critic: a torch module that maps scaled rows [b, d + k], x before y, to logits [b] or
-            [b, 1]; it is copied. Default: ``divergences.density_ratio.Critic``.
+            [b, 1]; it is copied. Default: ``divergences.critic.Critic``.
         rng: as ``divergences.density_ratio.fit_density_ratio``.
 
     Raises:
