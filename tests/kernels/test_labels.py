@@ -78,6 +78,21 @@ def test_narrow_products_within_their_bound(kernel: Kernel, offset: float) -> No
     assert forms.rounding[0] < 1e-3 * null_deviation(k)
 
 
+@pytest.mark.parametrize("kernel", [Gaussian([1.0, 3.0]) + Linear(), Energy()], ids=repr)
+def test_triton_backend_behind_the_same_door(kernel: Kernel) -> None:
+    """In the interpreter: its sums of centred values are turned into those of K here."""
+    z, v = samples(90, 3, 5)
+    forms = LabelForms(z.float(), kernel, backend="triton")
+    found = forms(v)
+    for c, k in enumerate(dense(z.float().double(), kernel)):
+        error = (found[c] - (v.double() * (k @ v.double())).sum(0)).abs().max()
+        assert error < 1e-3 * null_deviation(k)
+        scale = float(k.abs().sum(1).max())
+        torch.testing.assert_close(forms.row_sums[c], k.sum(1), rtol=0, atol=1e-3 * scale)
+        torch.testing.assert_close(forms.squares[c], k.square().sum(), rtol=1e-3, atol=0)
+    assert (forms.rounding > 0).all()
+
+
 def test_progress_is_reported_per_metric() -> None:
     z, v = samples(20, 2, 3)
     forms = LabelForms(z, Gaussian(1.0) + Laplace(1.0, norm="l1") + Linear())
