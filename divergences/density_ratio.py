@@ -36,6 +36,7 @@ BATCH = 256  # rows of each class in a step
 STEPS = 3000  # at most
 EVERY, PATIENCE = 20, 10  # the critic is judged every so many steps, and given so many chances
 LEARNING_RATE, WEIGHT_DECAY = 3e-3, 1e-3
+FEW_STEPS, FEW_RATE = 300, 1e-2  # where no rows can be spared to say when to stop
 VALIDATION_ROWS = 5000  # at most, of a fifth of each class
 FEW_ROWS = 100  # of a class to train on, below which the default critic is linear
 
@@ -153,10 +154,11 @@ Draw = Callable[[], tuple[Tensor, Tensor]]
 
 def train_critic(critic: nn.Module, draw: Draw, validation: tuple[Tensor, Tensor] | None) -> None:
     """Minimise ``critic_loss`` by Adam, in place, and keep the parameters that did best on the
-    ``validation`` rows of P and Q (None: a tenth of the steps, the last kept)."""
-    optimizer = torch.optim.AdamW(critic.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    ``validation`` rows of P and Q (None: ``FEW_STEPS`` steps, the last kept)."""
+    rate, steps = (LEARNING_RATE, STEPS) if validation else (FEW_RATE, FEW_STEPS)
+    optimizer = torch.optim.AdamW(critic.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
     best, kept, stale = math.inf, critic.state_dict(), 0
-    for step in range(1, (STEPS if validation else STEPS // 10) + 1):
+    for step in range(1, steps + 1):
         critic.train()
         optimizer.zero_grad()
         p, q = draw()
