@@ -269,7 +269,8 @@ def _evaluate(
     narrow = a.count**2 * len(b.kernel.terms) * plan.columns > WIDE_WORK
     sums = PermutedSums(a, b, narrow=narrow)
     width = max(1, min(plan.columns, BATCH_BYTES[a.z.device.type] // (24 * a.count)))
-    with progress(-(-plan.columns // width), "permutations", show_progress) as tick:
+    total = -(-plan.columns // width) * sums.steps(width)
+    with progress(total, "permutations", show_progress) as tick:
         each = [sums(torch.from_numpy(p).to(a.z.device), tick) for p in plan.batches(width)]
     values = torch.cat(each, 2)
     if not torch.isfinite(values).all():

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,11 +81,11 @@ class Centred:
         that the next item overwrites, and the factor that goes with it."""
         tile = Tile(Span(0, i.shape[1], 0), Span(0, j.shape[1], 0 if diagonal else 1), True)
         for side, distances, terms in self._groups:
-            s, _ = distances[narrow](_rows(side, i), _rows(side, j), slice(None), tile)
+            left, right = _rows(side, i, "left"), _rows(side, j, "right")
+            s, _ = distances[narrow](left, right, slice(None), tile)
             if narrow:
-                s = scratch(
-                    "permuted distance", s.shape, s.new_empty(0, dtype=torch.float32)
-                ).copy_(s)
+                like = s.new_empty(0, dtype=torch.float32)
+                s = scratch("permuted distance", s.shape, like).copy_(s)
                 s = s if distances[narrow].metric == "inner" else s.clamp_min_(0.0)
             for number, (position, component, rate) in enumerate(terms, 1):
                 last = number == len(terms)
@@ -127,14 +127,10 @@ def _groups(z: Tensor, kernel: Kernel) -> list[_Group]:
     return found
 
 
-def _rows(side: Side, rows: Tensor) -> Side:
-    """The sample of every permutation at hand, rows [b, I] of the one that was prepared."""
-    return side._replace(
-        sample=side.sample[0][rows],
-        left=side.left[0][rows],
-        right=side.right[0][rows],
-        largest=side.largest * 2,
-    )
+def _rows(side: Side, rows: Tensor, factor: Literal["left", "right"]) -> Side:
+    """What one factor of a product of distances is made of, for rows [b, I] of the sample."""
+    chosen = {factor: getattr(side, factor)[0][rows]}
+    return side._replace(sample=side.sample[0][rows], largest=side.largest * 2, **chosen)
 
 
 def pairs_of_spans(count: int, permutations: int, z: Tensor) -> list[tuple[Span, Span]]:
@@ -158,22 +154,28 @@ class PermutedSums:
         tie = NARROW_TIE if narrow else WIDE_TIE
         self.rounding = tie * torch.outer(x.products.diagonal(), y.squares).sqrt()
 
+    def steps(self, permutations: int) -> int:
+        """How often a call with so many reports progress."""
+        return len(pairs_of_spans(self.x.count, permutations, self.x.z))
+
     @torch.no_grad()
     def __call__(self, permutations: Tensor, tick: Callable[[], object] | None = None) -> Tensor:
-        """[Cx, Cy, B] in fp64, for permutations [B, n], int64. ``tick`` is called once."""
+        """[Cx, Cy, B] in fp64, for permutations [B, n], int64. ``tick`` is called after each of
+        ``steps``."""
         x, y = self.x, self.y
         found = x.z.new_zeros(len(x.kernel.terms), len(y.kernel.terms), len(permutations))
         with full_precision(x.z.device.type):
             for i, j in pairs_of_spans(x.count, len(permutations), x.z):
                 self._add(found, i, j, permutations)
-        if tick is not None:
-            tick()
+                if tick is not None:
+                    tick()
         return found
 
     def _add(self, found: Tensor, i: Span, j: Span, permutations: Tensor) -> None:
         k = self.x.tile(i, j).flatten(1).to(torch.float32 if self.narrow else torch.float64)
         twice = 2.0 if i.number != j.number else 1.0
-        step = max(1, STEP[k.device.type] // k.shape[1])
+        gathered = 2 * (i.stop - i.start) * self.y.z.shape[1]
+        step = max(1, STEP[k.device.type] // max(k.shape[1], gathered))
         for start in range(0, len(permutations), step):
             part = slice(start, start + step)
             at, to = permutations[part, i.start : i.stop], permutations[part, j.start : j.stop]
