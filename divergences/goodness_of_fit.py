@@ -3,6 +3,7 @@ for any model with a score."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -86,7 +87,10 @@ def goodness_of_fit_test(
         kernel, bandwidth: for "mmd" Gaussian kernels (default bandwidth "dimension", σ² = d/2, in
             units of the standardised sample); for "ksd" inverse multiquadric ones (the default,
             (1 + r²/c²)^−½, which does not lose sight of the tails: Gorham & Mackey 2017), rational
-            quadratic or Gaussian, with c the median distance of the rows unless given.
+            quadratic or Gaussian, with c = √(d / mean ‖s(x)‖²) unless given: the scale on which
+            the score changes. The customary "median" distance of the rows is that between modes
+            where there are several, and nearly blind then (one Gaussian against a mixture of two as
+            model, n = 100: power .12 instead of .88; elsewhere it was ahead by .07 at most).
         estimate: with model "normal" and "energy" or "mmd": mean and covariance are estimated, and
             again in every simulated sample. The statistic is affine invariant: the test is exact.
         n_resamples: B ≥ 1. "energy" and "mmd" simulate samples of the model; "ksd" flips signs
@@ -163,11 +167,19 @@ def _method(method: str | None, exact: tuple[Tensor, Mixture] | None) -> Method:
 # --- Kernel Stein discrepancy --------------------------------------------------------------------
 
 
-def stein_kernel(kernel: Kernel | str | None, bandwidth: Bandwidth | None, x: Tensor) -> Kernel:
-    """The base kernel of a Stein discrepancy, resolved on x."""
-    named = as_kernel("inverse_multiquadric" if kernel is None else kernel, bandwidth, "median")
-    check_stein_kernel(named)
-    return named.resolve(x)
+def stein_kernel(
+    kernel: Kernel | str | None, bandwidth: Bandwidth | None, x: Tensor, *scores: Tensor
+) -> Kernel:
+    """The base kernel of Stein discrepancies on x with the scores [n, d] of one or more models,
+    resolved. A name without a bandwidth gets √(d / mean ‖s(x)‖²), the width of the Gaussian of as
+    much Fisher information."""
+    name = "inverse_multiquadric" if kernel is None else kernel
+    chosen = as_kernel(name, bandwidth, "median")
+    check_stein_kernel(chosen)
+    information = float(torch.cat(scores).square().sum(1).mean())
+    if bandwidth is None and isinstance(name, str) and 0.0 < information < math.inf:
+        chosen = as_kernel(name, math.sqrt(x.shape[1] / information), "median")
+    return chosen.resolve(x)
 
 
 def _stein(
@@ -179,8 +191,8 @@ def _stein(
     generator: np.random.Generator,
     show_progress: bool | None,
 ) -> dict[str, Any]:
-    chosen = stein_kernel(kernel, bandwidth, x)
     scores = -x if isinstance(model, str) else scores_at(model, x)
+    chosen = stein_kernel(kernel, bandwidth, x, scores)
     n = len(x)
     width = max(1, min(n_resamples, SIGN_BYTES // (9 * n)))
     narrow = n**2 * n_resamples > WIDE_WORK
@@ -234,15 +246,23 @@ def _simulate(
     return found | {"effect_size": min(1.0, max(0.0, float(observed.unbiased) / between))}
 
 
+def kernel_label(kernel: Kernel) -> str:
+    """A resolved kernel with its bandwidths in numbers."""
+    if len(kernel.terms) == 1:
+        return kernel.terms[0].label
+    return " + ".join(f"{t.coefficient:g} * {t.label}" for t in kernel.terms)
+
+
 def _outcome(
     statistic: float, null: NDArray[np.float64], tolerance: float, kernel: Kernel
 ) -> dict[str, Any]:
     """The fields of a result that both kinds of test share."""
+    if not (math.isfinite(statistic) and np.isfinite(null).all()):
+        raise ValueError(f"the statistic is {statistic:.3g}: it overflows; rescale data and model")
     pvalue = permutation_pvalue(statistic, null, tolerance)
-    (one, *others) = kernel.terms
     row = KernelRow(
-        kernel=repr(kernel) if others else one.label,
-        bandwidth=None if others else one.scale,
+        kernel=kernel_label(kernel),
+        bandwidth=kernel.terms[0].scale if len(kernel.terms) == 1 else None,
         statistic=statistic,
         pvalue=pvalue,
     )

@@ -144,6 +144,20 @@ def test_stein_statistic_by_hand() -> None:
     assert found.notes
 
 
+def test_stein_bandwidth() -> None:
+    """The scale of the score, whatever the unit of the data; what is given is taken."""
+    x = normal(0, 2000, 3) * 7.0
+    model = Independent(Normal(torch.zeros(3).double(), torch.full((3,), 7.0).double()), 1)
+    for unit in (1.0, 1e-3):
+        scaled = score_of(lambda x, unit=unit: model.log_prob(x / unit))
+        found = goodness_of_fit_test(x * unit, scaled, n_resamples=1).kernels[0]
+        assert found.bandwidth == pytest.approx(7.0 * unit, rel=0.05)
+    found = goodness_of_fit_test(x, model, method="ksd", bandwidth="median", n_resamples=1)
+    assert found.kernels[0].bandwidth == pytest.approx(7.0 * 2.17, rel=0.05)  # √(2·χ²₃ median)
+    flat = goodness_of_fit_test(x, lambda x: 0 * x, n_resamples=1)  # no scale: the median
+    assert flat.kernels[0].bandwidth == pytest.approx(7.0 * 2.17, rel=0.05)
+
+
 def test_table_of_expected_distances() -> None:
     q = torch.cat([torch.zeros(1), torch.logspace(-6, 10, 999)]).double()
     for d in (1, 2, 6, 3000):
