@@ -159,6 +159,8 @@ def metric_matrix(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
 class _LabelSweeper(Sweeper):
     """A sweep over the triangle of pairs that hands its tiles to all label vectors."""
 
+    most_rows = 512  # a smaller tile wastes less on the diagonal; products are large anyhow
+
     def __init__(
         self,
         z: Tensor,

@@ -18,6 +18,7 @@ from .functions import Metric, Rate
 from .plan import Blocks, Component, Sweep, Wanted, block_names, metric_of
 from .tiles import (
     DIFFERENCE_COLUMNS,
+    TILE_CUDA,
     Distances,
     OutOfRange,
     Side,
@@ -111,6 +112,8 @@ def _double(t: Tensor | None) -> Tensor | None:
 class Sweeper:
     """The state of one sweep: prepared samples, accumulators and tile buffers."""
 
+    most_rows = TILE_CUDA  # of a tile
+
     def __init__(
         self,
         x: Tensor,
@@ -125,7 +128,7 @@ class Sweeper:
         self.metric = metric_of(components)
         self.smooth = all(c.function.smooth for c in components)
         self.slopes = wanted.grad_x or wanted.grad_y
-        self.tile_rows = tile_rows(x)
+        self.tile_rows = min(tile_rows(x), self.most_rows)
         middle = centre(x, y, self.metric)
         prepared = self.metric, self.tile_rows, self.slopes
         self.x = _role(x, wx, middle, *prepared, wanted.grad_x, wanted.grad_wx)
