@@ -161,11 +161,11 @@ def test_level_of_the_default_classifier() -> None:
                 n_resamples=39,
                 rng=generator,
             ).pvalue
-            for _ in range(30)
+            for _ in range(20)
         ]
     )
     for alpha in (0.05, 0.25, 0.5):
-        assert (pvalues <= alpha).sum() <= stats.binom.ppf(1 - 1e-4, 30, alpha)
+        assert (pvalues <= alpha).sum() <= stats.binom.ppf(1 - 1e-4, 20, alpha)
 
 
 def test_power_of_the_default_classifier() -> None:

@@ -192,7 +192,7 @@ def test_shifted_gaussians(shift: float) -> None:
     assert np.sqrt((error**2).mean()) < 0.15 + 0.2 * shift  # 0.11 to 0.20 at shift 1
     assert ratio.logits_x.shape == (1000,)
     assert ratio.logits_y.shape == (700,)
-    assert 0 <= ratio.js + 3 * ratio.js_standard_error <= math.log(2)
+    assert -0.01 < ratio.js < math.log(2)  # below 0: what learned noise costs on new rows
     assert ratio.kl == pytest.approx(
         kl_lower_bound(torch.tensor(ratio.logits_x), torch.tensor(ratio.logits_y)).item()
     )
