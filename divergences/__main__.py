@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from . import __version__, cli, goodness_of_fit, independence, k_sample, power, two_sample
+from . import __version__, cli, goodness_of_fit, independence, k_sample, power, relative, two_sample
 
 EPILOG = """\
 files        .csv, .tsv, .txt (any delimiter, with or without a header), .npy, .npz and .pt
@@ -55,7 +55,8 @@ def parser() -> ArgumentParser:
     _add_kernel(add)
     _add_strata(add)
     _add_columns(add, "--columns")
-    _add_common(add)
+    _add_resampling(add)
+    _add_output(add)
 
     add = command("independence", _independence, "Do x and y, row by row, depend on each other?")
     add("x", help="file of x, or of both")
@@ -65,7 +66,8 @@ def parser() -> ArgumentParser:
         _add_kernel(add, f"-{side}")
     _add_strata(add)
     _add_columns(add, "--x-columns", "--y-columns")
-    _add_common(add)
+    _add_resampling(add)
+    _add_output(add)
 
     add = command("goodness-of-fit", _goodness_of_fit, "Does a sample follow a model?")
     test = goodness_of_fit.goodness_of_fit_test
@@ -75,14 +77,28 @@ def parser() -> ArgumentParser:
     _add_method(add, test, goodness_of_fit.Method)
     _add_kernel(add)
     _add_columns(add, "--columns")
-    _add_common(add)
+    _add_resampling(add)
+    _add_output(add)
 
     add = command("k-sample", _k_sample, "Do several samples differ, and which?")
     add("samples", nargs="+", metavar="sample", help="a file for each sample")
     _add_method(add, k_sample.k_sample_test, k_sample.Method)
     _add_kernel(add)
     _add_columns(add, "--columns")
-    _add_common(add)
+    _add_resampling(add)
+    _add_output(add)
+
+    add = command("relative", _relative, "Which of two models, by their samples, is closer to x?")
+    add("x", help="file of the data")
+    add("p", help="file of a sample of the first model")
+    add("q", help="file of a sample of the second")
+    default = _default(relative.relative_test, "alternative")
+    alternatives = get_args(relative.Alternative)
+    shown = f"{', '.join(alternatives)} ({default})"
+    add("--alternative", choices=alternatives, default=default, metavar="NAME", help=shown)
+    _add_kernel(add)
+    _add_columns(add, "--columns")
+    _add_output(add)
 
     add = command(
         "benchmark-power",
@@ -163,14 +179,17 @@ def _add_columns(add: Add, *names: str) -> None:
         )
 
 
-def _add_common(add: Add) -> None:
+def _add_resampling(add: Add) -> None:
     add("--n-resamples", type=int, metavar="B", help="resamples (by the method)")
     add("--seed", type=int, help="repeats a test exactly (a fresh one, which the result states)")
+    add("--no-progress", action="store_true", help="no bar on stderr")
+    add("--plot", type=Path, metavar="FILE", help="draw the result: .png, .pdf, .svg, …")
+
+
+def _add_output(add: Add) -> None:
     add("--drop-nan", action="store_true", help="leave out rows with NaN or empty cells")
     add("--json", action="store_true", help="print one JSON object")
-    add("--plot", type=Path, metavar="FILE", help="draw the result: .png, .pdf, .svg, …")
     add("--fail-below", type=cli.level, metavar="ALPHA", help="exit with 1 if p < ALPHA, for CI")
-    add("--no-progress", action="store_true", help="no bar on stderr")
 
 
 # --- Commands ------------------------------------------------------------------------------------
@@ -237,6 +256,26 @@ def _k_sample(arguments: Namespace) -> int:
     )
     listed = ", ".join(f"{number} {file}" for number, file in enumerate(files))
     words = f"The samples ({listed}) differ", f"The samples ({listed}) were not found to differ"
+    return cli.report(arguments, result, files, words)
+
+
+def _relative(arguments: Namespace) -> int:
+    files = (arguments.x, arguments.p, arguments.q)
+    samples = cli.load(arguments, [(file, arguments.columns) for file in files])
+    result = relative.relative_test(
+        *samples.values,
+        kernel=arguments.kernel,
+        bandwidth=arguments.bandwidth,
+        alternative=arguments.alternative,
+        alpha=cli.level_of(arguments),
+    )
+    x, p, q = files
+    words = (
+        f"{p} is closer to {x} than {q}"
+        if result.statistic < 0
+        else f"{q} is closer to {x} than {p}",
+        f"{p} and {q} were not found to differ in closeness to {x}",
+    )
     return cli.report(arguments, result, files, words)
 
 

@@ -18,6 +18,7 @@ from .files import replacing
 from .kernels import Bandwidth
 from .power import PowerRow
 from .power import benchmark_power as power_rows
+from .relative import RelativeResult
 from .results import HypothesisResult
 from .tables import Table, complete_rows, is_file, read_labels, read_table
 
@@ -152,34 +153,46 @@ def settings(arguments: Namespace) -> dict[str, Any]:
 
 
 def report(
-    arguments: Namespace, result: HypothesisResult, files: Sequence[str], words: tuple[str, str]
+    arguments: Namespace,
+    result: HypothesisResult | RelativeResult,
+    files: Sequence[str],
+    words: tuple[str, str],
 ) -> int:
     """Print the result, draw it, and return the exit status. ``words`` tell the verdict: what was
     found where p is below the level, and what was not found otherwise."""
-    if arguments.plot is not None:
+    if isinstance(result, HypothesisResult) and arguments.plot is not None:
         from .figures import save_figure
 
         save_figure(result.plot(), arguments.plot)
         say(arguments, f"wrote {arguments.plot}")
-    alpha = ALPHA if arguments.fail_below is None else arguments.fail_below
+    alpha = level_of(arguments)
     verdict = _verdict(result, alpha, words)
     if arguments.json:
         record = {"test": arguments.command, "files": list(files), "verdict": verdict}
-        print(json.dumps(record | result.to_dict(null_distribution=False), allow_nan=False))
+        record |= result.to_dict()
+        record.pop("null_distribution", None)  # thousands of numbers, which --plot draws
+        print(json.dumps(record, allow_nan=False))
     else:
         print(f"{result}\n\n{verdict}")
     return 1 if arguments.fail_below is not None and result.pvalue < alpha else 0
 
 
-def _verdict(result: HypothesisResult, alpha: float, words: tuple[str, str]) -> str:
+def level_of(arguments: Namespace) -> float:
+    return ALPHA if arguments.fail_below is None else float(arguments.fail_below)
+
+
+def _verdict(
+    result: HypothesisResult | RelativeResult, alpha: float, words: tuple[str, str]
+) -> str:
     found, missed = words
     if result.pvalue < alpha:
         first = f"{found}: p = {result.pvalue:.3g} is below {alpha:g}."
     else:
         first = f"{missed}: p = {result.pvalue:.3g} is not below {alpha:g}."
-    if result.effect_size is None:
+    effect = getattr(result, "effect_size", None)
+    if effect is None:
         return first
-    return f"{first} Effect size {result.effect_size:.3g}, where 0 is none and 1 the most possible."
+    return f"{first} Effect size {effect:.3g}, where 0 is none and 1 the most possible."
 
 
 # --- The power benchmark -------------------------------------------------------------------------

@@ -36,16 +36,17 @@ def plot_result(result: HypothesisResult) -> Figure:
         if two_samples and several:
             right = columns[0, 1].subgridspec(2, 1)
             places = [columns[0, 0], right[0], right[1]]
-        if isinstance(result, TwoSampleResult) and result._samples is not None:
-            draw_witness(figure, places.pop(0), result, *result._samples)
+        if isinstance(result, TwoSampleResult) and two_samples:
+            draw_witness(figure, places.pop(0), result)
         _null_distribution(figure.add_subplot(places.pop(0)), result)
         if several:
             axes = figure.add_subplot(places.pop(0))
+            smallest = 1.0 / (result.n_resamples + (not result.exact))  # possible p-value
             pairs = [row for row in result.kernels if isinstance(row, KernelPairRow)]
             if pairs:
-                _kernel_pairs(axes, pairs, result.n_resamples)
+                _kernel_pairs(axes, pairs, smallest)
             else:
-                _kernels(axes, result.kernels, result.n_resamples)
+                _kernels(axes, result.kernels, smallest)
     return figure
 
 
@@ -88,7 +89,7 @@ def _null_distribution(axes: Axes, result: HypothesisResult) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _kernels(axes: Axes, rows: Sequence[KernelRow], n_resamples: int) -> None:
+def _kernels(axes: Axes, rows: Sequence[KernelRow], smallest: float) -> None:
     """The p-value of each kernel against its bandwidth, a line for each family."""
     families: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
@@ -108,7 +109,6 @@ def _kernels(axes: Axes, rows: Sequence[KernelRow], n_resamples: int) -> None:
             linewidth=0.9,
             label=family,
         )
-    smallest = 1.0 / (n_resamples + 1)
     axes.axhline(LEVEL, color=INK, linewidth=0.6, linestyle=":")
     axes.set(xscale="log", yscale="log", ylim=(0.6 * smallest, 1.5))
     axes.set(xlabel="bandwidth", ylabel="$p$", title="Each kernel alone (not corrected)")
@@ -117,16 +117,16 @@ def _kernels(axes: Axes, rows: Sequence[KernelRow], n_resamples: int) -> None:
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_major_formatter(lambda value, _: f"{value:.2g}")
     axes.legend(loc="best", handlelength=1.4)
 
 
-def _kernel_pairs(axes: Axes, rows: Sequence[KernelPairRow], n_resamples: int) -> None:
+def _kernel_pairs(axes: Axes, rows: Sequence[KernelPairRow], smallest: float) -> None:
     """The p-value of each kernel of x with each kernel of y, the darker the smaller."""
     across = list(dict.fromkeys(row.bandwidth for row in rows))
     up = list(dict.fromkeys(row.bandwidth_y for row in rows))
     shades = np.full((len(up), len(across)), np.nan)
-    least = math.log(n_resamples + 1)
+    least = -math.log(smallest)
     for row in rows:
         place = up.index(row.bandwidth_y), across.index(row.bandwidth)
         shades[place] = -math.log(row.pvalue) / least

@@ -86,8 +86,8 @@ def benchmark_power(
 ) -> Iterator[PowerRow]:
     """Power of two-sample tests with n = m rows, a row at a time as it is found.
 
-    Repetition r has the same data and permutations whatever the methods and scales, so that rows
-    can be compared, and repeated, singly.
+    Repetition r depends on the seed, r and the scale alone: methods see the same data, and a row is
+    the same by itself as among others.
 
     Args:
         methods: of ``two_sample_test``.

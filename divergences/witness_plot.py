@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .figures import BLUE, DIVERGING, INK, ORANGE, Axes, Figure, MaxNLocator, SubplotSpec
-from .kernels import Gaussian, Kernel, potential
-from .mmd import witness
+from .kernels import Kernel, potential
 
 if TYPE_CHECKING:
     from .results import TwoSampleResult
@@ -38,7 +37,14 @@ class _Shown(NamedTuple):
     sizes: tuple[int, int]
 
     def witness(self, points: Tensor) -> Array:
-        return _host(witness(points.to(self.x), self.x, self.y, kernel=self.kernel))
+        """f at points [p, d], without the noise that rounding leaves where it is 0."""
+        of_x, of_y = (
+            potential(points.to(sample), sample, kernel=self.kernel) / len(sample)
+            for sample in (self.x, self.y)
+        )
+        f = of_x - of_y
+        noise = 16.0 * torch.finfo(f.dtype).eps * (of_x.abs() + of_y.abs())
+        return _host(torch.where(f.abs() <= noise, 0.0, f))
 
     def drawn(self) -> tuple[Tensor, Tensor]:
         """The rows for a scatter plot; they are in random order already."""
@@ -50,11 +56,11 @@ class _Shown(NamedTuple):
         return name if drawn == size else f"{name} ({drawn:,} of {size:,} rows)"
 
 
-def draw_witness(
-    figure: Figure, place: SubplotSpec, result: TwoSampleResult, x: Tensor, y: Tensor
-) -> None:
-    """Draw the witness of ``result`` and its samples x [n, d], y [m, d] at ``place``."""
-    kernel, name = _kernel(result, x, y)
+def draw_witness(figure: Figure, place: SubplotSpec, result: TwoSampleResult) -> None:
+    """Draw the witness of a ``result`` that has its samples x [n, d], y [m, d] and its kernel."""
+    assert result._samples is not None and result._kernel is not None
+    x, y = result._samples
+    kernel, name = _kernel(result, result._kernel)
     order = np.random.default_rng(0)
     near_x, near_y = (
         sample[torch.from_numpy(order.permutation(len(sample))[:ROWS]).to(sample.device)]
@@ -74,14 +80,11 @@ def draw_witness(
         _components(figure, figure.add_subplot(place), shown)
 
 
-def _kernel(result: TwoSampleResult, x: Tensor, y: Tensor) -> tuple[Kernel, str]:
-    """The kernel of the test; of an aggregated one the kernel that the report names; where the test
-    has none, a mixture of Gaussians around the median distance."""
-    kernel = result._kernel
-    if kernel is None:
-        return Gaussian("multiscale").resolve(x[:ROWS], y[:ROWS]), "Gaussians around the median"
+def _kernel(result: TwoSampleResult, kernel: Kernel) -> tuple[Kernel, str]:
+    """The kernel of the test, with its name; of an aggregated test the kernel that the report
+    names."""
     terms = kernel.terms
-    if result.method.startswith("fuse") and len(result.kernels) == len(terms):
+    if result.method.startswith("fuse"):
         pairs = zip(result.kernels, terms, strict=True)
         terms = (min(pairs, key=lambda pair: (pair[0].pvalue, -pair[0].statistic))[1],)
         kernel = Kernel(terms, terms[0].label)
@@ -130,10 +133,11 @@ def _line(above: Axes, below: Axes, x: Array, y: Array, shown: _Shown) -> None:
     for axes in (above, below):
         axes.axvline(grid[top], color=INK, linewidth=0.6, linestyle=":")
     below.plot(grid[top], f[top], "o", color=INK, markersize=3)
-    more = "x" if f[top] > 0 else "y"
     digits = max(0, int(np.ceil(-np.log10(grid[1] - grid[0]))))
     place = round(grid[top], digits) + 0.0  # never −0
-    above.set_title(f"{shown.title}; most of {more} at {place:.{digits}f}")
+    more = "x" if f[top] > 0 else "y"
+    most = f"; most of {more} at {place:.{digits}f}" if f[top] else " (0 throughout)"
+    above.set_title(shown.title + most)
     above.set(ylabel="density", xlim=(low, high))
     above.tick_params(labelbottom=False)
     above.legend(loc="best", handlelength=1.2)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import functools
+import importlib
 import inspect
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +23,7 @@ from divergences.goodness_of_fit import goodness_of_fit_test
 from divergences.independence import independence_test
 from divergences.k_sample import k_sample_test
 from divergences.power import PowerRow
+from divergences.relative import relative_test
 from divergences.two_sample import two_sample_test
 
 RNG = np.random.default_rng(0)
@@ -132,6 +135,28 @@ def test_the_other_tests(cli: Any) -> None:
     assert "0 x.npy, 1 y.csv, 2 x.npy" in found.json["verdict"]
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_relative(cli: Any, swap: bool) -> None:
+    """x is the first model's, whichever place that has."""
+    np.save("data.npy", np.random.default_rng(1).normal(size=(60, 2)))
+    files = ["y.csv", "x.npy"] if swap else ["x.npy", "y.csv"]
+    samples = [np.load("data.npy"), *([Y, X] if swap else [X, Y])]
+    found = cli(f"relative data.npy {files[0]} {files[1]} --kernel energy --json")
+    expected = relative_test(*samples, kernel="energy")
+    assert (found.status, found.err) == (0, "")
+    assert found.json["statistic"] == expected.statistic
+    assert found.json["closer"] == "pq"[swap]
+    assert found.json["verdict"].startswith("x.npy is closer to data.npy than y.csv: p = ")
+    line = f"relative data.npy {files[0]} {files[1]} --alternative {'pq'[not swap]}-closer"
+    found = cli(f"{line} --fail-below 0.01")
+    assert found.status == 0  # the wrong side
+    report, _, verdict = found.out.partition("\n\n")
+    assert report == str(
+        relative_test(*samples, alternative="p-closer" if swap else "q-closer", alpha=0.01)
+    )
+    assert "were not found to differ in closeness to data.npy" in verdict
+
+
 def test_methods_and_defaults_are_those_of_the_library() -> None:
     default = inspect.signature(two_sample_test).parameters["method"].default
     assert parser().parse_args(["two-sample", "x", "y"]).method == default
@@ -141,7 +166,7 @@ def test_methods_and_defaults_are_those_of_the_library() -> None:
 
 
 def test_strata_from_a_column_and_from_a_file(cli: Any) -> None:
-    sites = np.array(["n", "s"])[RNG.integers(0, 2, 70)]
+    sites = np.array(["n", "s"])[np.random.default_rng(1).integers(0, 2, 70)]
     for name, sample, labels in (("a.csv", X, sites[:40]), ("b.csv", Y, sites[40:])):
         rows = [f"{a!r},{site},{b!r}" for (a, b), site in zip(sample.tolist(), labels, strict=True)]
         Path(name).write_text("\n".join(["u,site,v", *rows]))
@@ -180,15 +205,17 @@ def test_drop_nan(cli: Any) -> None:
     found = cli("independence holes.npy square.npy --drop-nan --method dcov --seed 0 --json")
     assert found.json["n"] == 38
     assert found.json["pvalue"] == independence_test(kept, kept**2, method="dcov", rng=0).pvalue
-    strata = np.arange(70) % 2
+    strata = np.random.default_rng(1).integers(0, 2, 70)
     np.save("strata.npy", strata)
+    np.save("near.npy", Y - 0.6)  # so that p is not the smallest possible
     found = cli(
-        "two-sample holes.npy y.csv --drop-nan --strata strata.npy --method energy --seed 0 --json"
+        "two-sample holes.npy near.npy --drop-nan --strata strata.npy --method energy --seed 0 "
+        "--json"
     )
     strata = np.delete(strata, [3, 5])
     assert (
         found.json["pvalue"]
-        == two_sample_test(kept, Y, method="energy", strata=strata, rng=0).pvalue
+        == two_sample_test(kept, Y - 0.6, method="energy", strata=strata, rng=0).pvalue
     )
     np.save("empty.npy", np.full((3, 2), np.nan))
     cli("two-sample empty.npy y.csv --drop-nan").refuses("every row has missing cells")
@@ -340,6 +367,12 @@ def test_benchmark_power(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.err == "divergences benchmark-power: interrupted\n"
     assert len(Path("power.csv").read_text().splitlines()) == 2
     assert len(found.out.splitlines()) == 2
+
+
+def test_entry_point() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    module, _, name = tomllib.loads(text)["project"]["scripts"]["divergences"].partition(":")
+    assert getattr(importlib.import_module(module), name) is main
 
 
 def test_as_a_process() -> None:

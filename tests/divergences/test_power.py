@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,6 +93,19 @@ def test_rows() -> None:
     assert rows[2].power <= stats.binom.ppf(1 - 1e-4, 12, 0.05) / 12
     assert rows[3].power > 0.6
     assert list(benchmark_power(("mmd",), scales=(1.0,), **settings)) == [rows[3]]  # type: ignore[arg-type]
+
+
+def test_methods_see_the_same_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[np.ndarray]] = {"energy": [], "mmd": []}
+
+    def recorded(x: np.ndarray, y: np.ndarray, *, method: str, **_: object) -> SimpleNamespace:
+        seen[method] += [x, y]
+        return SimpleNamespace(pvalue=1.0)
+
+    monkeypatch.setattr("divergences.power.two_sample_test", recorded)
+    list(benchmark_power(("energy", "mmd"), scales=(0.5,), repetitions=3, rng=0))
+    np.testing.assert_array_equal(seen["energy"], seen["mmd"])
+    assert len({sample.tobytes() for sample in seen["mmd"]}) == 6  # and never twice
 
 
 def test_published_values_belong_to_their_setting() -> None:
