@@ -1,4 +1,4 @@
-"""The README's code runs as it stands, and its commands exist."""
+"""The code of the README and of the pages on tests runs and prints what it says; names exist."""
 
 from __future__ import annotations
 
@@ -8,35 +8,53 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = ("README.md", "docs/choosing-a-test.md", "docs/validity.md")
+TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
+BLOCKS = [
+    pytest.param(page, block, id=f"{page}-{number}")
+    for page, text in TEXTS.items()
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_code_runs(block: str) -> None:
+@pytest.mark.parametrize(("page", "block"), BLOCKS)
+def test_code_runs_and_prints_what_is_shown(
+    page: str, block: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines of a block that start with # are its output, all of it."""
+    shown = [line[2:] for line in block.splitlines() if line.startswith("# ")]
     names: dict[str, object] = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, page, "exec"), names)
     assert len(names) > 1
+    assert capsys.readouterr().out.splitlines() == shown
 
 
 def test_blocks_and_commands_are_there() -> None:
-    assert len(BLOCKS) >= 2
+    for page in PAGES:
+        assert sum(block.values[0] == page for block in BLOCKS) >= 2, page
     makefile = (ROOT / "Makefile").read_text()
-    for command in re.findall(r"^make (\w[\w-]*)", README, re.MULTILINE):
+    for command in re.findall(r"^make (\w[\w-]*)", TEXTS["README.md"], re.MULTILINE):
         assert re.search(rf"^{command}:", makefile, re.MULTILINE), command
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/conventions.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/architecture.md", "docs/conventions.md"])
 def test_links_and_named_files_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
-    for name in re.findall(r"`((?:tests|kernels|bench|docs)/[\w/]+\.(?:py|md))`", text):
+    named = r"\b((?:tests|kernels|bench|docs|examples|divergences)/[\w/-]+\.(?:py|md))\b"
+    for name in re.findall(named, text):
         assert (ROOT / name).exists(), name
 
 
-def test_the_printed_result_is_the_one_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = [b for b in BLOCKS if "print(result)" in b]
-    shown = [line[2:] for line in block.splitlines() if line.startswith("# ")]
-    exec(compile(block, "README.md", "exec"), {})
-    assert capsys.readouterr().out.splitlines() == shown
+@pytest.mark.parametrize("page", PAGES)
+def test_shell_commands_parse(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every `python -m divergences …` in backticks, without reading the files it names."""
+    from divergences.__main__ import parser
+
+    commands = re.findall(r"`python -m divergences ([^`]+)`", TEXTS[page])
+    for command in commands:
+        try:
+            parser().parse_args(command.split())
+        except SystemExit as stop:  # --help
+            assert stop.code == 0, command + capsys.readouterr().err

@@ -1,0 +1,132 @@
+"""Two-sample and k-sample tests on images that come with the installation, and on Fashion-MNIST.
+
+    python examples/real_data.py [--out out/real_data] [--seed 0] [--fashion-mnist DIR]
+
+Handwritten digits (scikit-learn's, 8×8 pixels) answer three questions: does a written 3 differ from
+an 8, which of the classes 3, 8 and 9 differ, and do generated digits differ from real ones that the
+generator has not seen? The generator is a Gaussian on the principal components of the training
+digits. Every test stands beside a control in which there is nothing to find.
+
+DIR is a folder with the IDX files of Fashion-MNIST, such as /usr/share/datasets/fashion-mnist of
+Debian's package dataset-fashion-mnist.
+"""
+
+import argparse
+import gzip
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from divergences import HypothesisResult, k_sample_test, two_sample_test
+from divergences.figures import save_figure
+from vae.data import Split, digits
+
+CLASSES = (3, 8, 9)
+COMPONENTS = 20  # of 64: nine tenths of the variance
+GARMENTS = {"T-shirt": 0, "pullover": 2, "coat": 4, "shirt": 6}
+FASHION_PAIRS = (("shirt", "T-shirt"), ("pullover", "coat"))
+Images = NDArray[np.uint8]
+
+
+class Report(NamedTuple):
+    """Prints one line for each test and writes its figure, if asked."""
+
+    out: Path
+
+    def __call__(self, question: str, result: HypothesisResult, figure: str = "") -> None:
+        print(f"{question:<52}{result.pvalue:>8.4f}{result.effect_size:>10.3f}", flush=True)
+        if figure:
+            save_figure(result.plot(), self.out / figure)
+
+
+def halves(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows of one distribution as two samples: the control of a two-sample test."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    return x[order[: len(x) // 2]], x[order[len(x) // 2 :]]
+
+
+def pca_gaussian(train: Tensor, count: int, seed: int) -> Tensor:
+    """Draws [count, d] from the Gaussian of probabilistic PCA (Tipping & Bishop 1999), in [0, 1]."""
+    centre = train.mean(0)
+    variances, directions = torch.linalg.eigh((train - centre).T.cov())
+    noise = variances[:-COMPONENTS].mean()
+    scales = (variances[-COMPONENTS:] - noise).sqrt()
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randn(count, COMPONENTS, generator=generator) * scales
+    rough = noise.sqrt() * torch.randn(count, len(centre), generator=generator)
+    return (centre + codes @ directions[:, -COMPONENTS:].T + rough).clamp(0.0, 1.0)
+
+
+def on_digits(data: Split, report: Report, seed: int) -> None:
+    pixels, labels = data.train, data.train_labels
+    of = {c: pixels[labels == c] for c in CLASSES}
+    report("Do 3s differ from 8s?", two_sample_test(of[3], of[8], rng=seed))
+    report("Control: do 3s differ from other 3s?", two_sample_test(*halves(of[3], seed), rng=seed))
+
+    generated = pca_gaussian(data.train, len(data.heldout), seed)
+    result = two_sample_test(generated, data.heldout, rng=seed)
+    report("Do generated digits (x) differ from held-out (y)?", result, "generated.png")
+    control = two_sample_test(*halves(data.heldout, seed), rng=seed)
+    report("Control: do held-out digits differ from others?", control)
+
+    result = k_sample_test(*of.values(), rng=seed)
+    report(f"Do the classes {', '.join(map(str, CLASSES))} differ?", result)
+    print("\nclasses    effect       p   p (Holm)")
+    for row in result.pairs:
+        names = f"{CLASSES[row.first]}, {CLASSES[row.second]}"
+        print(f"{names:<9}{row.effect_size:>8.3f}{row.pvalue:>8.4f}{row.adjusted:>11.4f}")
+
+
+def read_idx(path: Path) -> Images:
+    """An array from an IDX file of bytes, gzipped or not."""
+    packed = path.with_name(path.name + ".gz")
+    content = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
+    if content[:3] != b"\0\0\x08":
+        raise ValueError(f"{path} is no IDX file of bytes; it starts with {content[:3]!r}")
+    sizes = np.frombuffer(content, ">i4", count=content[3], offset=4)
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
+    if len(values) != math.prod(sizes.tolist()):
+        raise ValueError(f"{path} holds {len(values)} bytes; its header names {sizes.tolist()}")
+    return values.reshape(sizes)
+
+
+def on_fashion(folder: Path, report: Report, count: int, seed: int) -> None:
+    images = read_idx(folder / "t10k-images-idx3-ubyte")
+    labels = read_idx(folder / "t10k-labels-idx1-ubyte")
+    pixels = torch.from_numpy(images.reshape(len(images), -1) / 255.0)
+    of = {name: pixels[torch.from_numpy(labels == k)][:count] for name, k in GARMENTS.items()}
+    for a, b in FASHION_PAIRS:
+        result = two_sample_test(of[a], of[b], rng=seed)
+        report(f"Do {a}s (x) differ from {b}s (y)?", result, f"{a}_{b}.png")
+    control = two_sample_test(*halves(of["shirt"], seed), rng=seed)
+    report("Control: do shirts differ from other shirts?", control)
+
+
+def main() -> None:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("out/real_data"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fashion-mnist", type=Path, metavar="DIR", help="folder of IDX files")
+    parser.add_argument("--fashion-rows", type=int, default=500, help="of each class (500)")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    report = Report(arguments.out)
+
+    print(f"{'question':<52}{'p':>8}{'effect':>10}")
+    on_digits(digits(heldout=600, seed=arguments.seed), report, arguments.seed)
+    print()
+    if arguments.fashion_mnist is None:
+        print("Fashion-MNIST was left out: no --fashion-mnist DIR was given.")
+    else:
+        on_fashion(arguments.fashion_mnist, report, arguments.fashion_rows, arguments.seed)
+    print(f"\nFigures are in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
