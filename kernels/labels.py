@@ -27,7 +27,7 @@ from .kernel import Group, Kernel
 from .plan import Component, LabelSums, Wanted, decode, metric_of
 from .reference import Chunk, Role, Sweeper
 from .subsample import hashed_rows
-from .tiles import Tile, full_precision, matmul, scratch
+from .tiles import Tile, full_precision, matmul, scratch, tile_rows
 
 LANDMARKS = 64  # rows that the centring looks at
 CHUNK = 2**16  # rows centred at a time
@@ -71,21 +71,25 @@ class LabelForms:
 
     @property
     def steps(self) -> int:
-        """How often a call reports progress."""
-        return len(self.groups)
+        """How often a call reports progress: at every tile, or every sweep on a GPU."""
+        if self.backend == "triton":
+            return len(self.groups)
+        blocks, rows, _ = self.z.shape
+        most = min(tile_rows(self.z), _LabelSweeper.most_rows)
+        across, together = -(-rows // most), max(1, (most // max(1, min(rows, most))) ** 2)
+        return len(self.groups) * -(-blocks // together) * (across * (across + 1) // 2)
 
     @torch.no_grad()
     def __call__(self, v: Tensor, tick: Callable[[], object] | None = None) -> Tensor:
-        """[C, B] for labels v [(G,) N, B], int8, ±1. ``tick`` is called after each of ``steps``."""
+        """[C, B] for labels v [(G,) N, B], int8, ±1. ``tick`` is called at each of ``steps``."""
+        tick = tick or _ignore
         v = v.reshape(*self.z.shape[:-1], -1)
         forms = self.z.new_zeros(len(self.centres), v.shape[-1], dtype=torch.float64)
         for group in self.groups:
-            sums = self._sweep(group, v)
+            sums = self._sweep(group, v, tick)
             forms[group.positions] = sums.forms
             if not self._known:
                 self._learn(group, sums)
-            if tick is not None:
-                tick()
         self._known = True
         for start in range(0, v.shape[-1], PART):
             labels = v[..., start : start + PART].double()
@@ -93,16 +97,18 @@ class LabelForms:
             forms[:, start : start + PART] += 2.0 * (linear * labels.sum(1)).sum(1)
         return forms - 2.0 * self.centres.sum((1, 2)).unsqueeze(1)
 
-    def _sweep(self, group: Group, v: Tensor) -> LabelSums:
+    def _sweep(self, group: Group, v: Tensor, tick: Callable[[], object]) -> LabelSums:
         components, centres = decode(group.components), self.centres[group.positions]
         rates = _rates(group)
         if self.backend == "triton":
             from .triton_labels import label_sweep
 
             sums = label_sweep(self.z[0], components, rates, centres[:, 0], v[0])
+            tick()
             return sums._replace(row_sums=sums.row_sums.unsqueeze(1))
         with full_precision(self.z.device.type):
-            sweeper = _LabelSweeper(self.z, components, centres, v, self.narrow, self._known)
+            dtype = torch.float32 if self.narrow else torch.float64
+            sweeper = _LabelSweeper(self.z, components, centres, v, dtype, self._known, tick)
             sweeper.run(rates, None)
         return LabelSums(sweeper.forms, sweeper.row_sums, sweeper.squares)
 
@@ -123,6 +129,10 @@ class LabelForms:
         if self.backend == "triton":
             return TENSOR_CORE_TIE
         return NARROW_TIE if self.narrow else WIDE_TIE
+
+
+def _ignore() -> None:
+    """Progress that nobody watches."""
 
 
 def _rates(group: Group) -> list[float]:
@@ -167,12 +177,12 @@ class _LabelSweeper(Sweeper):
         components: tuple[Component, ...],
         centres: Tensor,
         v: Tensor,
-        narrow: bool,
+        dtype: torch.dtype,
         known: bool,
+        tick: Callable[[], object],
     ) -> None:
         super().__init__(z, None, None, None, components, "xx", Wanted(sums=True))
-        self.v, self.centres, self.known = v, centres, known
-        self.dtype = torch.float32 if narrow else torch.float64
+        self.v, self.centres, self.dtype, self.known, self.tick = v, centres, dtype, known, tick
         self.forms = z.new_zeros(len(components), v.shape[-1], dtype=torch.float64)
         self.row_sums = z.new_zeros(centres.shape, dtype=torch.float64)
         self.squares = z.new_zeros(len(components), dtype=torch.float64)
@@ -201,3 +211,5 @@ class _LabelSweeper(Sweeper):
             products = scratch("label products", (*k.shape[:2], right.shape[-1]), k)
             matmul(k, right, products).mul_(self.v[items, i, columns])
             self.forms[c, columns].add_(products.sum((0, 1)), alpha=scale * twice)
+        if c == len(self.components) - 1:
+            self.tick()

@@ -93,12 +93,14 @@ def test_triton_backend_behind_the_same_door(kernel: Kernel) -> None:
     assert (forms.rounding > 0).all()
 
 
-def test_progress_is_reported_per_metric() -> None:
-    z, v = samples(20, 2, 3)
-    forms = LabelForms(z, Gaussian(1.0) + Laplace(1.0, norm="l1") + Linear())
+@pytest.mark.parametrize("shape", [(20, 2), (70, 2), (7, 10, 2), (3, 40, 2)], ids=str)
+def test_progress_is_reported(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("divergences.kernels.tiles.TILE", 16)
+    z = torch.randn(shape, dtype=torch.float64)
+    forms = LabelForms(z, Gaussian([1.0, 2.0]) + Laplace(1.0, norm="l1") + Linear())
     ticks: list[int] = []
-    forms(v, lambda: ticks.append(1))
-    assert len(ticks) == forms.steps == 3
+    forms(torch.ones(*shape[:-1], 3, dtype=torch.int8), lambda: ticks.append(1))
+    assert len(ticks) == forms.steps
 
 
 def test_blocks_are_apart() -> None:
