@@ -9,6 +9,7 @@ import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -284,10 +285,13 @@ def _relative(arguments: Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status; see ``EPILOG``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # ± and P₁ where the terminal has no UTF-8
     arguments = parser().parse_args(argv)
     try:
         with _warnings_in_one_line(arguments):
-            cli.check_plot(arguments)
+            cli.check_outputs(arguments)
             status: int = arguments.run(arguments)
             return status
     except (ValueError, OSError, ModuleNotFoundError) as error:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .delimited import MISSING
 from .files import replacing
 from .kernels import Bandwidth
 from .power import PowerRow
@@ -99,14 +100,17 @@ def load(
             missing = f"{int((~keep).sum()):,} of {len(keep):,} rows of {names}"
             say(arguments, f"left out {missing}, which have missing cells")
     values = [t.values[keep] for group, keep in zip(groups, keeps, strict=True) for t in group]
-    labels = None
-    if column is not None:
-        labels = np.concatenate(
-            [group[0].labels for group in groups if group[0].labels is not None]
-        )
-    elif strata is not None:
+    if strata is None:
+        return Samples(values, None)
+    if column is None:
         labels = read_labels(strata, sum(map(len, keeps)))
-    return Samples(values, None if labels is None else labels[np.concatenate(keeps)])
+    else:
+        labels = np.concatenate([g[0].labels for g in groups if g[0].labels is not None])
+    labels = labels[np.concatenate(keeps)]
+    unknown = sum(label.lower() in MISSING for label in labels.tolist())
+    if unknown:
+        raise ValueError(f"--strata {strata}: {unknown:,} of {len(labels):,} rows have no label")
+    return Samples(values, labels)
 
 
 def _check_names(tables: Sequence[Table]) -> None:
@@ -131,8 +135,11 @@ def _check_pairs(x: Table, y: Table) -> None:
         raise ValueError(f"x and y share the columns {', '.join(sorted(shared))} of {x.source}")
 
 
-def check_plot(arguments: Namespace) -> None:
-    """Raise for a figure that cannot be written, before a test that may take long."""
+def check_outputs(arguments: Namespace) -> None:
+    """Raise for a file that cannot be written, before work that may take long."""
+    out: Path | None = getattr(arguments, "out", None)
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"cannot write {out}: there is no folder {out.parent}")
     if getattr(arguments, "plot", None) is not None:
         from .figures import check_figure_path
 

@@ -152,7 +152,7 @@ def _convert(chunk: Sequence[Row], picked: Sequence[int], columns: Columns) -> N
 def _advice(cell: str) -> str:
     if re.fullmatch(r"\s*-?\d+,\d+\s*", cell):
         return "write decimal points"
-    return "choose the columns of numbers with --columns"
+    return "choose the columns of numbers (see --help)"
 
 
 def _counts(column: NDArray[np.float64]) -> bool:
