@@ -34,7 +34,7 @@ Images = NDArray[np.uint8]
 
 
 class Report(NamedTuple):
-    """Prints one line for each test and writes its figure, if asked."""
+    """Prints a line for each test, and writes the figure where it is given a name."""
 
     out: Path
 
@@ -51,7 +51,7 @@ def halves(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def pca_gaussian(train: Tensor, count: int, seed: int) -> Tensor:
-    """Draws [count, d] from the Gaussian of probabilistic PCA (Tipping & Bishop 1999), in [0, 1]."""
+    """Draws [count, d] of probabilistic PCA (Tipping & Bishop 1999), clipped to [0, 1]."""
     centre = train.mean(0)
     variances, directions = torch.linalg.eigh((train - centre).T.cov())
     noise = variances[:-COMPONENTS].mean()
@@ -59,7 +59,8 @@ def pca_gaussian(train: Tensor, count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randn(count, COMPONENTS, generator=generator) * scales
     rough = noise.sqrt() * torch.randn(count, len(centre), generator=generator)
-    return (centre + codes @ directions[:, -COMPONENTS:].T + rough).clamp(0.0, 1.0)
+    drawn: Tensor = centre + codes @ directions[:, -COMPONENTS:].T + rough
+    return drawn.clamp(0.0, 1.0)
 
 
 def on_digits(data: Split, report: Report, seed: int) -> None:
@@ -69,15 +70,15 @@ def on_digits(data: Split, report: Report, seed: int) -> None:
     report("Control: do 3s differ from other 3s?", two_sample_test(*halves(of[3], seed), rng=seed))
 
     generated = pca_gaussian(data.train, len(data.heldout), seed)
-    result = two_sample_test(generated, data.heldout, rng=seed)
-    report("Do generated digits (x) differ from held-out (y)?", result, "generated.png")
+    compared = two_sample_test(generated, data.heldout, rng=seed)
+    report("Do generated digits (x) differ from held-out (y)?", compared, "generated.png")
     control = two_sample_test(*halves(data.heldout, seed), rng=seed)
     report("Control: do held-out digits differ from others?", control)
 
-    result = k_sample_test(*of.values(), rng=seed)
-    report(f"Do the classes {', '.join(map(str, CLASSES))} differ?", result)
+    classes = k_sample_test(*of.values(), rng=seed)
+    report(f"Do the classes {', '.join(map(str, CLASSES))} differ?", classes)
     print("\nclasses    effect       p   p (Holm)")
-    for row in result.pairs:
+    for row in classes.pairs:
         names = f"{CLASSES[row.first]}, {CLASSES[row.second]}"
         print(f"{names:<9}{row.effect_size:>8.3f}{row.pvalue:>8.4f}{row.adjusted:>11.4f}")
 
@@ -95,11 +96,15 @@ def read_idx(path: Path) -> Images:
     return values.reshape(sizes)
 
 
-def on_fashion(folder: Path, report: Report, count: int, seed: int) -> None:
+def fashion_mnist(folder: Path, count: int) -> dict[str, Tensor]:
+    """At most ``count`` images [n, pixels] in [0, 1] of each garment."""
     images = read_idx(folder / "t10k-images-idx3-ubyte")
-    labels = read_idx(folder / "t10k-labels-idx1-ubyte")
+    labels = torch.from_numpy(read_idx(folder / "t10k-labels-idx1-ubyte").copy())
     pixels = torch.from_numpy(images.reshape(len(images), -1) / 255.0)
-    of = {name: pixels[torch.from_numpy(labels == k)][:count] for name, k in GARMENTS.items()}
+    return {name: pixels[labels == number][:count] for name, number in GARMENTS.items()}
+
+
+def on_fashion(of: dict[str, Tensor], report: Report, seed: int) -> None:
     for a, b in FASHION_PAIRS:
         result = two_sample_test(of[a], of[b], rng=seed)
         report(f"Do {a}s (x) differ from {b}s (y)?", result, f"{a}_{b}.png")
@@ -115,16 +120,18 @@ def main() -> None:
     parser.add_argument("--fashion-mnist", type=Path, metavar="DIR", help="folder of IDX files")
     parser.add_argument("--fashion-rows", type=int, default=500, help="of each class (500)")
     arguments = parser.parse_args()
+    folder = arguments.fashion_mnist
+    garments = None if folder is None else fashion_mnist(folder, arguments.fashion_rows)
     arguments.out.mkdir(parents=True, exist_ok=True)
     report = Report(arguments.out)
 
     print(f"{'question':<52}{'p':>8}{'effect':>10}")
     on_digits(digits(heldout=600, seed=arguments.seed), report, arguments.seed)
     print()
-    if arguments.fashion_mnist is None:
+    if garments is None:
         print("Fashion-MNIST was left out: no --fashion-mnist DIR was given.")
     else:
-        on_fashion(arguments.fashion_mnist, report, arguments.fashion_rows, arguments.seed)
+        on_fashion(garments, report, arguments.seed)
     print(f"\nFigures are in {arguments.out}")
 
 

@@ -19,6 +19,7 @@ from scipy import stats
 from divergences import two_sample_test, witness
 from divergences.figures import BLUE, INK, ORANGE, Axes, new_figure, save_figure, style
 from divergences.kernels import Gaussian
+from divergences.two_sample import Method
 
 
 class Pair(NamedTuple):
@@ -35,7 +36,11 @@ PAIRS = (
     Pair("variance", stats.norm(0, 1.5), stats.norm(), ("P = N(0, 1.5²)", "Q = N(0, 1)")),
     Pair("shape", stats.laplace(scale=0.5**0.5), stats.norm(), ("P = Laplace", "Q = N(0, 1)")),
 )
-METHODS: dict[str, dict[str, Any]] = {"fuse": {}, "mmd": {"bandwidth": "median"}, "energy": {}}
+METHODS: dict[Method, dict[str, Any]] = {
+    "fuse": {},
+    "mmd": {"bandwidth": "median"},
+    "energy": {},
+}
 GRID = np.linspace(-5.0, 5.0, 501)
 SIGMA = 0.5  # of the Gaussian kernel whose witness is drawn
 
@@ -43,8 +48,10 @@ Array = NDArray[np.float64]
 
 
 def draw_densities(axes: Axes, pair: Pair) -> None:
-    for distribution, colour, name in zip((pair.p, pair.q), (BLUE, ORANGE), pair.names):
-        density = distribution.pdf(GRID)
+    for density, colour, name in (
+        (pair.p.pdf(GRID), BLUE, pair.names[0]),
+        (pair.q.pdf(GRID), ORANGE, pair.names[1]),
+    ):
         axes.fill_between(GRID, density, color=colour, alpha=0.2, linewidth=0)
         axes.plot(GRID, density, color=colour, linewidth=1.2, label=name)
     axes.legend(loc="upper left", handlelength=1.0, borderaxespad=0.2)

@@ -1,0 +1,76 @@
+"""The examples run, print what the documentation shows, and draw."""
+
+from __future__ import annotations
+
+import gzip
+import pathlib
+import re
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+ROOT = pathlib.Path(__file__).parents[1]
+PNG = b"\x89PNG"
+
+
+def run(example: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "examples" / example), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_textbook_pairs_print_the_table_of_the_page(tmp_path: pathlib.Path) -> None:
+    done = run("textbook_pairs.py", "--out", tmp_path / "pairs.png")
+    assert done.returncode == 0, done.stderr
+    page = (ROOT / "docs" / "choosing-a-test.md").read_text()
+    (table,) = re.findall(r"```\n(different .*?)```", page, re.DOTALL)
+    assert table in done.stdout
+    assert (tmp_path / "pairs.png").read_bytes().startswith(PNG)
+
+
+def write_idx(path: pathlib.Path, values: NDArray[np.uint8]) -> None:
+    header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+    path.write_bytes(header + values.tobytes())
+
+
+def pvalues(printed: str) -> dict[str, float]:
+    found = re.findall(r"^(.*\?) +(\d\.\d{4}) +\d\.\d{3}$", printed, re.MULTILINE)
+    return {question: float(p) for question, p in found}
+
+
+@pytest.fixture
+def fashion(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Images of 4×4 pixels whose brightness is their class."""
+    r = np.random.default_rng(0)
+    labels = r.integers(0, 10, 600).astype(np.uint8)
+    images = r.integers(0, 100, (600, 4, 4)) + 10 * labels[:, None, None]
+    write_idx(tmp_path / "t10k-images-idx3-ubyte", images.astype(np.uint8))
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte", labels)
+    with gzip.open(tmp_path / "t10k-labels-idx1-ubyte.gz", "wb") as packed:
+        packed.write((tmp_path / "t10k-labels-idx1-ubyte").read_bytes())
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    return tmp_path
+
+
+def test_real_data(tmp_path: pathlib.Path, fashion: pathlib.Path) -> None:
+    done = run("real_data.py", "--out", tmp_path / "out", "--fashion-mnist", fashion)
+    assert done.returncode == 0, done.stderr
+    found = pvalues(done.stdout)
+    assert len(found) == 8
+    for question, p in found.items():
+        assert (p > 0.05) == question.startswith("Control"), question
+    assert done.stdout.count("0.0030\n") == 3  # the pairs of three classes, by Holm
+    names = {"generated.png", "shirt_T-shirt.png", "pullover_coat.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert all((tmp_path / "out" / name).read_bytes().startswith(PNG) for name in names)
+
+
+def test_a_broken_file_is_named_at_once(tmp_path: pathlib.Path, fashion: pathlib.Path) -> None:
+    (fashion / "t10k-images-idx3-ubyte").write_bytes(b"GIF89a")
+    done = run("real_data.py", "--out", tmp_path / "out", "--fashion-mnist", fashion)
+    assert done.returncode != 0
+    assert "t10k-images-idx3-ubyte is no IDX file of bytes" in done.stderr
+    assert done.stdout == ""
