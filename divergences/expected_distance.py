@@ -113,10 +113,10 @@ class DistanceTable:
         )
 
     def __call__(self, q: Tensor) -> Tensor:
-        """[...] for q = ‖t‖² [...] in fp64, finite."""
+        """[...] for q = ‖t‖² [...] in fp64; NaN where q is not finite."""
         a = q + self.d
         place = q / a * _KNOTS
-        left = place.long().clamp_(max=_KNOTS - 1)
+        left = place.long().clamp_(0, _KNOTS - 1)  # also where place is NaN
         u = place - left
         c0, c1, c2, c3 = (c[left] for c in self._cubics)
         return a.sqrt() * (c0 + u * (c1 + u * (c2 + u * c3)))

@@ -359,6 +359,8 @@ def test_refusals() -> None:
         ("one number per row", ValueError, lambda: test(x, score_of(lambda x: -x.square()))),
         ("differentiable", TypeError, lambda: test(x, score_of(lambda x: x.data.sum(1)))),
         ("not finite at 10 of 10", ValueError, lambda: test(x, lambda x: x / 0.0)),
+        ("overflows", ValueError, lambda: test(1e200 * x)),
+        ("overflows", ValueError, lambda: test(1e200 * x, method="ksd")),
         ("mat1 and mat2", RuntimeError, lambda: test(x, torch.nn.Linear(3, 3))),
     ]  # fmt: skip
     for message, kind, call in bad:
