@@ -82,13 +82,13 @@ _AMPERE = Table(
     difference_value=Config(64, 64, 1, 8, 2),
     small=Config(16, 32, 1, 8, 2, MOST),
     small_value=Config(16, 16, 1, 4, 2, MOST),
-    gram_labels=Config(64, 32, 32, 4, 2),
+    gram_labels=Config(64, 32, 32, 4, 2, MOST),
 )
 _AMPERE_SEVERAL = _AMPERE._replace(
     gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 16, 32, 4, 2)),
     difference_value=Config(64, 32, 1, 8, 2),
     difference_labels=Config(32, 32, 1, 8, 2, MOST),
-    gram_labels=Config(32, 32, 32, 4, 2),
+    gram_labels=Config(32, 16, 32, 4, 2, MOST),
 )
 _ADA = _AMPERE._replace(gram_value=Config(64, 32, 32, 4, 2, MOST))
 _ADA_SEVERAL = _AMPERE_SEVERAL._replace(
@@ -117,7 +117,7 @@ _HOPPER_SEVERAL = _HOPPER._replace(
     difference_value=Config(64, 32, 1, 8, 2),
     small=Config(16, 32, 1, 8, 2, MOST),
     difference_labels=Config(32, 32, 1, 8, 2, MOST),
-    gram_labels=Config(128, 32, 64, 8, 2),
+    gram_labels=Config(64, 32, 64, 8, 2),
 )
 _BLACKWELL = _HOPPER._replace(
     gram_value=Config(64, 64, 64, 8, 2, MOST),
