@@ -60,10 +60,11 @@ def _title(result: HypothesisResult) -> str:
 
 def _null_distribution(axes: Axes, result: HypothesisResult) -> None:
     # F ratios are infinite where samples do not vary; such values stand at the largest finite one
-    finite = result.null_distribution[np.isfinite(result.null_distribution)]
-    most = float(finite.max()) if len(finite) else 0.0
-    null, observed = np.minimum(result.null_distribution, most), min(result.statistic, most)
-    low, high = min(null.min(), observed), max(null.max(), observed)
+    values = np.append(result.null_distribution, result.statistic)
+    most = np.max(values, where=np.isfinite(values), initial=0.0)
+    values = np.minimum(values, most)
+    null, observed = values[:-1], float(values[-1])
+    low, high = float(values.min()), float(values.max())
     margin = 0.06 * (high - low) or 1.0
     # edges in the colour of the bars: they stay visible where the observed value is far away
     counts, _, _ = axes.hist(null, bins=30, color=GREY, edgecolor=GREY, linewidth=0.8)

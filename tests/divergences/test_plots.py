@@ -53,8 +53,10 @@ def check_limits(figure: Figure) -> None:
         assert axes.get_xlim()[0] < axes.get_xlim()[1]
 
 
-def test_null_distribution() -> None:
-    result = k_sample_test(normal(0, 20, 1), normal(1, 30, 1), n_resamples=99, rng=0)
+@pytest.mark.parametrize("shift", [0.0, 9.0])
+def test_null_distribution(shift: float) -> None:
+    result = k_sample_test(normal(0, 20, 1), normal(1, 30, 1) + shift, n_resamples=99, rng=0)
+    assert (result.statistic > 2 * result.null_distribution.max()) == (shift > 0)
     figure = result.plot()
     axes = panel(figure, "Null distribution")
     assert sum(patch.get_height() for patch in axes.patches) == 99
