@@ -5,7 +5,8 @@
 Handwritten digits (scikit-learn's, 8×8 pixels) answer three questions: does a written 3 differ from
 an 8, which of the classes 3, 8 and 9 differ, and do generated digits differ from real ones that the
 generator has not seen? The generator is a Gaussian on the principal components of the training
-digits. Every test stands beside a control in which there is nothing to find.
+digits. Every question stands beside a control in which there is nothing to find. The figures show
+each result, and the images at which the two samples differ most.
 
 DIR is a folder with the IDX files of Fashion-MNIST, such as /usr/share/datasets/fashion-mnist of
 Debian's package dataset-fashion-mnist.
@@ -22,12 +23,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from divergences import HypothesisResult, k_sample_test, two_sample_test
-from divergences.figures import save_figure
+from divergences import HypothesisResult, k_sample_test, two_sample_test, witness
+from divergences.figures import new_figure, save_figure, style
+from divergences.kernels import Gaussian
 from vae.data import Split, digits
+from vae.figures import image_grid
 
 CLASSES = (3, 8, 9)
 COMPONENTS = 20  # of 64: nine tenths of the variance
+SHOWN = 16  # images of each sample
 GARMENTS = {"T-shirt": 0, "pullover": 2, "coat": 4, "shirt": 6}
 FASHION_PAIRS = (("shirt", "T-shirt"), ("pullover", "coat"))
 Images = NDArray[np.uint8]
@@ -42,6 +46,17 @@ class Report(NamedTuple):
         print(f"{question:<52}{result.pvalue:>8.4f}{result.effect_size:>10.3f}", flush=True)
         if figure:
             save_figure(result.plot(), self.out / figure)
+
+
+def draw_extremes(x: Tensor, y: Tensor, titles: tuple[str, ...], path: Path) -> None:
+    """The images where the witness function is largest (of x) and smallest (of y)."""
+    kernel = Gaussian("median").resolve(x, y)
+    with style():
+        figure = new_figure(3.4, 2.2)
+        for place, (rows, sign, title) in enumerate(zip((x, y), (1, -1), titles, strict=True), 1):
+            order = (sign * witness(rows, x, y, kernel=kernel)).argsort(descending=True)
+            image_grid(figure.add_subplot(2, 1, place), rows[order[:SHOWN]], title)
+        save_figure(figure, path)
 
 
 def halves(x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -72,6 +87,8 @@ def on_digits(data: Split, report: Report, seed: int) -> None:
     generated = pca_gaussian(data.train, len(data.heldout), seed)
     compared = two_sample_test(generated, data.heldout, rng=seed)
     report("Do generated digits (x) differ from held-out (y)?", compared, "generated.png")
+    titles = "Generated, and rare among real", "Real, and rare among generated"
+    draw_extremes(generated, data.heldout, titles, report.out / "generated_images.png")
     control = two_sample_test(*halves(data.heldout, seed), rng=seed)
     report("Control: do held-out digits differ from others?", control)
 
@@ -108,6 +125,8 @@ def on_fashion(of: dict[str, Tensor], report: Report, seed: int) -> None:
     for a, b in FASHION_PAIRS:
         result = two_sample_test(of[a], of[b], rng=seed)
         report(f"Do {a}s (x) differ from {b}s (y)?", result, f"{a}_{b}.png")
+        titles = tuple(f"{p.capitalize()}s least like {q}s" for p, q in ((a, b), (b, a)))
+        draw_extremes(of[a], of[b], titles, report.out / f"{a}_{b}_images.png")
     control = two_sample_test(*halves(of["shirt"], seed), rng=seed)
     report("Control: do shirts differ from other shirts?", control)
 

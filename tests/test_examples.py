@@ -63,7 +63,8 @@ def test_real_data(tmp_path: pathlib.Path, fashion: pathlib.Path) -> None:
     for question, p in found.items():
         assert (p > 0.05) == question.startswith("Control"), question
     assert done.stdout.count("0.0030\n") == 3  # the pairs of three classes, by Holm
-    names = {"generated.png", "shirt_T-shirt.png", "pullover_coat.png"}
+    pairs = ("generated", "shirt_T-shirt", "pullover_coat")
+    names = {f"{pair}{which}.png" for pair in pairs for which in ("", "_images")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all((tmp_path / "out" / name).read_bytes().startswith(PNG) for name in names)
 
