@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from .critic import own_randomness
@@ -43,9 +42,9 @@ class ClassifierResult(TwoSampleResult):
     ``statistic`` is the mean score of the held-out rows of x minus that of y. Where scores are
     logits it estimates KL(P‖Q) + KL(Q‖P) in nats. ``auc`` is the probability that a held-out row of
     x scores above one of y, ties counted half; ``effect_size`` = 2·auc − 1 (Cliff's δ of the
-    scores), near 0 at P = Q and 1 where the scores part the samples. ``accuracy`` is the mean of
-    the shares of x and of y told right (chance ½ at any n, m; a score on the threshold is half
-    right). ``tested``: how many rows of x and of y were held out.
+    scores; 0 if negative), near 0 at P = Q and 1 where the scores part the samples. ``accuracy`` is
+    the mean of the shares of x and of y told right (chance ½ at any n, m; a score on the threshold
+    is half right). ``tested``: how many rows of x and of y were held out.
     """
 
     auc: float
@@ -121,7 +120,7 @@ def classifier_test(
         n=len(x),
         m=len(y),
         d=x.shape[1],
-        effect_size=2.0 * auc - 1.0,
+        effect_size=max(0.0, 2.0 * auc - 1.0),
         exact=plan.exact,
         seed=seed,
         notes=_notes(classifier, min(len(train_x), len(train_y))),
@@ -229,7 +228,7 @@ def _mean_differences(
 
 
 def _auc(of_x: NDArray[np.float64], of_y: NDArray[np.float64]) -> float:
-    """P(score of x > score of y) + ½P(=), from mid-ranks."""
-    n, m = len(of_x), len(of_y)
-    above = rankdata(np.concatenate([of_x, of_y]))[:n].sum() - n * (n + 1) / 2
-    return float(above / (n * m))
+    """P(score of x > score of y) + ½P(=)."""
+    ordered = np.sort(of_y)
+    below = np.searchsorted(ordered, of_x) + np.searchsorted(ordered, of_x, side="right")
+    return float(below.mean() / (2 * len(of_y)))

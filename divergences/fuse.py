@@ -32,18 +32,21 @@ def fuse_kernel(pooled: Tensor, order: Tensor, spacing: Spacing) -> Kernel:
     distances; the Laplace kernel is exp(−√2·‖x−y‖₁/λ).
     """
     rows = pooled[order[:ROWS]].double()
-    gaussian = _range(torch.pdist(rows), spacing)
-    laplace = _range(torch.pdist(rows, p=1.0), spacing) / math.sqrt(2.0)
-    return Gaussian(gaussian.tolist()) + Laplace(laplace.tolist(), norm="l1")
+    gaussian = bandwidth_range(torch.pdist(rows), BANDWIDTHS, spacing)
+    laplace = bandwidth_range(torch.pdist(rows, p=1.0), BANDWIDTHS, spacing)
+    return Gaussian(gaussian) + Laplace([w / math.sqrt(2.0) for w in laplace], norm="l1")
 
 
-def _range(distances: Tensor, spacing: Spacing) -> NDArray[np.float64]:
+def bandwidth_range(distances: Tensor, count: int, spacing: Spacing) -> list[float]:
+    """``count`` bandwidths between half the 5 % and twice the 95 % quantile of the positive
+    distances. Raises ValueError where these are not finite."""
     positive = distances[distances > 0].cpu().numpy()
     if not np.isfinite(positive).all():
         raise ValueError("distances overflow; rescale the data")
     low, high = np.quantile(positive, (0.05, 0.95)) if len(positive) else (1.0, 1.0)
     make = np.geomspace if spacing == "log" else np.linspace
-    return np.asarray(make(0.5 * low, 2.0 * high, BANDWIDTHS))
+    found: list[float] = make(0.5 * low, 2.0 * high, count).tolist()
+    return found
 
 
 def fuse_statistic(

@@ -22,14 +22,14 @@ from .dependence import (
     distance_correlation,
     products,
 )
+from .fuse import bandwidth_range
 from .kernels import Bandwidth, Gaussian, Kernel
 from .kernels.backends import check_backend
 from .kernels.bandwidth import MEDIAN_ROWS
 from .kernels.functions import ENERGY
 from .kernels.kernel import as_kernel
 from .kernels.permuted import Centred, PermutedSums
-from .permutations import Permutations
-from .resampling import permutation_pvalue, progress
+from .resampling import Permutations, permutation_pvalue, progress
 from .results import HypothesisResult, KernelRow
 from .samples import (
     Rng,
@@ -193,7 +193,8 @@ def _kernel(
     for both would tell pairs from others."""
     rows = torch.from_numpy(generator.permutation(len(sample))).to(sample.device)
     if method == "hsic-aggregated":
-        return Gaussian(_grid(sample[rows[:GRID_ROWS]]))
+        distances = torch.pdist(sample[rows[:GRID_ROWS]])
+        return Gaussian(bandwidth_range(distances, BANDWIDTHS, "log"))
     default = "energy" if method == "dcov" else "gaussian"
     chosen = as_kernel(default if kernel is None else kernel, bandwidth, DEFAULT_BANDWIDTH)
     if method == "dcov" and any(t.function is not ENERGY for t in chosen.terms):
@@ -202,13 +203,6 @@ def _kernel(
             "method='hsic')"
         )
     return chosen.resolve(sample[rows[:MEDIAN_ROWS]])
-
-
-def _grid(rows: Tensor) -> list[float]:
-    distances = torch.pdist(rows)
-    positive = distances[distances > 0].cpu().numpy()
-    low, high = np.quantile(positive, (0.05, 0.95)) if len(positive) else (1.0, 1.0)
-    return [float(b) for b in np.geomspace(0.5 * low, 2.0 * high, BANDWIDTHS)]
 
 
 # --- Statistics of all permutations --------------------------------------------------------------

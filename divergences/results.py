@@ -82,13 +82,14 @@ class HypothesisResult(Record):
         return f"n = {self.n}, d = {self.d}"
 
     def __str__(self) -> str:
-        null = self.null_distribution
-        drawn = f"all {len(null)}" if self.exact else str(len(null))
+        drawn = f"all {self.n_resamples}" if self.exact else str(self.n_resamples)
+        null = self.null_distribution[np.isfinite(self.null_distribution)]  # F may be infinite
+        spread = f" (null: {null.mean():.2g} ± {null.std():.2g})" if len(null) else ""
         lines = [
             f"{self.method}: {self.question}",
             f"  {self.sizes}; {drawn} {self.resample}"
             + ("" if self.seed is None or self.exact else f", seed {self.seed}"),
-            f"  statistic    {self.statistic:.6g} (null: {null.mean():.2g} ± {null.std():.2g})",
+            f"  statistic    {self.statistic:.6g}{spread}",
         ]
         if self.effect_size is not None:
             lines.append(f"  effect size  {self.effect_size:.3g}")

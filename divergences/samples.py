@@ -126,7 +126,7 @@ def as_strata(strata: ArrayLike | Tensor | None, count: int) -> NDArray[np.int64
     labels = strata.detach().cpu().numpy() if isinstance(strata, Tensor) else np.asarray(strata)
     if labels.shape != (count,):
         raise ValueError(
-            f"strata must name the stratum of every row of x, then of y, shape [{count}]; got "
+            f"strata must hold a label for each of the {count} rows, shape [{count}]; got "
             f"{list(labels.shape)}"
         )
     return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from divergences.plots.style import new_figure, save_figure, style
 from vae import VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
 from vae.data import gaussian_mixture
 from vae.demo import Comparison, table
-from vae.figures import latent_space, new_figure, null_distribution, save, scatter, style
+from vae.figures import latent_space, null_distribution, scatter
 from vae.training import fit
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -80,5 +81,6 @@ with style():
     for axes in (e, f):
         axes.set(xlabel="energy statistic", box_aspect=1)
     path = arguments.out / "gaussian_mixture.png"
-    save(figure, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, path)
 print(f"\n{path} written")

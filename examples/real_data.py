@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from divergences import HypothesisResult, k_sample_test, two_sample_test, witness
-from divergences.figures import new_figure, save_figure, style
 from divergences.kernels import Gaussian
+from divergences.plots.style import new_figure, save_figure, style
 from vae.data import Split, digits
 from vae.figures import image_grid
 

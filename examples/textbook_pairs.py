@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from divergences import two_sample_test, witness
-from divergences.figures import BLUE, INK, ORANGE, Axes, new_figure, save_figure, style
 from divergences.kernels import Gaussian
+from divergences.plots.style import BLUE, INK, ORANGE, Axes, new_figure, save_figure, style
 from divergences.two_sample import Method
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from divergences.__main__ import parser
+from divergences.command.line import parser
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ("README.md", "docs/choosing-a-test.md", "docs/validity.md")

@@ -137,8 +137,9 @@ def run(config: Config) -> list[Comparison]:
         OSError: the output folder cannot be written (found out before the training).
         KeyboardInterrupt: Ctrl-C; nothing is written.
     """
+    from divergences.plots.style import save_figure
     from vae.data import digits
-    from vae.figures import demo_figure, save
+    from vae.figures import demo_figure
     from vae.training import fit
 
     config.out.mkdir(parents=True, exist_ok=True)
@@ -200,6 +201,7 @@ def run(config: Config) -> list[Comparison]:
         posterior=comparisons[2].result,
     )
     path = config.out / "demo.png"
-    save(figure, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, path)
     print(f"\n{path} written; {math.ceil(time.perf_counter() - started)} s in all")
     return comparisons

@@ -1,10 +1,6 @@
 """Figures fit for a paper: image grids, latent spaces with their prior, null distributions."""
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,61 +11,18 @@ from divergences.results import TwoSampleResult
 from vae._extras import needs_extra
 
 with needs_extra():
-    from matplotlib import colormaps, rc_context
-    from matplotlib.axes import Axes
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib import colormaps
     from matplotlib.patches import Circle
 
-INK, GREY, ACCENT = "0.15", "0.72", "#c1272d"
+    from divergences.plots.style import GREY, INK, Axes, Figure, new_figure, style
 
-
-def style() -> AbstractContextManager[None]:
-    """The look of all figures, as a context to create and draw them in."""
-    return rc_context(
-        {
-            "font.size": 8,
-            "axes.titlesize": 8.5,
-            "axes.titlelocation": "left",
-            "axes.labelsize": 8,
-            "axes.linewidth": 0.6,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "xtick.labelsize": 7,
-            "ytick.labelsize": 7,
-            "xtick.major.width": 0.6,
-            "ytick.major.width": 0.6,
-            "legend.fontsize": 7,
-            "legend.frameon": False,
-        }
-    )
+ACCENT = "#c1272d"
 
 
 def _by_class(x: Tensor, labels: Tensor) -> Iterator[tuple[int, Any, Any]]:
     """Label, colour and rows (numpy) of each class."""
     for i, label in enumerate(sorted(set(labels.tolist()))):
         yield label, colormaps["tab10"](i % 10), x[labels == label].numpy()
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure in inches that needs no display. Call it and draw within `style()`."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG at 200 dpi; `path` holds the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            figure.savefig(file, format="png", dpi=200)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def image_grid(axes: Axes, images: Tensor, title: str, *, columns: int = 8) -> None:

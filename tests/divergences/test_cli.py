@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from divergences import two_sample
-from divergences.__main__ import main, parser
+from divergences.command.line import main, parser
 from divergences.goodness_of_fit import goodness_of_fit_test
 from divergences.independence import independence_test
 from divergences.k_sample import k_sample_test
@@ -260,7 +260,7 @@ def test_a_plot_that_cannot_be_written_is_refused_at_once(
     instead(monkeypatch, AssertionError("it ran"))
     cli("two-sample x.npy y.csv --plot f.xyz").refuses("cannot draw f.xyz: its suffix is none of")
     cli("two-sample x.npy y.csv --plot no/f.png").refuses("there is no folder no")
-    for name in [m for m in sys.modules if m.startswith("divergences.figures")]:
+    for name in [m for m in sys.modules if m.startswith("divergences.plots")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     cli("two-sample x.npy y.csv --plot f.png").refuses('pip install "divergences[plot]"')
@@ -364,7 +364,7 @@ def test_benchmark_power(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         yield PowerRow("energy", 0.0, 0.5, 0.1, 2, None)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("divergences.cli.power_rows", stopped)
+    monkeypatch.setattr("divergences.command.running.power_rows", stopped)
     Path("power.csv").unlink()
     found = cli(f"{line} --out power.csv")
     assert found.status == 130

@@ -16,7 +16,7 @@ from scipy import stats
 from divergences.dependence import cka, distance_correlation, distance_covariance, hsic
 from divergences.independence import independence_test
 from divergences.kernels import Energy, Gaussian, Linear
-from divergences.permutations import Permutations
+from divergences.resampling import Permutations
 
 METHODS = ["hsic-aggregated", "hsic", "dcov"]
 Array = NDArray[np.float64]

@@ -16,13 +16,13 @@ pytest.importorskip("matplotlib")
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from divergences.figures import BLUE, ORANGE, save_figure
 from divergences.independence import independence_test
 from divergences.k_sample import k_sample_test
 from divergences.mmd import witness
+from divergences.plots.style import BLUE, ORANGE, save_figure
+from divergences.plots.witness import DRAWN
 from divergences.results import HypothesisResult
 from divergences.two_sample import two_sample_test
-from divergences.witness_plot import DRAWN
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:

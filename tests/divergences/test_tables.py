@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from divergences.tables import complete_rows, read_labels, read_table
+from divergences.command.tables import complete_rows, read_labels, read_table
 
 VALUES = np.array([[1.0, 2.5, -3.0], [4.0, 5.0, 6e-7], [7.0, 8.0, 9.0], [0.0, 0.1, 0.2]])
 NAMES = ("height", "width", "depth")

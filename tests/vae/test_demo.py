@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import vae.training
+from divergences.plots.style import new_figure, save_figure
 from vae.__main__ import main
 from vae.data import digits, gaussian_mixture
 from vae.demo import Comparison
-from vae.figures import class_plane, new_figure, save
+from vae.figures import class_plane
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -99,7 +100,7 @@ def test_a_failed_write_keeps_the_old_figure(tmp_path: Path) -> None:
     figure = new_figure(1, 1)
     figure.savefig = lambda *_, **__: (_ for _ in ()).throw(OSError("disk full"))
     with pytest.raises(OSError, match="disk full"):
-        save(figure, path)
+        save_figure(figure, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

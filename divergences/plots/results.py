@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .figures import BLUE, GREY, INK, ORANGE, Axes, Figure, LogLocator, new_figure, style
-from .independence import KernelPairRow
-from .results import HypothesisResult, KernelRow, TwoSampleResult
-from .witness_plot import draw_witness
+from ..independence import KernelPairRow
+from ..results import HypothesisResult, KernelRow, TwoSampleResult
+from .style import BLUE, GREY, INK, ORANGE, Axes, Figure, LogLocator, new_figure, style
+from .witness import draw_witness
 
 LEVEL = 0.05  # to compare the p-values of kernels with
 

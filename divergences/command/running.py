@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import replacing
+from ..kernels import Bandwidth
+from ..power import PowerRow
+from ..power import benchmark_power as power_rows
+from ..relative import RelativeResult
+from ..results import HypothesisResult
 from .delimited import MISSING
-from .files import replacing
-from .kernels import Bandwidth
-from .power import PowerRow
-from .power import benchmark_power as power_rows
-from .relative import RelativeResult
-from .results import HypothesisResult
 from .tables import Table, complete_rows, is_file, read_labels, read_table
 
 ALPHA = 0.05  # of the verdict in words, unless --fail-below names another
@@ -141,7 +141,7 @@ def check_outputs(arguments: Namespace) -> None:
     if out is not None and not out.parent.is_dir():
         raise ValueError(f"cannot write {out}: there is no folder {out.parent}")
     if getattr(arguments, "plot", None) is not None:
-        from .figures import check_figure_path
+        from ..plots.style import check_figure_path
 
         check_figure_path(arguments.plot)
 
@@ -168,7 +168,7 @@ def report(
     """Print the result, draw it, and return the exit status. ``words`` tell the verdict: what was
     found where p is below the level, and what was not found otherwise."""
     if isinstance(result, HypothesisResult) and arguments.plot is not None:
-        from .figures import save_figure
+        from ..plots.style import save_figure
 
         save_figure(result.plot(), arguments.plot)
         say(arguments, f"wrote {arguments.plot}")

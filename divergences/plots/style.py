@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from .files import replacing
+from ..files import replacing
 
 try:
     from matplotlib import rc_context

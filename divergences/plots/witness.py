@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .figures import BLUE, DIVERGING, INK, ORANGE, Axes, Figure, MaxNLocator, SubplotSpec
-from .kernels import Kernel, potential
+from ..kernels import Kernel, potential
+from .style import BLUE, DIVERGING, INK, ORANGE, Axes, Figure, MaxNLocator, SubplotSpec
 
 if TYPE_CHECKING:
-    from .results import TwoSampleResult
+    from ..results import TwoSampleResult
 
 Array = NDArray[np.float64]
 
