@@ -64,6 +64,8 @@ class LabelForms:
         for group in self.groups:
             centres = _centres(self.z.flatten(0, 1).double(), group)
             self.centres[group.positions] = centres.view(-1, *self.z.shape[:-1])
+        if self.backend == "triton":  # which takes them in fp32: what is undone is what was done
+            self.centres = self.centres.float().double()
         self.row_sums = z.new_zeros(terms, *self.shape, dtype=torch.float64)
         self.squares = z.new_zeros(terms, dtype=torch.float64)
         self.rounding = z.new_zeros(terms, dtype=torch.float64)
@@ -142,20 +144,21 @@ def _rates(group: Group) -> list[float]:
 
 
 def _centres(z: Tensor, group: Group) -> Tensor:
-    """aᵢ [C, N]: the mean of k(zᵢ, ·) over scattered rows, less half of its mean."""
-    rows = z[hashed_rows(min(LANDMARKS, len(z)), len(z), z.device)]
-    components, rates = decode(group.components), _rates(group)
+    """aᵢ [C, N]: the mean of k(zᵢ, ·) over some other rows, less half of its mean."""
+    index = hashed_rows(min(LANDMARKS, len(z)), len(z), z.device).unique()
+    components, rates, landmarks = decode(group.components), _rates(group), z[index]
 
-    def means(points: Tensor) -> Tensor:
-        s = metric_matrix(points, rows, metric_of(components))
-        values = [
-            c.function.value(s, rate, c.shape, c.offset).mean(-1)
-            for c, rate in zip(components, rates, strict=True)
-        ]
-        return torch.stack(values)
+    def values(points: Tensor) -> Tensor:
+        s = metric_matrix(points, landmarks, metric_of(components))
+        pairs = zip(components, rates, strict=True)
+        return torch.stack([c.function.value(s, rate, c.shape, c.offset) for c, rate in pairs])
 
-    found = torch.cat([means(part) for part in torch.split(z, CHUNK)], 1)
-    return found - 0.5 * means(rows).mean(1, keepdim=True)
+    sums = torch.cat([values(part).sum(-1) for part in torch.split(z, CHUNK)], 1)
+    counts = torch.full_like(sums[0], len(index))
+    sums[:, index] -= values(landmarks).diagonal(dim1=-2, dim2=-1)  # K has no diagonal here
+    counts[index] -= 1.0
+    means = sums / counts.clamp_min(1.0)
+    return means - 0.5 * means[:, index].mean(1, keepdim=True)
 
 
 def metric_matrix(x: Tensor, y: Tensor, metric: Metric) -> Tensor:

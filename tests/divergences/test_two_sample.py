@@ -338,8 +338,13 @@ def test_constant_data() -> None:
 def test_bad_input(x: object, y: object, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         two_sample_test(x, y, **arguments)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="rng must be"):
-        two_sample_test(np.arange(5.0), np.arange(4.0), rng="seed")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rng", ["seed", True, (0, np.random.default_rng(0))], ids=str)
+def test_one_source_of_randomness(rng: Any) -> None:
+    """Neither what is no seed, nor a seed and a Generator together."""
+    with pytest.raises(TypeError, match="rng must be one of: a seed, a numpy Generator, a torch"):
+        two_sample_test(np.arange(5.0), np.arange(4.0), rng=rng)
 
 
 def test_classifier_by_name() -> None:

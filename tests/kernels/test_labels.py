@@ -78,6 +78,13 @@ def test_narrow_products_within_their_bound(kernel: Kernel, offset: float) -> No
     assert forms.rounding[0] < 1e-3 * null_deviation(k)
 
 
+def test_centres_leave_out_the_diagonal() -> None:
+    """Of a kernel so narrow that K is 0 but for its diagonal, nothing is left to subtract."""
+    z, _ = samples(300, 8, 1)
+    z[150] = z[0] + 1.0  # no duplicates
+    assert float(LabelForms(z, Gaussian(1e-3)).centres.abs().max()) == 0.0
+
+
 @pytest.mark.parametrize("kernel", [Gaussian([1.0, 3.0]) + Linear(), Energy()], ids=repr)
 def test_triton_backend_behind_the_same_door(kernel: Kernel) -> None:
     """In the interpreter: its sums of centred values are turned into those of K here."""
