@@ -1,56 +1,96 @@
-"""Print the newest row of every workload and variant: python -m bench.report [--headline]."""
+"""Print what was measured, as the tables of the documentation.
+
+python -m bench.report [--headline]     losses against rivals (--headline: what the README shows)
+python -m bench.report tests            permutation tests against rivals
+python -m bench.report power            power on the perturbed uniform
+python -m bench.report level            rejection rates under the null
+"""
 
 from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Sequence
 
 from .measure import RESULTS
 
+Row = dict[str, str]
 COLUMNS = ("workload", "variant", "median ms", "ours is faster by", "peak MB", "error")
 
 
-def newest(file: str) -> list[dict[str, str]]:
-    """One row per workload and variant, in the order of their first appearance."""
+def read(file: str) -> list[Row]:
     path = RESULTS / f"{file}.csv"
     if not path.exists():
-        sys.exit(f"{path} is not there; make bench writes it")
-    rows: dict[tuple[str, str], dict[str, str]] = {}
+        sys.exit(f"{path} is not there; see the docstrings in bench/ for what writes it")
     with path.open(newline="") as stream:
-        for row in csv.DictReader(stream):
-            rows[row["workload"], row["variant"]] = row
-    return list(rows.values())
+        return list(csv.DictReader(stream))
 
 
-def markdown(rows: list[dict[str, str]]) -> str:
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+def newest(rows: Sequence[Row], *keys: str) -> list[Row]:
+    """The last row for each value of the keys, in the order of their first appearance."""
+    return list({tuple(row[k] for k in keys): row for row in rows}.values())
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def timings(file: str, memory_file: str, *, headline: bool = False) -> str:
+    rows = newest(read(file), "workload", "variant")
+    memory = {(r["workload"], r["variant"]): r["peak_mb"] for r in read(memory_file)}
+    if headline:
+        shown = ("n=m=8000, d=64", "n=m=256, d=16", "n=m=100000, d=16")
+        rows = [row for row in rows if row["workload"].endswith(shown)]
+    cells = []
     for row in rows:
         ours = row["variant"] == "ours"
         ratio = "" if ours else f"{float(row['ratio']):.1f}×"
-        peak = "" if row["peak_mb"] == "nan" else f"{float(row['peak_mb']):.0f}"
+        peak = memory.get((row["workload"], row["variant"]), "nan")
+        peak = "" if peak == "nan" else f"{float(peak):.0f}"
         error = "" if row["error"] == "nan" else row["error"]
         median = f"{float(row['median_ms']):,.2f}"
-        cells = (row["workload"] if ours else "", row["variant"], median, ratio, peak, error)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        workload = row["workload"] if ours else ""
+        cells.append((workload, row["variant"], median, ratio, peak, error))
+    origins = sorted({(r["machine"], r["versions"], r["commit"], r["date"]) for r in rows})
+    notes = [f"{m}; {versions}; commit {commit}, {date}" for m, versions, commit, date in origins]
+    return "\n\n".join([markdown(COLUMNS, cells), *notes])
 
 
-def headline(row: dict[str, str]) -> bool:
-    """What the README shows."""
-    return row["workload"].endswith(("n=m=8000, d=64", "n=m=256, d=16", "n=m=100000, d=16"))
+def power() -> str:
+    rows = newest(read("power"), "method", "scale")
+    scales = sorted({row["scale"] for row in rows}, key=float)
+    found = {(row["method"], row["scale"]): row for row in rows}
+    cells = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [found.get((method, scale)) for scale in scales]
+        cells.append(
+            (f"`{method}`", *("" if r is None else f"{float(r['power']):.3f}" for r in mine))
+        )
+        if any(r and r["published"] for r in mine):
+            cells.append(("published", *(r["published"] if r else "" for r in mine)))
+    return markdown(("method", *(f"scale {float(s):g}" for s in scales)), cells)
+
+
+def level() -> str:
+    rows = newest(read("level"), "test", "data", "size")
+    names = [k for k in rows[0] if k.startswith("rejected")]
+    cells = [(r["test"], r["data"], r["size"], *(r[k] for k in names)) for r in rows]
+    return markdown(("test", "data", "size", *names), cells)
 
 
 def main() -> None:
-    rows = newest("losses_cpu")
-    if "--headline" in sys.argv[1:]:
-        rows = [row for row in rows if headline(row)]
-    memory = {(r["workload"], r["variant"]): r["peak_mb"] for r in newest("memory_cpu")}
-    for row in rows:
-        row["peak_mb"] = memory.get((row["workload"], row["variant"]), "nan")
-    origin = {(r["machine"], r["versions"], r["commit"], r["date"]) for r in rows}
-    print(markdown(rows))
-    for machine, versions, commit, date in sorted(origin):
-        print(f"\n{machine}; {versions}; commit {commit}, {date}")
+    match sys.argv[1:]:
+        case [] | ["--headline"]:
+            print(timings("losses_cpu", "memory_cpu", headline=bool(sys.argv[1:])))
+        case ["tests"]:
+            print(timings("tests_cpu", "tests_memory_cpu"))
+        case ["power"]:
+            print(power())
+        case ["level"]:
+            print(level())
+        case _:
+            sys.exit(__doc__)
 
 
 if __name__ == "__main__":
