@@ -282,6 +282,20 @@ def test_gradients(estimator: MinibatchEstimator) -> None:
     assert torch.autograd.gradgradcheck(parts, inputs)
 
 
+def test_under_the_transforms_of_torch() -> None:
+    z, mean, log_variance = codes(0, 6, 2)
+
+    def loss(z: Tensor) -> Tensor:
+        return decompose_kl_minibatch(z, mean, log_variance, 40).total_correlation
+
+    assert_close(torch.compile(loss, fullgraph=True, backend="eager")(z), loss(z), 1e-14)
+    several = torch.stack([z, z + 0.1])
+    assert_close(torch.func.vmap(loss)(several), torch.stack([loss(s) for s in several]), 1e-14)
+    leaf = z.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    assert_close(torch.func.grad(loss)(z), gradient, 1e-14)
+
+
 def test_stable_where_densities_vanish() -> None:
     """256 dimensions, codes far apart: densities of exp(−1e7) in fp32."""
     mean = 300 * normal(0, 8, 256).float().requires_grad_()

@@ -154,12 +154,13 @@ def test_sliced_of_a_shift() -> None:
     )
 
 
-def test_lines_are_uniform_on_the_sphere() -> None:
-    """Between points 0 and e: W₂² on a line is ⟨θ, e⟩², of law Beta(½, (d−1)/2)."""
-    point = torch.tensor([[0.6, 0.8, 0.0]])
+@pytest.mark.parametrize("point", [(1.0, 0.0, 0.0), (0.0, 0.6, 0.8)])
+def test_lines_are_uniform_on_the_sphere(point: tuple[float, ...]) -> None:
+    """Between 0 and a unit vector e, W₂² on a line is ⟨θ, e⟩², of law Beta(½, (d−1)/2)."""
+    end = torch.tensor([point])
     draws = [
         sliced_wasserstein(
-            torch.zeros(1, 3), point, n_projections=1, generator=torch.Generator().manual_seed(k)
+            torch.zeros(1, 3), end, n_projections=1, generator=torch.Generator().manual_seed(k)
         ).item()
         for k in range(500)
     ]
@@ -197,6 +198,19 @@ def test_gradients_of_sliced(m: int) -> None:
     assert torch.autograd.gradcheck(
         lambda x, y, lines: sliced_wasserstein(x, y, projections=lines), (x, y, lines)
     )
+
+
+def test_under_the_transforms_of_torch() -> None:
+    x, y, lines = normal(0, 2, 6, 3), normal(1, 5, 3), normal(2, 4, 3)
+
+    def loss(x: Tensor) -> Tensor:
+        return sliced_wasserstein(x, y, projections=lines)
+
+    assert_close(torch.compile(loss, fullgraph=True, backend="eager")(x), loss(x), 1e-14)
+    assert_close(torch.func.vmap(loss)(x), loss(x), 1e-14)
+    leaf = x[0].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    assert_close(torch.func.grad(loss)(x[0]), gradient, 1e-14)
 
 
 def test_dtypes_offsets_and_autocast() -> None:
