@@ -128,7 +128,7 @@ def decompose_kl(
     The aggregate is the exact mean over all n codes at every draw z_n ~ q(z|n); only the
     expectation over z is Monte Carlo, one draw per data point. So the mutual information is at most
     log n, and what is near 0 may come out slightly negative.
-    O(n²·M) time and O(n·M) memory: 10 s at n = 10,000, M = 10 on one core.
+    O(n²·M) time and O(n·M) memory: 5 to 10 s of one core at n = 10,000, M = 10.
 
     Args:
         mean, log_variance: [n, M]; torch tensors, or anything numpy converts.
