@@ -145,7 +145,7 @@ def _rates(group: Group) -> list[float]:
 
 def _centres(z: Tensor, group: Group) -> Tensor:
     """aᵢ [C, N]: the mean of k(zᵢ, ·) over some other rows, less half of its mean."""
-    index = hashed_rows(min(LANDMARKS, len(z)), len(z), z.device).unique()
+    index = torch.unique(hashed_rows(min(LANDMARKS, len(z)), len(z), z.device))
     components, rates, landmarks = decode(group.components), _rates(group), z[index]
 
     def values(points: Tensor) -> Tensor:

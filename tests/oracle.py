@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from divergences.kernels import Kernel
+
 
 def root(s: Tensor) -> Tensor:
     """√s with zero derivatives at 0."""
@@ -55,6 +57,14 @@ def gram(
         difference = x.unsqueeze(-2) - y.unsqueeze(-3)
         s = difference.abs().sum(-1) if name == "laplace_l1" else difference.square().sum(-1)
     return profile(name, s, a, shape, offset)
+
+
+def pair_matrices(z: Tensor, kernel: Kernel) -> list[Tensor]:
+    """K [N, N] of every term of a resolved kernel, its diagonal 0."""
+    return [
+        gram(t.function.name, z, z, float(t.rate), t.shape, t.offset).fill_diagonal_(0.0)
+        for t in kernel.terms
+    ]
 
 
 def sums(

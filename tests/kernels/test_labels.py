@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from oracle import pair_matrices
 from torch import Tensor
 
 from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Linear, Matern, Polynomial
@@ -26,20 +27,6 @@ def samples(n: int, d: int, columns: int) -> tuple[Tensor, Tensor]:
     return z, v.to(torch.int8)
 
 
-def dense(z: Tensor, kernel: Kernel) -> list[Tensor]:
-    """K of every term in fp64, its diagonal 0, by broadcast differences."""
-    found = []
-    difference = z[:, None] - z[None]
-    for t in kernel.terms:
-        s = {
-            "sqeuclidean": difference.square().sum(-1),
-            "l1": difference.abs().sum(-1),
-            "inner": z @ z.T,
-        }[t.function.metric]
-        found.append(t.function.value(s, t.rate, t.shape, t.offset).fill_diagonal_(0.0))
-    return found
-
-
 def null_deviation(k: Tensor) -> Tensor:
     """The standard deviation of vᵀKv over relabellings, √(2 Σ k̃²)."""
     centred = k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
@@ -55,7 +42,7 @@ def test_against_dense(kernel: Kernel, tile: int, monkeypatch: pytest.MonkeyPatc
     kernel = kernel.resolve(z)
     forms = LabelForms(z, kernel)
     found = forms(v)
-    for c, k in enumerate(dense(z, kernel)):
+    for c, k in enumerate(pair_matrices(z, kernel)):
         scale = float(k.abs().sum())
         expected = (v.double() * (k @ v.double())).sum(0)
         torch.testing.assert_close(found[c], expected, rtol=0, atol=1e-13 * scale)
@@ -72,7 +59,7 @@ def test_narrow_products_within_their_bound(kernel: Kernel, offset: float) -> No
     z = z + offset
     z[3] += 1e4
     forms = LabelForms(z, kernel, narrow=True)
-    (k,) = dense(z, kernel)
+    (k,) = pair_matrices(z, kernel)
     error = (forms(v)[0] - (v.double() * (k @ v.double())).sum(0)).abs().max()
     assert 0 < error < forms.rounding[0]
     assert forms.rounding[0] < 1e-3 * null_deviation(k)
@@ -91,7 +78,7 @@ def test_triton_backend_behind_the_same_door(kernel: Kernel) -> None:
     z, v = samples(90, 3, 5)
     forms = LabelForms(z.float(), kernel, backend="triton")
     found = forms(v)
-    for c, k in enumerate(dense(z.float().double(), kernel)):
+    for c, k in enumerate(pair_matrices(z.float().double(), kernel)):
         error = (found[c] - (v.double() * (k @ v.double())).sum(0)).abs().max()
         assert error < 1e-3 * null_deviation(k)
         scale = float(k.abs().sum(1).max())

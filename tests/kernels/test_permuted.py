@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from oracle import pair_matrices
 from torch import Tensor
 
 from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Linear, Matern, Polynomial
@@ -33,20 +34,6 @@ def permutations(n: int, count: int) -> Tensor:
     return torch.stack([torch.arange(n), *drawn])
 
 
-def dense(z: Tensor, kernel: Kernel) -> list[Tensor]:
-    """K of every term in fp64, its diagonal 0, by broadcast differences."""
-    found = []
-    difference = z[:, None] - z[None]
-    for t in kernel.terms:
-        s = {
-            "sqeuclidean": difference.square().sum(-1),
-            "l1": difference.abs().sum(-1),
-            "inner": z @ z.T,
-        }[t.function.metric]
-        found.append(t.function.value(s, t.rate, t.shape, t.offset).fill_diagonal_(0.0))
-    return found
-
-
 def song(k: Tensor, m: Tensor) -> Tensor:
     """n(n−3)·HSIC of two matrices with zero diagonals (Song et al. 2012, eq. 5)."""
     n = len(k)
@@ -70,11 +57,11 @@ def test_against_dense(
     ticks: list[int] = []
     found = sums(p, lambda: ticks.append(1))
     assert len(ticks) == sums.steps(6) > (tile == 8)
-    for c, k in enumerate(dense(x, kernel.resolve(x))):
+    for c, k in enumerate(pair_matrices(x, kernel.resolve(x))):
         torch.testing.assert_close(a.row_sums[c], k.sum(1), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(a.squares[c], k.square().sum(), rtol=1e-11, atol=0)
         torch.testing.assert_close(a.products[c, c], song(k, k), rtol=1e-9, atol=0)
-        for e, m in enumerate(dense(y, other)):
+        for e, m in enumerate(pair_matrices(y, other)):
             for number, rows in enumerate(p):
                 error = abs(float(found[c, e, number] - song(k, m[rows][:, rows])))
                 assert error < sums.rounding[c, e]
