@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from divergences.kl import gaussian_kl
 from vae.objective import InfoVAE
 
 
@@ -32,7 +33,7 @@ class StandardNormal:
 
         ½ Σ (μ² + σ² − 1 − log σ²): Kingma & Welling 2014 (arXiv:1312.6114), appendix B.
         """
-        return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+        return gaussian_kl(mean, log_variance).sum(1)
 
 
 class GaussianLikelihood(nn.Module):
