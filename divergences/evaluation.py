@@ -69,18 +69,21 @@ def evaluate(
 ) -> Evaluation:
     """The statistics of all labellings. Raises ValueError where they are not finite."""
     n = int((plan.observed == 0).sum())
-    m = len(pooled) - n
+    few, many = sorted((n, len(pooled) - n))
+    marked = 0 if n == few else 1
     width = label_width(plan, pooled.device.type)
     steps = -(-plan.columns // width) * source.steps
     each, between, tolerances = [], [], []
     with progress(steps, "permutations", show_progress) as tick:
         for labels in plan.batches(width):
-            forms = source(torch.from_numpy(1 - 2 * labels).to(pooled.device), tick)
+            v = torch.from_numpy((labels == marked).view(np.int8)).to(pooled.device)
+            forms = source(v, tick)
             sums = group_sums(forms)
-            pairs = forms.pairs or Pairs(n * (n - 1), m * (m - 1), n * m)
+            pairs = forms.pairs or Pairs(few * (few - 1), many * (many - 1), few * many)
             each.append(unbiased(sums, pairs).cpu().numpy())
-            between.append((sums.xy / pairs.xy)[:, 0].cpu().numpy())
-            tolerances.append(_tolerance(forms, pairs, source.rounding).cpu().numpy())
+            between.append((sums.between / pairs.between)[:, 0].cpu().numpy())
+            rounding = source.rounding * (2.0 * few / len(pooled))
+            tolerances.append(_tolerance(forms, pairs, rounding).cpu().numpy())
     values = np.concatenate(each, axis=1)
     if not np.isfinite(values).all():
         raise ValueError(
@@ -98,14 +101,15 @@ def evaluate(
 
 def _tolerance(forms: Forms, pairs: Pairs, rounding: Tensor) -> Tensor:
     """[C]: what rounding may do to a statistic: in fp64 sums, and in the quadratic form."""
-    xx, yy, xy = (torch.as_tensor(p, dtype=torch.float64).min() for p in pairs)
-    mean = forms.total.abs().squeeze(1) / (xx + yy + 2.0 * xy)
-    return TIE * mean + rounding * 0.25 * (1.0 / xx + 1.0 / yy + 2.0 / xy)
+    own, rest, between = (float(p.min()) if isinstance(p, Tensor) else float(p) for p in pairs)
+    mean = forms.total.abs().squeeze(1) / (own + rest + 2.0 * between)
+    return TIE * mean + rounding * (1.0 / own + 1.0 / rest + 2.0 / between)
 
 
 def unbiased(sums: GroupSums, pairs: Pairs) -> Tensor:
     """mean k(x, x′) + mean k(y, y′) − 2 mean k(x, y), [C, B]."""
-    return sums.xx / pairs.xx + sums.yy / pairs.yy - 2.0 * sums.xy / pairs.xy
+    within = sums.own / pairs.own + sums.rest / pairs.rest
+    return within - 2.0 * sums.between / pairs.between
 
 
 def share(part: float, whole: float) -> float:

@@ -19,7 +19,8 @@ from .forms import PART, Forms, Tick
 from .kernels import Kernel
 from .kernels.functions import GAUSSIAN, LAPLACE_L1
 from .kernels.kernel import Term
-from .kernels.labels import NARROW_TIE, metric_matrix
+from .kernels.labels import TIES, metric_matrix
+from .kernels.subsample import hashed_rows
 
 Features = Callable[[Tensor], Tensor]  # rows [n, d] to features [n, F]
 CHUNK = 8192  # rows whose features are held at a time; also the length of an fp32 sum
@@ -87,12 +88,15 @@ def _gram(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
 
 class FeatureForms:
     """Forms of k = φ·φ for pooled rows z [N, d]. The features of ``CHUNK`` rows exist at a time;
-    sums within a chunk are formed in fp32, sums of chunks in fp64."""
+    sums within a chunk are formed in fp32, of features around their mean over some rows, and all
+    else in fp64."""
 
     coefficients = np.ones(1)
 
     def __init__(self, z: Tensor, features: Features) -> None:
         self._z, self._features = z, features
+        some = hashed_rows(min(len(z), CHUNK), len(z), z.device)
+        self._middle = features(z[some].double()).mean(0)
         self.squares = z.new_zeros(1, dtype=torch.float64)
         self.rounding = self.squares
 
@@ -104,24 +108,28 @@ class FeatureForms:
         return torch.split(self._z, CHUNK)
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
-        count = self._features(self._z[:1].double()).shape[1]
+        count, middle = len(self._middle), self._middle
         sums = v.new_zeros(count, v.shape[1], dtype=torch.float64)  # Φᵀv
         whole = v.new_zeros(count, dtype=torch.float64)  # Φᵀ1
-        own_labels = v.new_zeros(v.shape[1], dtype=torch.float64)  # Σ vᵢ|φᵢ|²
-        own = v.new_zeros((), dtype=torch.float64)
+        marked = v.new_zeros(v.shape[1], dtype=torch.float64)  # Σ vᵢ|φᵢ|²
+        own, spread = v.new_zeros(2, dtype=torch.float64)
         for rows, labels in zip(self._chunks(), torch.split(v, CHUNK), strict=True):
-            phi = self._features(rows.double()).float()  # [n, F]
-            norms = phi.double().square().sum(1)
+            around = (self._features(rows.double()) - middle).float()  # [n, F]
+            phi = around.double() + middle
+            norms = phi.square().sum(1)
             for start in range(0, v.shape[1], PART):
                 columns = slice(start, start + PART)
                 part = labels[:, columns].float()
-                sums[:, columns] += (phi.T @ part).double()
-                own_labels[columns] += norms @ part.double()
-            whole += phi.double().sum(0)
+                sums[:, columns] += (around.T @ part).double()
+                marked[columns] += norms @ part.double()
+            whole += phi.sum(0)
             own += norms.sum()
+            spread += around.double().square().sum()
             tick()
-        self.rounding = (NARROW_TIE * own).view(1)
-        quadratic = sums.square().sum(0) - own
-        linear = whole @ sums - own_labels
+        sums += torch.outer(middle, v.sum(0, dtype=torch.float64))
+        scattered, coherent = TIES["narrow"]
+        self.rounding = ((scattered + coherent * len(self._z)) * spread).view(1)
+        quadratic = sums.square().sum(0) - marked
+        linear = whole @ sums - marked
         total = whole.square().sum() - own
         return Forms(quadratic.unsqueeze(0), linear.unsqueeze(0), total.view(1, 1))

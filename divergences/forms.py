@@ -1,8 +1,10 @@
 """Sums of kernel values within and between two groups of rows, for many labellings at once.
 
-A *form* of labels v = ±1 is Σ vᵢvⱼkᵢⱼ over the pairs i ≠ j, or over a part of them, or with
-features in place of k. With the sums over j of k it yields the sums within either group and between
-them, for any group sizes. Methods of testing differ in where their forms come from:
+Labels v mark the rows of one group by 1, all others by 0. A *form* is Σ vᵢvⱼkᵢⱼ over the pairs
+i ≠ j, or over a part of them, or with features in place of k. With the sums over j of k it yields
+the sums within the group, within the rest and between them. The group marked is the smaller one:
+what is summed within it are then few numbers, and not the difference of two large sums.
+Methods of testing differ in where their forms come from:
 
     PairForms      every pair, K tile by tile
     SortedForms    every pair of numbers on a line under −|z − z′|, in O(N log N)
@@ -29,12 +31,12 @@ ROWS = 2**15  # of sorted numbers: with fewer, several labellings are summed at 
 
 
 class Pairs(NamedTuple):
-    """Numbers of ordered pairs within each group and of pairs between: one for all labellings, or
-    one for each [B]."""
+    """Numbers of ordered pairs within the marked group and within the rest, and of pairs between:
+    one for all labellings, or one for each [B]."""
 
-    xx: Tensor | float
-    yy: Tensor | float
-    xy: Tensor | float
+    own: Tensor | float
+    rest: Tensor | float
+    between: Tensor | float
 
 
 class Forms(NamedTuple):
@@ -60,7 +62,7 @@ class Source(Protocol):
         ...
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
-        """Forms of v [N, B], int8, ±1."""
+        """Forms of v [N, B], int8, 0 or 1."""
         ...
 
     @property
@@ -70,24 +72,23 @@ class Source(Protocol):
 
     @property
     def rounding(self) -> Tensor:
-        """[C]: a bound on what rounding does to a quadratic form, after the first call."""
+        """[C]: a bound on what rounding does to a form with half of the rows marked, after the
+        first call; with fewer it is less in proportion."""
         ...
 
 
 class GroupSums(NamedTuple):
-    """Sums of k over ordered pairs within each group (i ≠ j) and over pairs between, [C, B]."""
+    """Sums of k over ordered pairs i ≠ j within the marked group and within the rest, and over the
+    pairs between them, [C, B]."""
 
-    xx: Tensor
-    yy: Tensor
-    xy: Tensor
+    own: Tensor
+    rest: Tensor
+    between: Tensor
 
 
 def group_sums(forms: Forms) -> GroupSums:
     q, linear, total = forms.quadratic, forms.linear, forms.total
-    within = q + total
-    return GroupSums(
-        (within + 2.0 * linear) / 4.0, (within - 2.0 * linear) / 4.0, (total - q) / 4.0
-    )
+    return GroupSums(q, total - 2.0 * linear + q, linear - q)
 
 
 def product(a: Tensor, v: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ class BlockForms(_FromLabels):
         labels = v[self._index]  # [G, s, B]
         quadratic = self._labels(labels, tick)
         sums = self._labels.row_sums.flatten(1)
-        x = (labels > 0).sum(1, dtype=torch.float64)  # rows of the first group, [G, B]
+        x = labels.sum(1, dtype=torch.float64)  # marked rows, [G, B]
         y = self._index.shape[1] - x
         pairs = Pairs(
             *(p.sum(0).clamp_min(1.0) for p in (x * (x - 1.0), y * (y - 1.0), x * y))

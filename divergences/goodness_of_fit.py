@@ -26,7 +26,8 @@ Method = Literal["energy", "mmd", "ksd"]
 WIDE_WORK = 2**32  # N²·B up to which products with signs are formed in fp64
 SIGN_BYTES = 2**29  # of the sign vectors drawn at a time, at nine bytes a sign
 SIMULATED = {"cpu": 2**18, "cuda": 2**22}  # numbers simulated at a time
-ASYMPTOTIC = "the wild bootstrap is valid as n grows; below n of about 50 its level is approximate"
+FEW = 50  # rows below which the level of the wild bootstrap is off by more than chance shows
+ASYMPTOTIC = "the wild bootstrap is valid as n grows"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -204,7 +205,8 @@ def _stein(
             total, rounding = float(sums.row_sums.sum()), sums.rounding
     pairs = n * (n - 1)
     null = np.concatenate(forms) / pairs
-    return _outcome(total / pairs, null, rounding / pairs, chosen) | {"notes": (ASYMPTOTIC,)}
+    note = ASYMPTOTIC if n >= FEW else f"{ASYMPTOTIC}; at n = {n} its level is approximate"
+    return _outcome(total / pairs, null, rounding / pairs, chosen) | {"notes": (note,)}
 
 
 # --- Exact tests of Gaussian models --------------------------------------------------------------

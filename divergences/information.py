@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .critic import Critic, Scaling, copy_to, dtype_of, own_randomness
 from .density_ratio import BATCH, LEAST_ROWS, VALIDATION_ROWS, FittedCritic, folds, train_critic
 from .kernels.validation import check_rows
+from .results import Record
 from .samples import Rng, as_sample, generator_of
 
 MIXED = 4  # mixed pairs per true one in a step …
@@ -26,7 +27,7 @@ MIXED_ROWS = 2**18  # … and no more in all than these, or one per row
 
 
 @dataclass(frozen=True, kw_only=True)
-class MutualInformation:
+class MutualInformation(Record):
     """An estimate of I(X; Y) in nats, with the standard error due to the held-out rows."""
 
     estimate: float
@@ -34,6 +35,10 @@ class MutualInformation:
     method: str
     n: int
     seed: int | None = None
+
+    def __str__(self) -> str:
+        spread = f"{self.estimate:.3g} ± {self.standard_error:.2g} nats"
+        return f"mutual information {spread} ({self.method}, n = {self.n})"
 
 
 def mutual_information(

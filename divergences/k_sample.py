@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .evaluation import label_width, share, split
-from .forms import PairForms, SortedForms, Source, group_sums
+from .forms import PairForms, SortedForms, Source
 from .kernels import Bandwidth, Kernel
 from .resampling import TIE, Relabellings, permutation_pvalue, progress
-from .results import HypothesisResult
+from .results import HypothesisResult, KernelRow
 from .samples import (
     Rng,
     as_sample,
@@ -101,7 +101,10 @@ def k_sample_test(
     if method not in get_args(Method):
         raise ValueError(f"method must be 'energy' or 'mmd'; got {method!r}")
     if len(samples) < 2:
-        raise ValueError(f"at least two samples are needed; got {len(samples)}")
+        raise ValueError(
+            f"at least two samples are needed; got {len(samples)} (a list of samples is passed as "
+            "k_sample_test(*samples))"
+        )
     n_resamples = check_resamples(n_resamples)
     given = _as_samples(samples)
     sizes = [len(s) for s in given]
@@ -118,7 +121,7 @@ def k_sample_test(
     else:
         work = len(pooled) ** 2 * len(chosen.terms) * plan.columns * len(sizes)
         source = PairForms(pooled, chosen, narrow=work > WIDE_WORK, backend=backend)
-    diagonal = torch.as_tensor(chosen.diagonal(pooled)).double().expand(len(pooled))
+    diagonal = pooled.new_ones(len(pooled), dtype=torch.float64) * chosen.diagonal(pooled)
     within, total, tolerance = _dispersions(source, plan, sizes, pooled, diagonal, show_progress)
     ratio = (len(pooled) - len(sizes)) / (len(sizes) - 1)
     # F rises with S: permutations are compared by it, which stays finite where W = 0
@@ -132,16 +135,21 @@ def k_sample_test(
         options = {"kernel": kernel, "bandwidth": bandwidth} if method == "mmd" else {}
         pairs = _pairs(given, seeds, method=method, n_resamples=n_resamples, backend=backend,
                        show_progress=show_progress, **options)  # fmt: skip
+    pvalue = permutation_pvalue(between, null, tolerance, exact=plan.exact)
+    label = " + ".join(t.label for t in chosen.terms)
+    width = chosen.terms[0].scale if len(chosen.terms) == 1 else None
+    row = KernelRow(kernel=label, bandwidth=width, statistic=observed, pvalue=pvalue)
     return KSampleResult(
         statistic=observed,
-        pvalue=permutation_pvalue(between, null, tolerance, exact=plan.exact),
+        pvalue=pvalue,
         null_distribution=null_ratios,
-        method=f"DISCO, {chosen!r}",
+        method=method,
         n=len(pooled),
         d=pooled.shape[1],
         effect_size=share(between, total),
         exact=plan.exact,
         seed=seed,
+        kernels=(row,),
         sample_sizes=tuple(sizes),
         pairs=pairs,
     )
@@ -178,9 +186,9 @@ def _dispersions(
     with progress(steps, "permutations", show_progress) as tick:
         for labels in plan.batches(width):
             groups = torch.from_numpy(labels).to(pooled.device)
-            one_of = [(2 * (groups == g).to(torch.int8) - 1) for g in range(len(sizes))]
+            one_of = [(groups == g).to(torch.int8) for g in range(len(sizes))]
             forms = source(torch.cat(one_of, 1), tick)
-            inside = (coefs @ group_sums(forms).xx).view(len(sizes), -1)  # [k, B]
+            inside = (coefs @ forms.quadratic).view(len(sizes), -1)  # [k, B]
             within = torch.zeros(groups.shape[1], dtype=torch.float64, device=pooled.device)
             for g, n in enumerate(sizes):
                 own = diagonal @ (groups == g).double()
@@ -189,7 +197,8 @@ def _dispersions(
     count = len(pooled)
     whole = float(coefs @ forms.total.squeeze(1))
     total = ((count - 1) * float(diagonal.sum()) - whole) / (2.0 * count)
-    rounding = float(coefs @ source.rounding) * sum(1.0 / n for n in sizes) / 8.0
+    # a form of n marked rows has 2n/N of the rounding, and W divides it by 2n
+    rounding = float(coefs @ source.rounding) * len(sizes) / count
     return np.concatenate(found), total, rounding + TIE * abs(whole) / count
 
 

@@ -88,17 +88,26 @@ class HypothesisResult(Record):
         lines = [
             f"{self.method}: {self.question}",
             f"  {self.sizes}; {drawn} {self.resample}"
-            + ("" if self.seed is None or self.exact else f", seed {self.seed}"),
+            + ("" if self.seed is None else f", seed {self.seed}"),
             f"  statistic    {self.statistic:.6g}{spread}",
         ]
         if self.effect_size is not None:
             lines.append(f"  effect size  {self.effect_size:.3g}")
         lines.append(f"  p-value      {self.pvalue:.4g}")
         if self.kernels:
-            best = min(self.kernels, key=lambda row: (row.pvalue, -row.statistic))
-            count = f" (smallest p of {len(self.kernels)})" if len(self.kernels) > 1 else ""
-            lines.append(f"  kernel       {best.kernel}{count}")
+            lines.append(f"  kernel       {self._kernel_in_words()}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def _kernel_in_words(self) -> str:
+        rows = self.kernels
+        if len(rows) == 1:
+            return rows[0].kernel
+        if "fuse" in self.method or "aggregated" in self.method:
+            best = min(rows, key=lambda row: (row.pvalue, -row.statistic))
+            ties = sum(row.pvalue == best.pvalue for row in rows)
+            rest = f", as {ties - 1} others" if ties > 1 else ""
+            return f"{best.kernel} (of {len(rows)}, smallest p alone: {best.pvalue:.4g}{rest})"
+        return f"mixture of {', '.join(row.kernel for row in rows)}"
 
     def to_dict(self, *, null_distribution: bool = True) -> dict[str, Any]:
         """Plain Python values, ready for JSON; NaN and infinity as None."""

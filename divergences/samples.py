@@ -41,6 +41,7 @@ def as_sample(x: Any, name: str) -> Tensor:
 
 def as_samples(x: Any, y: Any, *, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
     """Two samples [n, d] and [m, d] of one dtype and device, with at least two rows each."""
+    _check_columns(x, y, names)
     a, b = as_sample(x, names[0]), as_sample(y, names[1])
     if a.shape[1] != b.shape[1]:
         raise ValueError(
@@ -55,6 +56,17 @@ def as_samples(x: Any, y: Any, *, names: tuple[str, str] = ("x", "y")) -> tuple[
         check_rows(sample, name, 2, "a test needs at least two rows of each sample")
     dtype = torch.promote_types(a.dtype, b.dtype)
     return a.to(dtype), b.to(dtype)
+
+
+def _check_columns(x: Any, y: Any, names: tuple[str, str]) -> None:
+    """Data frames are compared column by column: in another order they would differ for nothing."""
+    first, second = (getattr(s, "columns", None) for s in (x, y))
+    if first is None or second is None or list(first) == list(second):
+        return
+    raise ValueError(
+        f"the columns differ: {names[0]} has {', '.join(map(str, first))}; {names[1]} has "
+        f"{', '.join(map(str, second))}; choose those to compare, in one order"
+    )
 
 
 def is_constant(pooled: Tensor) -> bool:
@@ -124,6 +136,9 @@ def as_strata(strata: ArrayLike | Tensor | None, count: int) -> NDArray[np.int64
     if strata is None:
         return None
     labels = strata.detach().cpu().numpy() if isinstance(strata, Tensor) else np.asarray(strata)
+    missing = [label is None or label != label for label in labels.ravel().tolist()]
+    if any(missing):
+        raise ValueError(f"{sum(missing)} of {len(missing)} rows have no stratum")
     if labels.shape != (count,):
         raise ValueError(
             f"strata must hold a label for each of the {count} rows, shape [{count}]; got "

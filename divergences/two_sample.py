@@ -114,10 +114,14 @@ def two_sample_test(
     x, y = as_samples(x, y)
     groups = as_strata(strata, len(x) + len(y))
     generator, seed = generator_of(rng)
+    notes: tuple[str, ...] = ()
     if method == "mmd-block":
         if groups is not None:
             raise ValueError("method 'mmd-block' permutes within its own blocks; strata do not fit")
+        given = len(x) + len(y)
         x, y, groups = _blocks(x, y, block_size, generator)
+        left = given - len(x) - len(y)
+        notes = (f"{left} of {given} rows do not fill a block and are left out",) if left else ()
     pooled = torch.cat([x, y])
     if is_constant(pooled):
         warn_constant("x and y")
@@ -144,6 +148,7 @@ def two_sample_test(
         exact=plan.exact,
         seed=seed,
         kernels=found.rows(chosen, plan.exact),
+        notes=notes,
         _samples=(x, y),
         _kernel=chosen,
     )
@@ -220,11 +225,13 @@ class _Setting(NamedTuple):
 
 def _source(method: str, s: _Setting, backend: str | None) -> Source:
     count, d = s.pooled.shape
-    if method == "mmd-fourier":
-        return FeatureForms(s.pooled, fourier_features(s.kernel, d, s.n_features, s.generator))
-    if method == "mmd-nystrom":
-        landmarks = s.pooled[s.order[: s.n_features]].double()
-        return FeatureForms(s.pooled, nystrom_features(s.kernel, landmarks))
+    if method in ("mmd-fourier", "mmd-nystrom"):
+        z = s.pooled.double()
+        if all(t.function.metric != "inner" for t in s.kernel.terms):
+            z = z - z[s.order[:MEDIAN_ROWS]].median(0).values  # offsets cost features their digits
+        if method == "mmd-fourier":
+            return FeatureForms(z, fourier_features(s.kernel, d, s.n_features, s.generator))
+        return FeatureForms(z, nystrom_features(s.kernel, z[s.order[: s.n_features]]))
     if method == "energy" and d == 1 and backend is None:
         return SortedForms(s.pooled)
     index = None

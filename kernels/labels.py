@@ -1,4 +1,4 @@
-"""Label forms vᵀKv for many label vectors v = ±1 at once: what a permutation test is made of.
+"""Label forms vᵀKv for many label vectors v at once: what a permutation test is made of.
 
 K is formed tile by tile over one triangle and multiplied with all label vectors while the tile is
 at hand; it is never stored. Every label vector sees the same rounded K, and so does the observed
@@ -7,7 +7,7 @@ labelling, which is one of the columns.
 K is *centred* first: k̂ᵢⱼ = kᵢⱼ − aᵢ − aⱼ, where aᵢ is about the mean of row i less half the mean of
 all. That changes forms by a term known exactly,
 
-    Σ_{i≠j} vᵢvⱼ kᵢⱼ = Σ_{i≠j} vᵢvⱼ k̂ᵢⱼ + 2 (aᵀv)(1ᵀv) − 2 Σ a,
+    Σ_{i≠j} vᵢvⱼ kᵢⱼ = Σ_{i≠j} vᵢvⱼ k̂ᵢⱼ + 2 (aᵀv)(1ᵀv) − 2 Σᵢ aᵢvᵢ²,
 
 and leaves in the products only what labels can tell apart. So their rounding is small against the
 spread of the null distribution, whatever constant the kernel carries and however far an outlier
@@ -27,15 +27,20 @@ from .kernel import Group, Kernel
 from .plan import Component, LabelSums, Wanted, decode, metric_of
 from .reference import Chunk, Role, Sweeper
 from .subsample import hashed_rows
-from .tiles import Tile, full_precision, matmul, scratch, tile_rows
+from .tiles import BY_DIFFERENCES, Tile, full_precision, matmul, scratch, tile_rows
 
 LANDMARKS = 64  # rows that the centring looks at
 CHUNK = 2**16  # rows centred at a time
 PRODUCTS = 2**20  # numbers that a tile gives with the label vectors it meets at a time
 PART = 256  # label vectors converted to fp64 at a time
-NARROW_TIE = 2e-5  # of √Σk̂²: twenty times the rounding of fp32 products that was measured
-WIDE_TIE = 1e-13
-TENSOR_CORE_TIE = 2e-4  # their fp32 accumulation truncates
+
+# What rounding does to a form, as parts of √Σk̂² and of N·√Σk̂²: errors of random sign, and of
+# one sign where sums of few different values repeat (discrete data); six times what was seen.
+TIES = {
+    "wide": (1e-13, 2.0**-53),
+    "narrow": (5e-6, 2.0**-24),
+    "triton": (5e-5, 2.0**-22),  # not measured: tensor cores truncate
+}
 
 
 class LabelForms:
@@ -47,8 +52,8 @@ class LabelForms:
     backend.
 
     After the first call: ``row_sums`` Σ_{j≠i} k [C, (G,) N], ``squares`` Σ_{i≠j} k² [C], and
-    ``rounding`` [C], a bound on what rounding does to a form. All fp64, coefficients of terms
-    not applied.
+    ``rounding`` [C], a bound on what rounding does to a form of 0s and 1s in equal numbers. All
+    fp64, coefficients of terms not applied.
     """
 
     def __init__(
@@ -83,7 +88,8 @@ class LabelForms:
 
     @torch.no_grad()
     def __call__(self, v: Tensor, tick: Callable[[], object] | None = None) -> Tensor:
-        """[C, B] for labels v [(G,) N, B], int8, ±1. ``tick`` is called at each of ``steps``."""
+        """[C, B] for labels v [(G,) N, B], int8, usually 0 and 1 or ±1.
+        ``tick`` is called at each of ``steps``."""
         tick = tick or _ignore
         v = v.reshape(*self.z.shape[:-1], -1)
         forms = self.z.new_zeros(len(self.centres), v.shape[-1], dtype=torch.float64)
@@ -93,11 +99,14 @@ class LabelForms:
             if not self._known:
                 self._learn(group, sums)
         self._known = True
+        total = v.sum(1, dtype=torch.float64)  # 1ᵀv [G, B]
         for start in range(0, v.shape[-1], PART):
             labels = v[..., start : start + PART].double()
             linear = torch.einsum("cgn,gnb->cgb", self.centres, labels)  # aᵀv
-            forms[:, start : start + PART] += 2.0 * (linear * labels.sum(1)).sum(1)
-        return forms - 2.0 * self.centres.sum((1, 2)).unsqueeze(1)
+            undone = (linear * total[:, start : start + PART]).sum(1)
+            own = torch.einsum("cgn,gnb->cb", self.centres, labels.square_())
+            forms[:, start : start + PART] += 2.0 * (undone - own)
+        return forms
 
     def _sweep(self, group: Group, v: Tensor, tick: Callable[[], object]) -> LabelSums:
         components, centres = decode(group.components), self.centres[group.positions]
@@ -124,13 +133,15 @@ class LabelForms:
         pairs = 2.0 * (count - 2) * own + 2.0 * total.squeeze(-1).square()  # Σ_{i≠j} (aᵢ + aⱼ)²
         squares = sums.squares + (4.0 * cross + pairs).sum(1)
         self.squares[group.positions] = squares.clamp_min(0.0)
-        self.rounding[group.positions] = self._tie * sums.squares.sqrt()
+        scattered, coherent = TIES[self._products]
+        tie = scattered + coherent * self.z.shape[:-1].numel()
+        self.rounding[group.positions] = tie * sums.squares.sqrt()
 
     @property
-    def _tie(self) -> float:
+    def _products(self) -> str:
         if self.backend == "triton":
-            return TENSOR_CORE_TIE
-        return NARROW_TIE if self.narrow else WIDE_TIE
+            return "triton"
+        return "narrow" if self.narrow else "wide"
 
 
 def _ignore() -> None:
@@ -144,21 +155,29 @@ def _rates(group: Group) -> list[float]:
 
 
 def _centres(z: Tensor, group: Group) -> Tensor:
-    """aᵢ [C, N]: the mean of k(zᵢ, ·) over some other rows, less half of its mean."""
-    index = torch.unique(hashed_rows(min(LANDMARKS, len(z)), len(z), z.device))
-    components, rates, landmarks = decode(group.components), _rates(group), z[index]
+    """aᵢ [C, N]: the mean of k(zᵢ, ·) over some scattered rows that differ from zᵢ (K has no
+    diagonal here), less half of its mean. Equal rows have equal centres: ties stay ties."""
+    landmarks = z[hashed_rows(min(LANDMARKS, len(z)), len(z), z.device)]
+    components, rates = decode(group.components), _rates(group)
+    metric = metric_of(components)
 
-    def values(points: Tensor) -> Tensor:
-        s = metric_matrix(points, landmarks, metric_of(components))
+    def means(points: Tensor) -> Tensor:
+        if metric == "inner":
+            s = points @ landmarks.T
+            others = torch.ones_like(s)
+        else:
+            s = torch.cdist(
+                points, landmarks, p=1.0 if metric == "l1" else 2.0, compute_mode=BY_DIFFERENCES
+            )
+            others = (s != 0).to(s.dtype)
+            s = s if metric == "l1" else s.square()
+        count = others.sum(-1).clamp_min(1.0)
         pairs = zip(components, rates, strict=True)
-        return torch.stack([c.function.value(s, rate, c.shape, c.offset) for c, rate in pairs])
+        values = (c.function.value(s, rate, c.shape, c.offset) for c, rate in pairs)
+        return torch.stack([(value * others).sum(-1) / count for value in values])
 
-    sums = torch.cat([values(part).sum(-1) for part in torch.split(z, CHUNK)], 1)
-    counts = torch.full_like(sums[0], len(index))
-    sums[:, index] -= values(landmarks).diagonal(dim1=-2, dim2=-1)  # K has no diagonal here
-    counts[index] -= 1.0
-    means = sums / counts.clamp_min(1.0)
-    return means - 0.5 * means[:, index].mean(1, keepdim=True)
+    found = torch.cat([means(part) for part in torch.split(z, CHUNK)], 1)
+    return found - 0.5 * means(landmarks).mean(1, keepdim=True)
 
 
 def metric_matrix(x: Tensor, y: Tensor, metric: Metric) -> Tensor:

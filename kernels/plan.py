@@ -89,7 +89,7 @@ class Sweep(NamedTuple):
 
 
 class LabelSums(NamedTuple):
-    """What the pairs of one sample z [N, d] give for labels v [N, B] = ±1 and row centres a [C, N],
+    """What the pairs of one sample z [N, d] give for labels v [N, B] and row centres a [C, N],
     with k̂ᵢⱼ = k(zᵢ, zⱼ) − aᵢ − aⱼ per kernel component; fp64."""
 
     forms: Tensor  # [C, B]: Σ_{i≠j} vᵢvⱼ k̂ᵢⱼ

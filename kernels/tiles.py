@@ -34,7 +34,7 @@ NEAR_PAIRS = 2**14  # recomputed at a time
 CANCELLATION = 2.0**-7  # of |u|² + |v|²: below it an fp32 d² has lost too many digits for its root
 EXPONENT_ERROR = {torch.float32: 1e-5, torch.float64: 1e-11}  # largest allowed in rate·d²
 RANGE = 1e-30, 1e30  # of |u|²: outside it fp32 samples are computed in fp64
-_BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"
+BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"
 
 
 class _Scratch(threading.local):
@@ -194,7 +194,7 @@ class Distances:
         the pairs that it cannot resolve recomputed by differences."""
         if a.sample.shape[-1] <= DIFFERENCE_COLUMNS:
             u, v = a.raw(items, tile.i), b.raw(items, tile.j)
-            return s.copy_(torch.cdist(u, v, compute_mode=_BY_DIFFERENCES).square_())
+            return s.copy_(torch.cdist(u, v, compute_mode=BY_DIFFERENCES).square_())
         u, v = a.exact(items, tile.i), b.exact(items, tile.j)
         norms = u.square().sum(-1).unsqueeze(-1) + v.square().sum(-1).unsqueeze(-2)
         exact = torch.baddbmm(norms, u, v.mT, alpha=-2.0)
@@ -273,7 +273,7 @@ def signed_sums(slopes: Tensor, u: Tensor, v: Tensor, w: Tensor | None) -> Tenso
 def difference_sums(slopes: Tensor, u: Tensor, v: Tensor, w: Tensor | None) -> Tensor:
     """Σⱼ slopeᵢⱼ·wⱼ·(uᵢ − vⱼ) [b, i, d], term by term: for pairs so near that the difference of
     the moments has no digits left. Few columns, fp64."""
-    r = torch.cdist(u, v, compute_mode=_BY_DIFFERENCES)
+    r = torch.cdist(u, v, compute_mode=BY_DIFFERENCES)
     weighted = slopes * r if w is None else slopes * r * w.unsqueeze(-2)
     summed: Tensor = torch.ops.aten._cdist_backward(weighted, u, v, 2.0, r)
     return summed

@@ -99,8 +99,8 @@ def test_import_is_light(package: str) -> None:
 
 def test_import_takes_little_more_than_torch() -> None:
     code = (
-        "import time, torch, numpy\nstart = time.perf_counter()\nimport divergences\n"
-        "print(time.perf_counter() - start)"
+        "import time, torch, numpy\nstart = time.process_time()\nimport divergences\n"
+        "print(time.process_time() - start)"
     )
     fastest = min(float(run(code).stdout) for _ in range(3))
     assert fastest < 1.0

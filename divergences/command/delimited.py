@@ -121,7 +121,11 @@ def _fast(
         return None
     try:
         return np.loadtxt(
-            lines, delimiter=delimiter.strip() or None, usecols=picked, ndmin=2, comments=None
+            lines,
+            delimiter=None if delimiter == " " else delimiter,
+            usecols=picked,
+            ndmin=2,
+            comments=None,
         )
     except ValueError:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import traceback
 import warnings
@@ -302,7 +303,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _warnings_in_one_line(arguments):
             running.check_outputs(arguments)
             status: int = arguments.run(arguments)
+            sys.stdout.flush()
             return status
+    except BrokenPipeError:  # whoever read the result has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, ModuleNotFoundError) as error:
         running.say(arguments, error)
     except KeyboardInterrupt as interrupt:

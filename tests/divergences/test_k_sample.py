@@ -11,6 +11,7 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 
 from divergences.k_sample import holm, k_sample_test
+from divergences.resampling import Relabellings
 
 
 def disco(z: NDArray[np.float64], groups: NDArray[np.int64]) -> tuple[float, float]:
@@ -86,6 +87,30 @@ def test_level(ties: bool) -> None:
         )
     for alpha in (0.05, 0.1, 0.25):
         assert (np.array(pvalues) <= alpha).sum() <= stats.binom.ppf(1 - 1e-4, 200, alpha)
+
+
+def test_ties_stay_ties() -> None:
+    """Binary rows in groups of very unequal size: p counts labellings of equal counts as ties."""
+    generator = np.random.default_rng(0)
+    z = generator.integers(0, 2, size=(1210, 2)).astype(float)
+    sizes = (5, 5, 1200)
+    x, y, rest = np.split(z, [5, 10])
+    result = k_sample_test(
+        x, y, rest, n_resamples=200, rng=np.random.default_rng(3), pairwise=False
+    )
+    replay = np.random.default_rng(3)
+    replay.permutation(1210)
+    (labels,) = Relabellings(sizes, 200, replay).batches(1000)
+    kinds = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    of_kind = (z[:, None] == kinds).all(2).astype(float)  # [N, 4]
+    counts = [of_kind.T @ (labels == g) for g in range(3)]  # [4, B] each
+    within = sum(
+        np.einsum("kb,kl,lb->b", c, cdist(kinds, kinds), c) / (2 * n)
+        for c, n in zip(counts, sizes, strict=True)
+    )
+    reached = within[1:] <= within[0] + 1e-10
+    assert len(np.unique(within.round(9))) < 201  # there are ties
+    assert result.pvalue == (1 + reached.sum()) / 201
 
 
 def test_holm() -> None:

@@ -235,6 +235,31 @@ def test_tensors_of_other_libraries() -> None:
     assert result.pvalue == two_sample_test(x, y, n_resamples=60, rng=4).pvalue
 
 
+@pytest.mark.parametrize("products", ["wide", "narrow"])
+@pytest.mark.parametrize(("n", "m"), [(10, 1500), (40, 1470), (700, 800)])
+def test_ties_stay_ties(n: int, m: int, products: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Binary rows: the statistic is a function of counts. Labellings of equal counts are ties, to
+    be counted as such however unequal the groups."""
+    monkeypatch.setattr("divergences.two_sample.WIDE_WORK", 0 if products == "narrow" else 2**60)
+    generator = np.random.default_rng(n)
+    z = generator.integers(0, 2, size=(n + m, 2)).astype(float)
+    options: dict[str, Any] = {"method": "energy", "n_resamples": 300}
+    result = two_sample_test(z[:n], z[n:], rng=np.random.default_rng(5), **options)
+    replay = np.random.default_rng(5)
+    replay.permutation(n + m)
+    (labels,) = Relabellings((n, m), 300, replay).batches(1000)
+    kinds = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    of_kind = (z[:, None] == kinds).all(2).astype(float)  # [N, 4]
+    distance = np.linalg.norm(kinds[:, None] - kinds, axis=2)
+    x, y = of_kind.T @ (labels == 0), of_kind.T @ (labels == 1)  # counts [4, B]
+    within = [np.einsum("kb,kl,lb->b", c, distance, c) for c in (x, y)]
+    between = np.einsum("kb,kl,lb->b", x, distance, y)
+    values = 2 * between / (n * m) - within[0] / (n * (n - 1)) - within[1] / (m * (m - 1))
+    reached = values[1:] >= values[0] - 1e-13
+    assert len(np.unique(values.round(12))) < 301  # there are ties
+    assert result.pvalue == (1 + reached.sum()) / 301
+
+
 def test_random_generators() -> None:
     x, y = normal(0, 20, 2), normal(1, 20, 2)
     first = two_sample_test(x, y, n_resamples=50, rng=3)
@@ -340,7 +365,9 @@ def test_bad_input(x: object, y: object, arguments: dict[str, object], message: 
         two_sample_test(x, y, **arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("rng", ["seed", True, (0, np.random.default_rng(0))], ids=str)
+@pytest.mark.parametrize(
+    "rng", ["seed", True, (0, np.random.default_rng(0))], ids=["text", "flag", "two"]
+)
 def test_one_source_of_randomness(rng: Any) -> None:
     """Neither what is no seed, nor a seed and a Generator together."""
     with pytest.raises(TypeError, match="rng must be one of: a seed, a numpy Generator, a torch"):

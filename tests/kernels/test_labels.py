@@ -23,7 +23,7 @@ def samples(n: int, d: int, columns: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(n * d)
     z = torch.randn(n, d, generator=generator, dtype=torch.float64)
     z[n // 2] = z[0]  # a duplicate
-    v = torch.randint(0, 2, (n, columns), generator=generator) * 2 - 1
+    v = torch.randint(0, 2, (n, columns), generator=generator)
     return z, v.to(torch.int8)
 
 
