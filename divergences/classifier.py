@@ -164,7 +164,8 @@ def _scores(
     seed = int(generator.integers(2**32))
     if classifier is None or isinstance(classifier, nn.Module):
         with own_randomness(seed, x.device):
-            found = fit_critic(x, y, classifier)(test).cpu().numpy()
+            fitted = fit_critic(x.clone(), y.clone(), classifier)  # plain, not of inference mode
+            found = fitted(test.clone()).cpu().numpy()
     else:
         rows = torch.cat([x, y]).cpu().numpy()
         labels = np.repeat([1, 0], [len(x), len(y)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -91,11 +92,21 @@ def copy_to(critic: nn.Module, device: torch.device) -> nn.Module:
     return copy.deepcopy(critic).to(device)
 
 
+_ONE_AT_A_TIME = threading.RLock()  # torch's default generators are those of the process
+
+
 @contextmanager
 def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's generators, seeded, given back as they were: initial weights, batches and dropout
-    depend on ``seed`` alone, and the caller's randomness on nothing in here."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    depend on ``seed`` alone, and the caller's randomness on nothing in here. Nor do they depend on
+    the caller's modes (no gradients, inference, autocast); threads wait for one another."""
+    with (
+        _ONE_AT_A_TIME,
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+    ):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every device
         if device.type == "cuda":
             torch.cuda.default_generators[device.index].manual_seed(seed)

@@ -197,14 +197,15 @@ def fit_critic(x: Tensor, y: Tensor, critic: nn.Module | None = None) -> FittedC
     module = copy_to(chosen, x.device)
     rows, judged = [], []
     for sample in (x, y):
-        z = scaling(sample).to(dtype_of(module))[torch.randperm(len(sample))]
+        z = scaling(sample).to(dtype_of(module))[torch.randperm(len(sample), device="cpu")]
         count = 0 if few else min(VALIDATION_ROWS, len(z) // 5)
         judged.append(z[:count])
         rows.append(z[count:])
     p, q = rows
 
     def draw() -> tuple[Tensor, Tensor]:
-        return p[torch.randint(len(p), (BATCH,))], q[torch.randint(len(q), (BATCH,))]
+        i, j = (torch.randint(len(z), (BATCH,), device="cpu") for z in (p, q))
+        return p[i], q[j]
 
     train_critic(module, draw, None if few else (judged[0], judged[1]))
     return FittedCritic(scaling, module)
@@ -277,9 +278,10 @@ def fit_density_ratio(
             sample, name, 2 * FOLDS, f"cross-fitting needs at least {2 * FOLDS} rows of each"
         )
     generator, seed = generator_of(rng)
-    p, q = (torch.empty(len(rows), dtype=torch.float64, device=x.device) for rows in (x, y))
     critics = []
     with own_randomness(int(generator.integers(2**62)), x.device):
+        x, y = x.clone(), y.clone()  # which makes plain tensors of those of inference mode
+        p, q = (torch.empty(len(rows), dtype=torch.float64, device=x.device) for rows in (x, y))
         for held_x, held_y in zip(folds(x), folds(y), strict=True):
             critics.append(fit_critic(x[~held_x], y[~held_y], critic))
             p[held_x], q[held_y] = critics[-1](x[held_x]), critics[-1](y[held_y])

@@ -169,14 +169,15 @@ def stein_kernel(
     kernel: Kernel | str | None, bandwidth: Bandwidth | None, x: Tensor, *scores: Tensor
 ) -> Kernel:
     """The base kernel of Stein discrepancies on x with the scores [n, d] of one or more models,
-    resolved. A name without a bandwidth gets √(d / mean ‖s(x)‖²), the width of the Gaussian of as
-    much Fisher information."""
+    resolved. A name without a bandwidth gets √(d / E‖s(x)‖²), the width of the Gaussian of as much
+    Fisher information, with E from the median (over that of χ²_d/d), which outliers do not move."""
     name = "inverse_multiquadric" if kernel is None else kernel
     chosen = as_kernel(name, bandwidth, "median")
     check_stein_kernel(chosen)
-    information = float(torch.cat(scores).square().sum(1).mean())
+    d = x.shape[1]
+    information = float(torch.cat(scores).square().sum(1).median()) / (1.0 - 2.0 / (9.0 * d)) ** 3
     if bandwidth is None and isinstance(name, str) and 0.0 < information < math.inf:
-        chosen = as_kernel(name, math.sqrt(x.shape[1] / information), "median")
+        chosen = as_kernel(name, math.sqrt(d / information), "median")
     return chosen.resolve(x)
 
 

@@ -35,6 +35,7 @@ from .samples import (
     Rng,
     as_strata,
     check_resamples,
+    fits_narrow,
     generator_of,
     is_constant,
     warn_constant,
@@ -260,7 +261,8 @@ def _evaluate(
     a: Centred, b: Centred, plan: Permutations, show_progress: bool | None
 ) -> _Evaluation:
     """The statistics of all permutations. Raises ValueError where they are not finite."""
-    narrow = a.count**2 * len(b.kernel.terms) * plan.columns > WIDE_WORK
+    much = a.count**2 * len(b.kernel.terms) * plan.columns > WIDE_WORK
+    narrow = much and fits_narrow(a.z) and fits_narrow(b.z)
     sums = PermutedSums(a, b, narrow=narrow)
     width = max(1, min(plan.columns, BATCH_BYTES[a.z.device.type] // (24 * a.count)))
     total = -(-plan.columns // width) * sums.steps(width)

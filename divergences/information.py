@@ -85,9 +85,9 @@ def mutual_information(
     check_rows(x, "x", LEAST_ROWS, f"cross-fitting needs at least {LEAST_ROWS}")
     generator, seed = generator_of(rng)
     shifts = max(1, min(SHIFTS, MIXED_ROWS // len(x)))
-    pairs, width = torch.cat([x, y], 1), x.shape[1]
-    found = []
+    found, width = [], x.shape[1]
     with own_randomness(int(generator.integers(2**62)), x.device):
+        pairs = torch.cat([x, y], 1)
         for unseen in folds(x):
             fitted = _fit(pairs[~unseen], width, critic)
             found.append(_held_out_logits(fitted, pairs[unseen], width, shifts))
@@ -108,14 +108,15 @@ def _fit(pairs: Tensor, width: int, critic: nn.Module | None) -> FittedCritic:
     """Train on pairs [n, width + k] against the same rows mixed anew in every step."""
     scaling = Scaling(pairs)
     module = copy_to(Critic(pairs.shape[1]) if critic is None else critic, pairs.device)
-    z = scaling(pairs).to(dtype_of(module))[torch.randperm(len(pairs))]
+    z = scaling(pairs).to(dtype_of(module))[torch.randperm(len(pairs), device="cpu")]
     count = min(VALIDATION_ROWS, max(2, len(z) // 5))
     judged, z = z[:count], z[count:]
 
     def draw() -> tuple[Tensor, Tensor]:
-        i = torch.randint(len(z), (BATCH,))
+        i = torch.randint(len(z), (BATCH,), device="cpu")
         left = i.repeat(MIXED)
-        right = (left + torch.randint(1, len(z), left.shape)) % len(z)  # never its own
+        shift = torch.randint(1, len(z), left.shape, device="cpu")  # never its own
+        right = (left + shift) % len(z)
         return z[i], torch.cat([z[left, :width], z[right, width:]], 1)
 
     against = torch.cat([_mixed(judged, width, s) for s in _shifts(count, VALIDATION_SHIFTS)])

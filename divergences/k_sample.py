@@ -22,6 +22,7 @@ from .samples import (
     as_sample,
     as_samples,
     check_resamples,
+    fits_narrow,
     generator_of,
     is_constant,
     warn_constant,
@@ -120,7 +121,8 @@ def k_sample_test(
         source = SortedForms(pooled)
     else:
         work = len(pooled) ** 2 * len(chosen.terms) * plan.columns * len(sizes)
-        source = PairForms(pooled, chosen, narrow=work > WIDE_WORK, backend=backend)
+        narrow = work > WIDE_WORK and fits_narrow(pooled)
+        source = PairForms(pooled, chosen, narrow=narrow, backend=backend)
     diagonal = pooled.new_ones(len(pooled), dtype=torch.float64) * chosen.diagonal(pooled)
     within, total, tolerance = _dispersions(source, plan, sizes, pooled, diagonal, show_progress)
     ratio = (len(pooled) - len(sizes)) / (len(sizes) - 1)

@@ -202,9 +202,8 @@ def _stein(x: Tensor, scores: list[Tensor], kernel: Kernel) -> _Estimate:
 
 
 def _ratio(difference: float, error: float) -> float:
-    if error > 0.0:
-        return difference / error
-    return 0.0 if difference == 0.0 else math.copysign(math.inf, difference)
+    """z, or 0 where the rows show no spread to judge a difference by."""
+    return difference / error if error > 0.0 else 0.0
 
 
 def _pvalue(z: float, alternative: str) -> float:

@@ -73,6 +73,11 @@ def is_constant(pooled: Tensor) -> bool:
     return bool((pooled == pooled[0]).all())
 
 
+def fits_narrow(z: Tensor) -> bool:
+    """Whether fp32 holds powers of the distances between these rows, and products of such."""
+    return 1e-9 < float((z.amax(0) - z.amin(0)).max()) < 1e9
+
+
 def warn_constant(what: str) -> None:
     warnings.warn(f"all rows of {what} are equal: p = 1", stacklevel=3)
 

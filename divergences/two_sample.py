@@ -25,6 +25,7 @@ from .samples import (
     as_samples,
     as_strata,
     check_resamples,
+    fits_narrow,
     generator_of,
     is_constant,
     warn_constant,
@@ -244,7 +245,8 @@ def _source(method: str, s: _Setting, backend: str | None) -> Source:
         parts = [s.generator.permutation(count)[: count // size * size] for _ in range(PARTITIONS)]
         index = torch.from_numpy(np.concatenate(parts)).view(-1, size)
     pairs = count**2 if index is None else index.numel() * index.shape[1]
-    narrow = pairs * len(s.kernel.terms) * s.plan.columns > WIDE_WORK
+    much = pairs * len(s.kernel.terms) * s.plan.columns > WIDE_WORK
+    narrow = much and fits_narrow(s.pooled)
     if index is None:
         return PairForms(s.pooled, s.kernel, narrow=narrow, backend=backend)
     return BlockForms(s.pooled, s.kernel, index.to(s.pooled.device), narrow=narrow)

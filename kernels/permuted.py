@@ -33,6 +33,7 @@ TILE = 256  # rows of a tile that many permutations meet: K stays in the cache
 LEAST_TILE = 64
 WIDE_TIE = 1e-11  # of √(Σk̃²·Σl²): what rounding does to a sum at most; as tiles.EXPONENT_ERROR
 NARROW_TIE = 2e-7
+CENTRING = 1e-14  # of √(Σk²·Σl²)
 
 
 class _Group(NamedTuple):
@@ -153,6 +154,8 @@ class PermutedSums:
         self.x, self.y, self.narrow = x, y, narrow
         tie = NARROW_TIE if narrow else WIDE_TIE
         self.rounding = tie * torch.outer(x.products.diagonal(), y.squares).sqrt()
+        # what centring leaves of K, which is all there is of it where x is constant but for a row
+        self.rounding += CENTRING * torch.outer(x.squares, y.squares).sqrt()
 
     def steps(self, permutations: int) -> int:
         """How often a call with so many reports progress."""

@@ -94,7 +94,7 @@ class _Sweep:
         self, x: Tensor, scores: Tensor, kernel: Kernel, signs: Tensor | None, dtype: torch.dtype
     ) -> None:
         self.terms, self.scores, self.dtype = kernel.terms, scores, dtype
-        self.signs = torch.empty(len(x), 0, dtype=torch.int8) if signs is None else signs
+        self.signs = x.new_empty(len(x), 0, dtype=torch.int8) if signs is None else signs
         middle = centre(x.unsqueeze(0), None, "sqeuclidean")
         self.side = prepare(x.unsqueeze(0), None, middle, "sqeuclidean", tile_rows(x), False)
         rates = [abs(float(t.rate)) for t in kernel.terms]

@@ -137,9 +137,8 @@ def run(config: Config) -> list[Comparison]:
         OSError: the output folder cannot be written (found out before the training).
         KeyboardInterrupt: Ctrl-C; nothing is written.
     """
-    from divergences.plots.style import save_figure
     from vae.data import digits
-    from vae.figures import demo_figure
+    from vae.figures import demo_figure, save_figure
     from vae.training import fit
 
     config.out.mkdir(parents=True, exist_ok=True)

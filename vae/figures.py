@@ -14,7 +14,17 @@ with needs_extra():
     from matplotlib import colormaps
     from matplotlib.patches import Circle
 
-    from divergences.plots.style import GREY, INK, Axes, Figure, new_figure, style
+    from divergences.plots.style import GREY, INK, Axes, Figure, new_figure, save_figure, style
+
+__all__ = [
+    "class_plane",
+    "demo_figure",
+    "image_grid",
+    "latent_space",
+    "null_distribution",
+    "save_figure",
+    "scatter",
+]
 
 ACCENT = "#c1272d"
 

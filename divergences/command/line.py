@@ -251,8 +251,9 @@ def _goodness_of_fit(arguments: Namespace) -> int:
         estimate=arguments.estimate,
         **running.settings(arguments),
     )
-    x, model = arguments.x, arguments.model
-    words = f"{x} does not follow the model {model}", f"{x} was not found to depart from {model}"
+    x = arguments.x
+    model = "a normal distribution" if arguments.estimate else result.model
+    words = f"{x} does not follow {model}", f"{x} was not found to depart from {model}"
     return running.report(arguments, result, (x,), words)
 
 

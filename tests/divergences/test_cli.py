@@ -127,7 +127,7 @@ def test_the_other_tests(cli: Any) -> None:
     assert found.json["verdict"].startswith("x and y depend on each other: p = 0.02")
     found = cli("goodness-of-fit y.csv --model normal --seed 0 --n-resamples 99 --json")
     assert found.json["pvalue"] == goodness_of_fit_test(Y, n_resamples=99, rng=0).pvalue == 0.01
-    assert found.json["verdict"].startswith("y.csv does not follow the model normal")
+    assert found.json["verdict"].startswith("y.csv does not follow N(0, I)")
     found = cli("goodness-of-fit y.csv --estimate --seed 0 --n-resamples 99 --json")
     expected_fit = goodness_of_fit_test(Y, estimate=True, n_resamples=99, rng=0)
     assert found.json["pvalue"] == expected_fit.pvalue

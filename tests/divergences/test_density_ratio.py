@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -318,3 +320,24 @@ def test_what_fitting_refuses() -> None:
     ratio = fit_density_ratio(x, x, critic=nn.Linear(2, 1), rng=0)
     with pytest.raises(ValueError, match=r"points must have shape \[k, 2\]; got \[5, 3\]"):
         ratio(np.zeros((5, 3)))
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference"]
+)
+def test_the_modes_of_the_caller_do_not_matter(mode: Any) -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(60, 1)), generator.normal(1.0, 1.0, (60, 1))
+    expected = fit_density_ratio(x, y, rng=0).kl
+    with mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert fit_density_ratio(x, y, rng=0).kl == expected
+
+
+def test_threads_do_not_share_randomness() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(40, 1)), generator.normal(1.0, 1.0, (40, 1))
+    expected, before = fit_density_ratio(x, y, rng=0).kl, torch.random.get_rng_state()
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: fit_density_ratio(x, y, rng=0).kl, range(3)))
+    assert found == [expected] * 3
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -405,3 +405,10 @@ def test_report() -> None:
     assert "model MultivariateNormal" in str(found)
     assert found.kernels[0].bandwidth == pytest.approx(2.0)
     assert json.loads(found.to_json())["model"] == "MultivariateNormal"
+
+
+@pytest.mark.parametrize("outlier", [1e2, 1e6])
+def test_one_outlier_does_not_blind_the_stein_discrepancy(outlier: float) -> None:
+    x = np.random.default_rng(0).normal(0.8, 1.0, (100, 2))
+    x[0] = outlier
+    assert goodness_of_fit_test(x, method="ksd", n_resamples=199, rng=0).pvalue <= 0.02

@@ -279,3 +279,24 @@ def test_constant_data(method: Any) -> None:
 def test_bad_input(x: object, y: object, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         independence_test(x, y, **arguments)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_units_do_not_matter_for_much_work(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("divergences.independence.WIDE_WORK", 0)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(60, 1))
+    y = x + 0.1 * generator.normal(size=(60, 1))
+    for method in ("dcov", "hsic", "hsic-aggregated"):
+        result = independence_test(x * scale, y * scale, method=method, n_resamples=99, rng=0)
+        assert result.pvalue == 0.01
+
+
+@pytest.mark.parametrize("method", ["dcov", "hsic", "hsic-aggregated"])
+def test_a_sample_that_is_constant_but_for_one_row(method: Any) -> None:
+    """Its U-centred kernel matrix is 0: all permutations are ties."""
+    x = np.zeros((100, 1))
+    x[7] = 0.7
+    y = np.random.default_rng(0).normal(size=(100, 1))
+    for pair in ((x, y), (y, x)):
+        assert independence_test(*pair, method=method, n_resamples=99, rng=0).pvalue == 1.0

@@ -233,3 +233,10 @@ def test_report() -> None:
     assert loaded["closer"] == "p"
     assert loaded["confidence_interval"] == list(found.confidence_interval)
     assert "cannot tell" in str(relative_test(x, x + 1.0, x - 1.0))
+
+
+def test_no_spread_is_no_certainty() -> None:
+    """Two rows have equal influence: their standard error of 0 says nothing."""
+    x = np.array([[0.0], [1.0]])
+    result = relative_test(x, lambda t: 1.0 - t, lambda t: -1.0 - t, method="ksd")
+    assert (result.z, result.pvalue, result.closer) == (0.0, 1.0, None)

@@ -284,3 +284,14 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.labels.tolist() == ["a", "b", "a"]
     with pytest.raises(ValueError, match=r"column 2 \('site'\) has dtype <U1, not numbers"):
         read_table(path)
+
+
+def test_empty_cells_between_tabs_stay_in_their_column(tmp_path: Path) -> None:
+    file = tmp_path / "t.tsv"
+    file.write_text("a\tb\tc\n1\t1.5\t101\n7\t\t999\n\t7.5\t999\n")
+    for columns, row in ((["a", "b"], [7.0, np.nan]), (None, [7.0, np.nan, 999.0])):
+        found = read_table(str(file), columns=columns).values
+        np.testing.assert_array_equal(found[1], row)
+    np.testing.assert_array_equal(
+        read_table(str(file), columns=["a", "b"]).values[2], [np.nan, 7.5]
+    )

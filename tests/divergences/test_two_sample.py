@@ -17,6 +17,7 @@ from torch import Tensor
 from divergences import evaluation
 from divergences.classifier import classifier_test
 from divergences.energy import energy_distance
+from divergences.fuse import fuse_kernel
 from divergences.kernels import Gaussian, Linear
 from divergences.mmd import mmd2
 from divergences.resampling import Relabellings
@@ -381,3 +382,59 @@ def test_classifier_by_name() -> None:
     assert (result.statistic, result.pvalue) == (alone.statistic, alone.pvalue)
     with pytest.raises(ValueError, match="does not take strata"):
         two_sample_test(x, y, method="classifier", strata=np.zeros(120))
+
+
+class Frame:
+    """A data frame, as far as its columns go."""
+
+    def __init__(self, values: Any, columns: list[str]) -> None:
+        self.values, self.columns = np.asarray(values, dtype=float), columns
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[np.float64]:
+        return np.asarray(self.values, dtype=dtype)
+
+
+def test_data_frames_are_compared_column_by_column() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.normal([40, 20], 1, (2, 60, 2))
+    same = two_sample_test(Frame(x, ["age", "bmi"]), Frame(y, ["age", "bmi"]), rng=0)
+    assert same.pvalue == two_sample_test(x, y, rng=0).pvalue
+    with pytest.raises(ValueError, match="columns differ: x has age, bmi; y has bmi, age; choose"):
+        two_sample_test(Frame(x, ["age", "bmi"]), Frame(y[:, ::-1], ["bmi", "age"]), rng=0)
+
+
+@pytest.mark.parametrize("labels", [[None] * 40, [np.nan] * 20 + [1.0] * 20], ids=["None", "NaN"])
+def test_rows_without_a_stratum(labels: Any) -> None:
+    with pytest.raises(ValueError, match="of 40 rows have no stratum"):
+        two_sample_test(normal(0, 20, 1), normal(1, 20, 1), strata=labels)
+
+
+def test_rows_left_out_of_blocks_are_told() -> None:
+    result = two_sample_test(normal(0, 60, 1), normal(1, 40, 1), method="mmd-block", rng=0)
+    (note,) = result.notes
+    assert f"{100 - result.n - result.m} of 100 rows" in note
+    assert note in str(result)
+
+
+@pytest.mark.parametrize("method", ["mmd-fourier", "mmd-nystrom"])
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+def test_features_do_not_mind_an_offset(method: Any, offset: float) -> None:
+    x, y = normal(0, 150, 2) + offset, normal(1, 150, 2) + offset + 0.7
+    assert two_sample_test(x, y, method=method, n_resamples=199, rng=0).pvalue == 1 / 200
+
+
+def test_features_of_a_kernel_with_a_large_constant() -> None:
+    x, y = normal(0, 300, 1) + 1000.0, normal(1, 300, 1) + 1000.5
+    options: dict[str, Any] = {"kernel": "linear", "n_resamples": 199, "rng": 0}
+    assert two_sample_test(x, y, method="mmd-nystrom", **options).pvalue == 1 / 200
+
+
+def test_bandwidths_do_not_see_which_sample_is_which() -> None:
+    """Swapped samples, with the order of pooled rows swapped alike: the same bandwidths."""
+    x, y = normal(0, 900, 1), 50.0 * normal(1, 400, 1)
+    order = np.random.default_rng(0).permutation(1300)
+    there = fuse_kernel(torch.cat([x, y]), torch.from_numpy(order), "log")
+    back = fuse_kernel(torch.cat([y, x]), torch.from_numpy((order + 400) % 1300), "log")
+    assert [t.scale for t in there.terms] == [t.scale for t in back.terms]
+    head = fuse_kernel(torch.cat([x, y]), torch.arange(1300), "log")  # which has few rows of y
+    assert head.terms[9].scale < 0.8 * there.terms[9].scale  # type: ignore[operator]
