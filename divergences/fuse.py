@@ -1,9 +1,15 @@
 """MMD-FUSE: many kernels, one statistic (Biggs, Schrab & Gretton, NeurIPS 2023).
 
-T = log mean_k exp( n(n−1)·U_k / √(Σ_{i≠j} k² / n(n−1)) ), n the smaller sample size, U_k the
-unbiased squared MMD, and Σ k² over all pooled pairs, which no permutation changes. A soft maximum
-over kernels: one p-value, no correction for having looked at several scales. This is the
-temperature of the released code, to which the published power belongs.
+A soft maximum over kernels k, T = log mean_k exp S_k: one p-value, no correction for having looked
+at several scales. With U_k the unbiased squared MMD and n the smaller sample size,
+
+    S_k = n(n−1)·U_k / √(Σ_{i≠j} k² / n(n−1))      as published ("fuse-original"), over pooled pairs
+    S_k = 2 (U_k − mean U_k) / sd U_k              here ("fuse"), over all relabellings drawn
+
+The published S_k has the temperature of the released code, to which the published power belongs.
+Its null distribution is the wider the narrower the kernel, so that the narrowest rule the maximum
+and differences that wide kernels see are lost (docs/power.md). Standardised by its own permutation
+distribution, which no relabelling changes, every kernel weighs the same.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from torch import Tensor
 from .kernels import Gaussian, Kernel, Laplace
 
 BANDWIDTHS = 10  # of each family
+SHARPNESS = 2.0  # of the soft maximum, per standard deviation of the null
 ROWS = 1000  # pooled rows whose distances set the range of the bandwidths
 Spacing = Literal["log", "linear"]
 
@@ -49,7 +56,18 @@ def bandwidth_range(distances: Tensor, count: int, spacing: Spacing) -> list[flo
     return found
 
 
-def fuse_statistic(
+def standardised_fuse(
+    each: NDArray[np.float64], tolerances: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """T [B] of the statistics U [C, B] of every kernel and relabelling, and its tolerance for ties.
+    A kernel that tells no two relabellings apart counts as 0."""
+    spread = each.std(axis=1)
+    scale = SHARPNESS / np.where(spread > 10.0 * tolerances, spread, np.inf)
+    values = logsumexp(scale[:, None] * (each - each.mean(axis=1, keepdims=True)), axis=0)
+    return np.asarray(values) - math.log(len(each)), float((scale * tolerances).max())
+
+
+def published_fuse(
     each: NDArray[np.float64],
     squares: NDArray[np.float64],
     tolerances: NDArray[np.float64],

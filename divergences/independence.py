@@ -22,7 +22,7 @@ from .dependence import (
     distance_correlation,
     products,
 )
-from .fuse import bandwidth_range
+from .fuse import SHARPNESS, bandwidth_range
 from .kernels import Bandwidth, Gaussian, Kernel
 from .kernels.backends import check_backend
 from .kernels.bandwidth import MEDIAN_ROWS
@@ -44,7 +44,6 @@ from .samples import (
 Method = Literal["hsic-aggregated", "hsic", "dcov"]
 BANDWIDTHS = 5  # of either side of the aggregated test
 GRID_ROWS = 1000  # rows whose distances set their range
-SHARPNESS = 2.0  # of the soft maximum, per standard deviation of the null
 WIDE_WORK = 2**30  # n²·terms·permutations up to which L is formed in fp64
 BATCH_BYTES = {"cpu": 2**28, "cuda": 2**31}  # of the permutations held at a time
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .evaluation import evaluate, share, split
 from .features import FeatureForms, fourier_features, nystrom_features
 from .forms import BlockForms, PairForms, SortedForms, Source
-from .fuse import fuse_kernel, fuse_statistic
+from .fuse import fuse_kernel, published_fuse, standardised_fuse
 from .kernels import Bandwidth, Energy, Kernel, pair_sums
 from .kernels.bandwidth import MEDIAN_ROWS
 from .kernels.kernel import as_kernel
@@ -70,8 +70,9 @@ def two_sample_test(
 
             * "fuse": MMD-FUSE (Biggs, Schrab & Gretton 2023), ten Gaussian and ten L1-Laplace
               kernels aggregated into one statistic and one p-value. No scale to choose. Bandwidths
-              are log-spaced between half the 5 % and twice the 95 % quantile of pooled distances;
-              "fuse-original" spaces them linearly, as the paper does.
+              are log-spaced between half the 5 % and twice the 95 % quantile of pooled distances,
+              and each kernel is standardised by its permutation distribution; "fuse-original"
+              spaces them linearly and has the paper's normaliser (``divergences.fuse`` has both).
             * "mmd": the squared MMD of one kernel, or of a mixture.
             * "energy": the energy distance; no parameter, and O(N log N) for d = 1.
             * "classifier": ``divergences.classifier.classifier_test``, for comparison.
@@ -131,11 +132,13 @@ def two_sample_test(
     plan = Relabellings((len(x), len(y)), n_resamples, generator, groups)
     setting = _Setting(pooled, chosen, order, plan, generator, n_features or FEATURES, block_size)
     found = evaluate(_source(method, setting, backend), plan, pooled, show_progress)
-    statistics, tolerance = (
-        fuse_statistic(found.each, found.squares, found.tolerances, min(len(x), len(y)))
-        if fuse
-        else found.weighted()
-    )
+    if method == "fuse":
+        statistics, tolerance = standardised_fuse(found.each, found.tolerances)
+    elif method == "fuse-original":
+        smaller = min(len(x), len(y))
+        statistics, tolerance = published_fuse(found.each, found.squares, found.tolerances, smaller)
+    else:
+        statistics, tolerance = found.weighted()
     observed, null = split(statistics, plan.exact)
     return TwoSampleResult(
         statistic=observed,
