@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint types bench kernels-check clean
+.PHONY: help demo test lint types bench level kernels-check clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -28,8 +28,11 @@ lint: $(STAMP) ## ruff: lint and format
 types: $(STAMP) ## mypy --strict on the packages
 	$(BIN)/mypy
 
-bench: $(STAMP) ## time the losses on this CPU against what people use (some minutes)
+bench: $(STAMP) ## time losses and tests on this CPU against what people use (under ten minutes)
 	$(BIN)/python -m pytest bench -s
+
+level: $(STAMP) ## 1,000 samples under the null for every test and kind of data (half an hour)
+	$(BIN)/python -m pytest bench/test_level.py -m slow -s
 
 kernels-check: $(STAMP) ## compile every shipped GPU configuration for every architecture, no GPU needed
 	$(BIN)/python -m divergences.kernels.offline --full
