@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import dcor
 import numpy as np
 import pytest
 import torch
@@ -39,23 +38,48 @@ def song(x: Array, y: Array, sigma_x: float, sigma_y: float) -> float:
     return float((np.trace(k @ m) + mixed) / (n * (n - 3)))
 
 
-def test_measures_against_dcor_and_dense() -> None:
+def centred(z: Array, beta: float, unbiased: bool) -> Array:
+    """Distances to the power β, doubly centred (Székely, Rizzo & Bakirov 2007, eq. 2.8) or, without
+    the diagonal, U-centred (Székely & Rizzo 2014, eq. 2.1)."""
+    n = len(z)
+    a = np.sqrt(((z[:, None] - z[None]) ** 2).sum(-1)) ** beta
+    less, most = (2, (n - 1) * (n - 2)) if unbiased else (0, n * n)
+    rows = a.sum(0) / (n - less)
+    found = a - rows - rows[:, None] + a.sum() / most
+    return found * (1 - np.eye(n)) if unbiased else found
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5, 1.7])
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_distance_measures_against_dense(unbiased: bool, beta: float) -> None:
     x, y = dependent(90)
-    for beta in (1.0, 0.5, 1.7):
-        chosen = dict(exponent=beta)
-        for ours, theirs in (
-            (distance_covariance(x, y, **chosen), dcor.u_distance_covariance_sqr),
-            (distance_correlation(x, y, **chosen), dcor.u_distance_correlation_sqr),
-            (
-                distance_covariance(x, y, bias_corrected=False, **chosen),
-                dcor.distance_covariance_sqr,
-            ),
-            (
-                distance_correlation(x, y, bias_corrected=False, **chosen),
-                dcor.distance_correlation_sqr,
-            ),
-        ):
-            assert ours == pytest.approx(theirs(x, y, **chosen), rel=1e-10)
+    a, b = (centred(z, beta, unbiased) for z in (x, y))
+    chosen: Any = dict(bias_corrected=unbiased, exponent=beta)
+    pairs = 90 * 87 if unbiased else 90 * 90
+    assert distance_covariance(x, y, **chosen) == pytest.approx((a * b).sum() / pairs, rel=1e-10)
+    expected = (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
+    assert distance_correlation(x, y, **chosen) == pytest.approx(expected, rel=1e-10)
+
+
+DCOR = [
+    (False, 2.938307641667423, 0.6986867922407333),
+    (True, -0.8475659871887586, -0.40504792102511283),
+]
+
+
+def test_distance_measures_against_dcor() -> None:
+    """Values of dcor 0.7 for the matrices of its documentation, a fourth row added."""
+    x = np.arange(1.0, 17.0).reshape(4, 4)
+    y = np.array([[1, 0, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 1]])
+    for unbiased, covariance, correlation in DCOR:
+        found = distance_covariance(x, y, bias_corrected=unbiased)
+        assert found == pytest.approx(covariance, rel=1e-10)
+        found = distance_correlation(x, y, bias_corrected=unbiased)
+        assert found == pytest.approx(correlation, rel=1e-10)
+
+
+def test_kernel_measures_against_dense() -> None:
+    x, y = dependent(90)
     assert hsic(x, y, bandwidth_x=1.3, bandwidth_y=0.8) == pytest.approx(
         song(x, y, 1.3, 0.8), rel=1e-10
     )
