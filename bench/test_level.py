@@ -26,6 +26,7 @@ from divergences.two_sample import two_sample_test
 
 from .measure import RESULTS, commit
 
+pytestmark = pytest.mark.filterwarnings("ignore:all rows of")  # tiny tied samples, by chance
 REPEATS, RESAMPLES = 1000, 199
 ALPHAS = (0.01, 0.05, 0.1)
 Array = NDArray[np.float64]
