@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .forms import PART, Forms, Tick
 from .kernels import Kernel
-from .kernels.functions import GAUSSIAN, LAPLACE_L1
+from .kernels.functions import GAUSSIAN, LAPLACE_L1, Metric
 from .kernels.kernel import Term
-from .kernels.labels import TIES, metric_matrix
+from .kernels.labels import TIES
 from .kernels.subsample import hashed_rows
 
 Features = Callable[[Tensor], Tensor]  # rows [n, d] to features [n, F]
@@ -80,10 +80,18 @@ def nystrom_features(kernel: Kernel, landmarks: Tensor) -> Features:
 def _gram(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
     total = x.new_zeros(len(x), len(y))
     for t in kernel.terms:
-        s = metric_matrix(x, y, t.function.metric)
+        s = _metric_matrix(x, y, t.function.metric)
         rate = float(t.rate)
         total.add_(t.function.value(s, rate, t.shape, t.offset), alpha=t.coefficient)
     return total
+
+
+def _metric_matrix(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
+    """s of all pairs [n, m] at once, near pairs with the rounding of an fp64 Gram product."""
+    if metric == "inner":
+        return x @ y.T
+    distance = torch.cdist(x, y, p=1.0 if metric == "l1" else 2.0)
+    return distance if metric == "l1" else distance.square()
 
 
 class FeatureForms:

@@ -86,10 +86,9 @@ def goodness_of_fit_test(
         kernel, bandwidth: for "mmd" Gaussian kernels (default bandwidth "dimension", σ² = d/2, in
             units of the standardised sample); for "ksd" inverse multiquadric ones (the default,
             (1 + r²/c²)^−½, which does not lose sight of the tails: Gorham & Mackey 2017), rational
-            quadratic or Gaussian, with c = √(d / mean ‖s(x)‖²) unless given: the scale on which
+            quadratic or Gaussian, with c = √(d / E‖s(x)‖²) unless given: the scale on which
             the score changes. The customary "median" distance of the rows is that between modes
-            where there are several, and nearly blind then (one Gaussian against a mixture of two as
-            model, n = 100: power .12 instead of .88; elsewhere it was ahead by .07 at most).
+            where there are several, and nearly blind then.
         estimate: with model "normal" and "energy" or "mmd": mean and covariance are estimated, and
             again in every simulated sample. The statistic is affine invariant: the test is exact.
         n_resamples: B ≥ 1. "energy" and "mmd" simulate samples of the model; "ksd" flips signs

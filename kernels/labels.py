@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from .backends import choose
-from .functions import Metric
 from .kernel import Group, Kernel
 from .plan import Component, LabelSums, Wanted, decode, metric_of
 from .reference import Chunk, Role, Sweeper
@@ -178,14 +177,6 @@ def _centres(z: Tensor, group: Group) -> Tensor:
 
     found = torch.cat([means(part) for part in torch.split(z, CHUNK)], 1)
     return found - 0.5 * means(landmarks).mean(1, keepdim=True)
-
-
-def metric_matrix(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
-    """s of all pairs [n, m] at once, near pairs with the rounding of an fp64 Gram product."""
-    if metric == "inner":
-        return x @ y.T
-    distance = torch.cdist(x, y, p=1.0 if metric == "l1" else 2.0)
-    return distance if metric == "l1" else distance.square()
 
 
 class _LabelSweeper(Sweeper):

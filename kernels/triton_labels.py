@@ -1,4 +1,4 @@
-"""Label forms on CUDA: Σ_{i≠j} vᵢvⱼ k̂ᵢⱼ for many label vectors v = ±1, k̂ᵢⱼ = k(zᵢ, zⱼ) − aᵢ − aⱼ.
+"""Label forms on CUDA: Σ_{i≠j} vᵢvⱼ k̂ᵢⱼ for many label vectors v, k̂ᵢⱼ = k(zᵢ, zⱼ) − aᵢ − aⱼ.
 
 k̂ is formed once per pair, rounded to fp16 and written to a *panel*: some rows of the triangle i < j
 and some columns. The product of a panel with all label vectors is the library's (tensor cores,
@@ -206,7 +206,7 @@ def label_sweep(
     z: Tensor, components: tuple[Component, ...], rates: list[float], centres: Tensor, v: Tensor
 ) -> LabelSums:
     """z [N, d] in fp32, the rates of the components, centres a [C, N] in fp64, labels v [N, B] in
-    int8, ±1; see ``LabelSums``. Values that are not finite come out as NaN."""
+    int8; see ``LabelSums``. Values that are not finite come out as NaN."""
     count, columns = v.shape
     if count < 2 or z.shape[1] == 0 or columns == 0:
         raise ValueError(
