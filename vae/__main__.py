@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vae.demo import LAMBDA, Config, run
-from vae.objective import DIVERGENCES
+from vae.objectives import DIVERGENCES
 
 
 class _Parser(argparse.ArgumentParser):

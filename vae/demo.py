@@ -13,8 +13,11 @@ from torch import Tensor
 
 from divergences.results import TwoSampleResult
 from divergences.two_sample import two_sample_test
-from vae.models import VAE, GaussianLikelihood, StandardNormal, mlp
-from vae.objective import DIVERGENCES, InfoVAE
+from vae.likelihoods import GaussianLikelihood
+from vae.model import VAE
+from vae.networks import mlp
+from vae.objectives import DIVERGENCES, InfoVAE
+from vae.priors import StandardNormal
 
 LEVEL = 0.05
 # the original MMD-VAE in nats (`lambda_from_pixel_mean(64)`), and for the energy distance, whose

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from vae._extras import needs_extra
-from vae.models import VAE
+from vae.model import VAE
 
 with needs_extra():
     import lightning

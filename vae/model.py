@@ -1,0 +1,191 @@
+"""A VAE put together from its parts: encoder, decoder, likelihood, objective, prior."""
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Generator, Tensor, nn
+
+from divergences.kl import gaussian_log_density
+from vae.likelihoods import Likelihood
+from vae.objectives.objective import Objective
+from vae.priors import Prior
+from vae.terms import Terms, VAEOutput
+
+Posterior = Literal["gaussian", "deterministic", "implicit"]
+
+
+class Code(NamedTuple):
+    """q(z|x) of B rows and a draw from it, [B, M] each; None where the encoder defines none."""
+
+    mean: Tensor | None
+    log_variance: Tensor | None
+    z: Tensor
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """log q(z|x) at z [B, M] (or [S, B, M]), in nats: [B] (or [S, B]).
+
+        Raises:
+            ValueError: the encoder is deterministic or implicit.
+        """
+        if self.mean is None or self.log_variance is None:
+            raise ValueError("a deterministic or implicit encoder has no density q(z|x)")
+        return gaussian_log_density(z, self.mean, self.log_variance).sum(-1)
+
+
+class VAE(nn.Module):
+    """Encoder, decoder, likelihood, objective and prior in one module.
+
+    Args:
+        encoder: "gaussian": x [B, …] to [B, 2M], the means and log variances of q(z|x) side by
+            side; "deterministic": x to z [B, M]; "implicit": x and noise [B, M] ~ N(0, I) to
+            z [B, M].
+        decoder: z [B, M] to the parameters of the likelihood, [B, …].
+        likelihood: p(x|z).
+        objective: what `loss` is.
+        prior: p(z), with M dimensions.
+        posterior: "gaussian", "deterministic" or "implicit".
+
+    Raises:
+        ValueError: an unknown posterior, or an objective that needs what encoder or prior lack.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        objective: Objective,
+        prior: Prior,
+        posterior: Posterior = "gaussian",
+    ) -> None:
+        super().__init__()
+        if posterior not in get_args(Posterior):
+            raise ValueError(
+                f"posterior must be one of {', '.join(get_args(Posterior))}, got {posterior!r}"
+            )
+        objective.check(posterior, prior)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.objective = objective
+        self.prior = prior
+        self.posterior: Posterior = posterior
+
+    # --- Parts ---
+
+    def encode(
+        self, x: Tensor, *, noise: Tensor | None = None, generator: Generator | None = None
+    ) -> Code:
+        """q(z|x) and a draw from it.
+
+        Args:
+            x: [B, …].
+            noise: [B, M] draws from N(0, I); made from `generator` if None.
+
+        Raises:
+            ValueError: the encoder's output has another shape than `posterior` asks for.
+        """
+        if noise is None:
+            noise = self._noise(x, generator)
+        if self.posterior == "implicit":
+            return Code(None, None, self._checked(self.encoder(x, noise), len(x)))
+        encoded: Tensor = self.encoder(x)
+        if self.posterior == "deterministic":
+            z = self._checked(encoded, len(x))
+            return Code(z, None, z)
+        mean, log_variance = self._checked(encoded, len(x)).chunk(2, dim=1)
+        return Code(mean, log_variance, mean + (0.5 * log_variance).exp() * noise)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Mean of p(x|z): [B, M] to [B, …]."""
+        return self.likelihood.mean(self.decoder(z))
+
+    def sample(
+        self, n: int, *, generator: Generator | None = None, pixel_noise: bool = False
+    ) -> Tensor:
+        """[n, …] forward samples: the mean of p(x|z) at draws from the prior, or with
+        ``pixel_noise`` a draw from p(x|z)."""
+        like = next(self.decoder.parameters())
+        parameters = self.decoder(self.prior.sample(n, generator=generator, like=like))
+        if pixel_noise:
+            return self.likelihood.sample(parameters, generator=generator)
+        return self.likelihood.mean(parameters)
+
+    # --- A pass ---
+
+    def terms(self, x: Tensor, noise: Tensor, prior_sample: Tensor) -> Terms:
+        """Encode, decode and evaluate every term, from given draws [B, M] of N(0, I) and p(z)."""
+        code = self.encode(x, noise=noise)
+        parameters = self.decoder(code.z)
+        kl, kl_per_dimension = self._kl(code)
+        return Terms(
+            x=x,
+            mean=code.mean,
+            log_variance=code.log_variance,
+            z=code.z,
+            prior_sample=prior_sample,
+            decoded=self.likelihood.mean(parameters),
+            distortion=-self.likelihood.log_prob(x, parameters),
+            kl=kl,
+            kl_per_dimension=kl_per_dimension,
+            prior=self.prior,
+            decode=self.decode,
+        )
+
+    def forward(
+        self, x: Tensor, *, step: int | None = None, generator: Generator | None = None
+    ) -> VAEOutput:
+        """Encode, draw z by reparametrisation, decode, and evaluate every term.
+
+        Args:
+            x: [B, …] data.
+            step: number of steps taken, for the schedules; None is their end.
+            generator: source of z and of the prior's draws; None is torch's global one.
+
+        Raises:
+            ValueError: shapes that do not fit, or one row where D needs two.
+        """
+        noise = self._noise(x, generator)
+        prior_sample = self.prior.sample(len(x), generator=generator, like=noise)
+        terms = self.terms(x, noise, prior_sample)
+        loss = self.objective(terms, step)
+        return VAEOutput(**vars(terms), loss=loss.total, parts=loss.parts)
+
+    def weights(self) -> str:
+        """One line with the effective weights: β, λ, the divergence's weight, σ²."""
+        return f"{self.objective.describe()}, {self.likelihood.describe()}; nats per sample"
+
+    def autoencoder_parameters(self) -> list[nn.Parameter]:
+        """All but those of the objective's critics."""
+        critics = {id(parameter) for parameter in self.objective.parameters()}
+        return [p for p in self.parameters() if id(p) not in critics]
+
+    # --- Details ---
+
+    def _noise(self, x: Tensor, generator: Generator | None) -> Tensor:
+        dtype = next((p.dtype for p in self.encoder.parameters()), x.dtype)
+        return torch.randn(
+            len(x), self.prior.dim, generator=generator, device=x.device, dtype=dtype
+        )
+
+    def _kl(self, code: Code) -> tuple[Tensor | None, Tensor | None]:
+        if code.mean is None or code.log_variance is None:
+            return None, None
+        if self.prior.factorises:
+            per_dimension = self.prior.kl(code.mean, code.log_variance)
+            return per_dimension.sum(1), per_dimension
+        return code.log_density(code.z) - self.prior.log_prob(code.z), None
+
+    def _checked(self, encoded: Tensor, rows: int) -> Tensor:
+        gaussian = self.posterior == "gaussian"
+        expected = [rows, (2 if gaussian else 1) * self.prior.dim]
+        if list(encoded.shape) != expected:
+            what = (
+                "the means and log variances side by side"
+                if gaussian
+                else f"z under a {self.posterior} posterior"
+            )
+            raise ValueError(
+                f"the encoder must return {what}, {expected}, got {list(encoded.shape)}"
+            )
+        return encoded

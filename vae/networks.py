@@ -1,0 +1,97 @@
+"""Encoders and decoders; any module of these shapes will do in their place."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+MOST_HALVINGS = 4
+LEAST_SIDE = 4
+CHANNELS = 32
+
+
+def mlp(n_in: int, n_out: int, hidden: int = 300) -> nn.Sequential:
+    """Linear(n_in, hidden) → ReLU → Linear(hidden, n_out), the textbook encoder and decoder.
+
+    The encoder of D pixels to M codes is ``mlp(D, 2 * M)``, its mirror image ``mlp(M, D)``.
+    """
+    return nn.Sequential(nn.Linear(n_in, hidden), nn.ReLU(), nn.Linear(hidden, n_out))
+
+
+class ImplicitEncoder(nn.Module):
+    """z = net(x, ε): a q(z|x) that can be drawn from but has no density (AVB).
+
+    Args:
+        n_in: D, numbers of a row of x.
+        dim: M, of z and of the noise ε ~ N(0, I).
+        hidden: width.
+    """
+
+    def __init__(self, n_in: int, dim: int, hidden: int = 300) -> None:
+        super().__init__()
+        self.net = mlp(n_in + dim, dim, hidden)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """[B, …] and [B, M] to [B, M]."""
+        z: Tensor = self.net(torch.cat([x.flatten(1), noise], 1))
+        return z
+
+
+def _halvings(height: int, width: int) -> int:
+    """How often both sides can be halved without falling under ``LEAST_SIDE`` pixels."""
+    count = 0
+    while (
+        count < MOST_HALVINGS
+        and height % 2 == width % 2 == 0
+        and min(height, width) // 2 >= LEAST_SIDE
+    ):
+        height, width, count = height // 2, width // 2, count + 1
+    return count
+
+
+def conv_encoder(shape: Sequence[int], n_out: int, hidden: int = 256) -> nn.Sequential:
+    """Strided 4×4 convolutions that double the channels and halve the sides, then an MLP.
+
+    Args:
+        shape: (C, H, W) of an image.
+        n_out: numbers to return, 2M for a Gaussian q(z|x).
+        hidden: width of the MLP.
+
+    Returns:
+        [B, C, H, W] or [B, C·H·W] to [B, n_out].
+    """
+    channels, height, width = shape
+    layers: list[nn.Module] = [nn.Flatten(), nn.Unflatten(1, tuple(shape))]
+    for i in range(_halvings(height, width)):
+        layers += [nn.Conv2d(channels, CHANNELS << i, 4, stride=2, padding=1), nn.ReLU()]
+        channels, height, width = CHANNELS << i, height // 2, width // 2
+    return nn.Sequential(*layers, nn.Flatten(), mlp(channels * height * width, n_out, hidden))
+
+
+def conv_decoder(
+    dim: int, shape: Sequence[int], channels: int = 1, hidden: int = 256
+) -> nn.Sequential:
+    """The mirror image of ``conv_encoder``: an MLP, then transposed convolutions.
+
+    Args:
+        dim: M, latent dimensions.
+        shape: (C, H, W) of an image.
+        channels: of the likelihood, per number of the data.
+        hidden: width of the MLP.
+
+    Returns:
+        [B, M] to [B, channels·C·H·W].
+    """
+    count = _halvings(shape[1], shape[2])
+    if count == 0:
+        return nn.Sequential(mlp(dim, channels * math.prod(shape), hidden))
+    small = (CHANNELS << (count - 1), shape[1] >> count, shape[2] >> count)
+    layers: list[nn.Module] = [mlp(dim, math.prod(small), hidden), nn.ReLU()]
+    layers.append(nn.Unflatten(1, small))
+    for i in reversed(range(count)):
+        last = i == 0
+        n_out = channels * shape[0] if last else CHANNELS << (i - 1)
+        layers.append(nn.ConvTranspose2d(CHANNELS << i, n_out, 4, stride=2, padding=1))
+        layers.append(nn.Flatten() if last else nn.ReLU())
+    return nn.Sequential(*layers)

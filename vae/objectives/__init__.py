@@ -1,0 +1,34 @@
+"""The objectives of the family, all of one form: distortion + rate + weight · D(q(z)‖p(z))."""
+
+from vae.objectives.critics import (
+    AdversarialDivergence,
+    AdversarialKL,
+    CodeCritic,
+    DataCritic,
+    WassersteinCritic,
+)
+from vae.objectives.objective import InfoVAE, Objective, lambda_from_pixel_mean
+from vae.objectives.rates import Capacity, Rate, TotalCorrelation, WeightedKL
+from vae.objectives.schedules import Anneal, Constant, Cyclical, Schedule
+from vae.objectives.slots import DIVERGENCES, Divergence
+
+__all__ = [
+    "DIVERGENCES",
+    "AdversarialDivergence",
+    "AdversarialKL",
+    "Anneal",
+    "Capacity",
+    "CodeCritic",
+    "Constant",
+    "Cyclical",
+    "DataCritic",
+    "Divergence",
+    "InfoVAE",
+    "Objective",
+    "Rate",
+    "Schedule",
+    "TotalCorrelation",
+    "WassersteinCritic",
+    "WeightedKL",
+    "lambda_from_pixel_mean",
+]
