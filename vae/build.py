@@ -1,0 +1,192 @@
+"""From a configuration to its parts."""
+
+import math
+
+import torch
+
+from vae.config import Config
+from vae.data import Data, load
+from vae.likelihoods import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    GaussianLikelihood,
+    LaplaceLikelihood,
+    Likelihood,
+    PixelGaussianLikelihood,
+)
+from vae.model import VAE
+from vae.networks import ImplicitEncoder, conv_decoder, conv_encoder, mlp
+from vae.objectives import (
+    DIVERGENCES,
+    AdversarialKL,
+    Anneal,
+    Capacity,
+    CodeCritic,
+    Constant,
+    Cyclical,
+    DataCritic,
+    Divergence,
+    InfoVAE,
+    Objective,
+    Rate,
+    Schedule,
+    TotalCorrelation,
+    WassersteinCritic,
+    WeightedKL,
+    lambda_from_pixel_mean,
+)
+from vae.priors import LearnedGaussian, LearnedMixture, Prior, StandardNormal
+
+
+def load_data(config: Config) -> Data:
+    """The data of a run.
+
+    Raises:
+        ValueError, FileNotFoundError: as `vae.data.load`.
+    """
+    return load(
+        config.data,
+        root=config.root,
+        heldout=config.heldout,
+        seed=config.seed,
+        binarise=config.binarise,
+        size=config.size,
+        limit=config.limit,
+    )
+
+
+def resolve(config: Config, data: Data) -> Config:
+    """With the settings filled in that depend on the data: λ and the length of schedules."""
+    changes: dict[str, float | int] = {}
+    if config.lambda_ is None and config.divergence != "none":
+        changes["lambda_"] = config.beta + default_weight(config, math.prod(data.shape))
+    if config.schedule_steps is None:
+        per_epoch = max(1, len(data.train) // config.batch_size)
+        changes["schedule_steps"] = max(1, config.epochs * per_epoch // 2)
+    return config.replace(**changes)
+
+
+def default_weight(config: Config, n_pixels: int) -> float:
+    """The weight of D where none is given, in nats; see the table of `python -m vae presets`.
+
+    For other likelihoods than the Gaussian, σ² is what `Config.variance` says (1).
+    """
+    by_divergence = {
+        "mmd": lambda_from_pixel_mean(n_pixels, config.variance),
+        "energy": lambda_from_pixel_mean(n_pixels, config.variance, 0.25),
+        "imq": 100.0 / config.variance,
+        "sliced": lambda_from_pixel_mean(n_pixels, config.variance),
+        "critic": 10.0,
+        "wasserstein": lambda_from_pixel_mean(n_pixels, config.variance, 0.25),
+    }
+    return by_divergence[config.divergence.removesuffix("-normal")]
+
+
+def build_model(config: Config, data: Data) -> VAE:
+    """The untrained model of a resolved configuration; its weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        return _model(config, data)
+
+
+def _model(config: Config, data: Data) -> VAE:
+    likelihood = _likelihood(config)
+    n_in, dim = math.prod(data.shape), config.latent
+    n_codes = 2 * dim if config.posterior == "gaussian" else dim
+    encoder: torch.nn.Module
+    if config.network == "conv":
+        if len(data.shape) != 3:
+            raise ValueError(
+                f"convolutions need images, but a row of {data.name} has shape {data.shape}: "
+                "take the mlp"
+            )
+        if config.posterior == "implicit":
+            raise ValueError("an implicit encoder is an mlp of x and noise: take --network mlp")
+        encoder = conv_encoder(data.shape, n_codes, config.hidden)
+        decoder = conv_decoder(dim, data.shape, likelihood.channels, config.hidden)
+    else:
+        if config.posterior == "implicit":
+            encoder = ImplicitEncoder(n_in, dim, config.hidden)
+        else:
+            encoder = mlp(n_in, n_codes, config.hidden)
+        decoder = mlp(dim, likelihood.channels * n_in, config.hidden)
+    objective = build_objective(config, n_in)
+    return VAE(encoder, decoder, likelihood, objective, _prior(config), config.posterior)
+
+
+def _likelihood(config: Config) -> Likelihood:
+    match config.likelihood:
+        case "gaussian":
+            return GaussianLikelihood(config.variance)
+        case "gaussian-learned":
+            return GaussianLikelihood(config.variance, learned=True)
+        case "gaussian-pixel":
+            return PixelGaussianLikelihood(config.variance)
+        case "bernoulli":
+            return BernoulliLikelihood()
+        case "laplace":
+            return LaplaceLikelihood(config.scale)
+        case "categorical":
+            return CategoricalLikelihood(config.levels)
+
+
+def _prior(config: Config) -> Prior:
+    match config.prior:
+        case "normal":
+            return StandardNormal(config.latent)
+        case "gaussian":
+            return LearnedGaussian(config.latent)
+        case "mixture":
+            return LearnedMixture(config.latent, config.components)
+
+
+def build_objective(config: Config, n_in: int) -> Objective:
+    """The objective of a resolved configuration for rows of ``n_in`` numbers."""
+    divergence = _divergence(config)
+    data_critic = DataCritic(n_in) if config.data_critic else None
+    plain = config.rate == "kl" and config.schedule == "constant" and data_critic is None
+    if divergence is None:
+        return Objective(_rate(config, n_in), data_critic=data_critic)
+    assert config.lambda_ is not None
+    if plain:
+        return InfoVAE(config.alpha, config.lambda_, divergence)
+    weight = config.lambda_ - (config.beta if config.rate == "kl" else 0.0)
+    return Objective(_rate(config, n_in), divergence, weight, data_critic)
+
+
+def _rate(config: Config, n_in: int) -> Rate:
+    match config.rate:
+        case "kl":
+            return WeightedKL(_schedule(config, config.beta))
+        case "capacity":
+            return Capacity(config.gamma, _schedule(config, config.capacity))
+        case "tc":
+            return TotalCorrelation(
+                config.mutual_weight,
+                config.beta,
+                config.dimension_weight,
+                estimator=config.estimator,
+            )
+        case "adversarial":
+            return AdversarialKL(n_in, config.latent, config.beta)
+
+
+def _schedule(config: Config, final: float) -> Schedule:
+    if config.schedule == "constant":
+        return Constant(final)
+    assert config.schedule_steps is not None
+    if config.schedule == "cyclical":
+        return Cyclical(config.start, final, config.schedule_steps, config.cycles)
+    return Anneal(config.start, final, config.schedule_steps, config.schedule)
+
+
+def _divergence(config: Config) -> Divergence | None:
+    match config.divergence:
+        case "none":
+            return None
+        case "critic":
+            return CodeCritic(config.latent)
+        case "wasserstein":
+            return WassersteinCritic(config.latent, config.constraint)
+        case name:
+            return DIVERGENCES[name]

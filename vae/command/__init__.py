@@ -1,0 +1,1 @@
+"""`python -m vae`: train, resume, evaluate, look."""

@@ -1,0 +1,185 @@
+"""Everything a run depends on, flat, so that a flag overrides it and a YAML file holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_type_hints
+
+from divergences.kl_decomposition import MinibatchEstimator
+from vae.model import Posterior
+from vae.objectives.critics import Constraint
+
+Binarise = Literal["none", "dynamic", "fixed"]
+Network = Literal["mlp", "conv"]
+PriorName = Literal["normal", "gaussian", "mixture"]
+LikelihoodName = Literal[
+    "gaussian", "gaussian-learned", "gaussian-pixel", "bernoulli", "laplace", "categorical"
+]
+RateName = Literal["kl", "capacity", "tc", "adversarial"]
+ScheduleName = Literal["constant", "linear", "cosine", "cyclical"]
+DivergenceName = Literal[
+    "none",
+    "mmd",
+    "energy",
+    "mmd-normal",
+    "energy-normal",
+    "imq",
+    "sliced",
+    "critic",
+    "wasserstein",
+]
+
+
+def _option(default: Any, help_: str) -> Any:
+    return field(default=default, metadata={"help": help_})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run. What is None is filled in by `vae.build.resolve` from the data.
+
+    Raises:
+        ValueError: a value outside its range, with the range.
+    """
+
+    preset: str = _option("mmd-vae", "the named objective that the other flags start from")
+
+    data: str = _option("digits", "a named data set, an .npy or .npz file, a folder of images")
+    root: str | None = _option(None, "folder of the IDX files of mnist and fashion-mnist")
+    binarise: Binarise = _option("none", "pixels to 0 and 1: drawn anew each time, or once")
+    heldout: int | None = _option(None, "rows kept from training, where the data bring no split")
+    limit: int | None = _option(None, "use this many rows of the data at most")
+    size: int | None = _option(None, "side in pixels to which a folder's images are brought")
+
+    network: Network = _option("mlp", "encoder and decoder")
+    hidden: int = _option(300, "width of their hidden layer")
+    latent: int = _option(10, "M, number of latent dimensions")
+    posterior: Posterior = _option("gaussian", "what the encoder returns")
+    prior: PriorName = _option("normal", "p(z): N(0, I), or a learned Gaussian or mixture")
+    components: int = _option(10, "of a mixture prior")
+
+    likelihood: LikelihoodName = _option("gaussian", "p(x|z)")
+    variance: float = _option(
+        1.0, "σ² of a Gaussian likelihood, its start if learned, its floor if per pixel"
+    )
+    scale: float = _option(1.0, "b of a Laplace likelihood: an L1 term of weight 1/b")
+    levels: int = _option(256, "values of a categorical likelihood")
+
+    rate: RateName = _option("kl", "what is made of KL(q(z|x)‖p(z))")
+    beta: float = _option(0.0, "β = 1−α, weight of the KL; of the total correlation for tc")
+    schedule: ScheduleName = _option("constant", "how β, or the capacity, gets to its final value")
+    start: float = _option(0.0, "where it starts")
+    schedule_steps: int | None = _option(None, "steps it takes (half of the run)")
+    cycles: int = _option(4, "of a cyclical schedule")
+    gamma: float = _option(100.0, "γ of γ·|KL − C|")
+    capacity: float = _option(10.0, "final C in nats")
+    mutual_weight: float = _option(1.0, "of the mutual information, for tc")
+    dimension_weight: float = _option(1.0, "of the dimension-wise KL, for tc")
+    estimator: MinibatchEstimator = _option("stratified", "of q(z) in a batch, for tc")
+    divergence: DivergenceName = _option("mmd", "D(q(z)‖p(z))")
+    lambda_: float | None = _option(
+        None, "λ: D has weight α+λ−1, in nats (see `presets` for what is taken if it is not given)"
+    )
+    constraint: Constraint = _option("gradient-penalty", "of a Wasserstein critic")
+    data_critic: bool = _option(False, "a critic of reconstructions and samples, as in the α-GAN")
+
+    epochs: int = _option(100, "passes over the training rows")
+    batch_size: int = _option(100, "rows to a step")
+    learning_rate: float = _option(1e-3, "of Adam at the first step, decaying to 0 on a cosine")
+    critic_learning_rate: float | None = _option(None, "of the critics (that of the rest)")
+    critic_steps: int = _option(1, "steps of the critics to one of the rest")
+    patience: int | None = _option(None, "stop after so many epochs without a better held-out loss")
+    check_every: int | None = _option(None, "steps between looks at held-out rows (an epoch)")
+    seed: int = _option(0, "of the split, the initial weights and every draw")
+    accelerator: str = _option("auto", "Lightning's: auto, cpu, gpu, mps …")
+    devices: int = _option(1, "number of them; the divergence sees the whole batch")
+    precision: str = _option("32-true", "Lightning's: 32-true, bf16-mixed, 16-mixed, 64-true")
+    compile: bool = _option(False, "torch.compile")
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            choices, value = get_args(hint), getattr(self, name)
+            if choices and isinstance(choices[0], str) and value not in choices:
+                raise ValueError(
+                    f"{_flag(name)} must be one of {', '.join(choices)}, got {value!r}"
+                )
+        for name in ("latent", "hidden", "components", "epochs", "cycles", "critic_steps"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("heldout", "limit", "size", "schedule_steps", "patience", "check_every"):
+            value = getattr(self, name)
+            self._check(name, value is None or value >= 1, "at least 1")
+        self._check("batch_size", self.batch_size >= 2, "at least 2")
+        self._check("levels", self.levels >= 2, "at least 2")
+        self._check("devices", self.devices >= 1, "at least 1")
+        self._check("seed", 0 <= self.seed < 2**31, "between 0 and 2^31 - 1")
+        for name in ("variance", "scale", "learning_rate"):
+            value = getattr(self, name)
+            self._check(name, value > 0 and math.isfinite(value), "positive and finite")
+        for name in ("beta", "start", "capacity", "gamma", "mutual_weight", "dimension_weight"):
+            self._check(name, math.isfinite(getattr(self, name)), "finite")
+        if self.lambda_ is not None:
+            self._check("lambda_", math.isfinite(self.lambda_), "finite")
+
+    def _check(self, name: str, passed: bool, need: str) -> None:
+        if not passed:
+            raise ValueError(f"{_flag(name)} must be {need}, got {getattr(self, name)}")
+
+    @property
+    def alpha(self) -> float:
+        """α = 1 − β of the InfoVAE."""
+        return 1 - self.beta
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with other values."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, `lambda_` as ``lambda``."""
+        return {name.rstrip("_"): value for name, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: unknown names, or values of another type.
+        """
+        known = {f.name.rstrip("_"): f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(map(str, unknown))}")
+        hints = get_type_hints(cls)
+        for name, value in values.items():
+            if not _fits(value, hints[known[name]]):
+                raise ValueError(f"{name} must be {_words(hints[known[name]])}, got {value!r}")
+        return cls(**{known[name]: value for name, value in values.items()})
+
+
+def _flag(name: str) -> str:
+    return name.rstrip("_").replace("_", "-")
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    kinds: tuple[Any, ...] = get_args(hint) or (hint,)
+    return tuple(str if isinstance(kind, str) else kind for kind in kinds)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kinds = _kinds(hint)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+
+
+def _words(hint: Any) -> str:
+    names = {
+        type(None): "null",
+        str: "text",
+        float: "a number",
+        int: "an integer",
+        bool: "true or false",
+    }
+    return " or ".join(dict.fromkeys(names[kind] for kind in _kinds(hint)))

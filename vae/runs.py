@@ -1,0 +1,180 @@
+"""The folder of a run: what it was told, on what, and what came of it.
+
+    config.yaml      every setting, resolved: `python -m vae fit --config` repeats the run
+    versions.json    of the libraries, and a hash of the training rows
+    metrics.csv      one row per look at the held-out rows
+    checkpoints/     best.ckpt and last.ckpt
+    evaluation.json  what `evaluate` found
+    figures/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import divergences
+from divergences.files import replacing
+from vae._extras import needs_extra
+from vae.build import build_model, load_data, resolve
+from vae.config import Config
+from vae.data import Data
+from vae.model import VAE
+
+with needs_extra():
+    import yaml
+
+CONFIG, VERSIONS = "config.yaml", "versions.json"
+OWN = (CONFIG, VERSIONS, "metrics.csv", "evaluation.json", "checkpoints", "figures")
+
+Which = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with its configuration, resolved, and its data."""
+
+    folder: Path
+    config: Config
+    data: Data
+
+    @classmethod
+    def create(cls, folder: Path, config: Config, *, overwrite: bool = False) -> Run:
+        """A new run; `config` need not be resolved.
+
+        Raises:
+            FileExistsError: the folder holds a run, and `overwrite` is not set.
+            ValueError, OSError: data that cannot be loaded, a folder that cannot be written.
+        """
+        if (folder / CONFIG).exists() and not overwrite:
+            raise FileExistsError(
+                f"{folder} holds a run: `resume` it, name another folder with --out, "
+                "or replace it with --overwrite"
+            )
+        if Path(config.data).exists():
+            config = config.replace(data=str(Path(config.data).resolve()))
+        data = load_data(config)
+        run = cls(folder, resolve(config, data), data)
+        run.untrained()  # refuses what does not fit together before anything is replaced
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in OWN if overwrite else ():
+            _remove(folder / name)
+        write_json(folder / VERSIONS, _versions(data))
+        write_text(folder / CONFIG, yaml.safe_dump(run.config.to_dict(), sort_keys=False))
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """A run that is there.
+
+        Raises:
+            FileNotFoundError: it is not.
+            ValueError: its configuration cannot be read by this version, or the data changed.
+        """
+        config = read_config(folder / CONFIG)
+        data = load_data(config)
+        written = _read_versions(folder).get("data")
+        if written is not None and written != _fingerprint(data):
+            raise ValueError(
+                f"{config.data} is not what {folder} was trained on: its rows have changed"
+            )
+        return cls(folder, config, data)
+
+    @property
+    def figures(self) -> Path:
+        """Made where it is missing."""
+        path = self.folder / "figures"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def untrained(self) -> VAE:
+        """The model before its first step."""
+        return build_model(self.config, self.data)
+
+    def model(self, which: Which = "best") -> VAE:
+        """The trained model, in evaluation mode, on the CPU.
+
+        Raises:
+            FileNotFoundError: no checkpoint has been written yet.
+            ValueError: the checkpoint is corrupt or of another model.
+        """
+        from vae.training import load_weights
+
+        model = self.untrained()
+        load_weights(model, self.folder / "checkpoints" / f"{which}.ckpt")
+        return model.eval()
+
+
+def read_config(path: Path) -> Config:
+    """A configuration from YAML.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not YAML, or settings that this version does not know.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {path.parent} does not hold a run")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no settings")
+        return Config.from_dict(values)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        by = _read_versions(path.parent).get("divergences")
+        origin = f" (written by divergences {by}, this is {divergences.__version__})" if by else ""
+        detail = " ".join(str(error).split())
+        raise ValueError(f"{path}{origin}: {detail}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Atomically and strictly: no NaN."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _versions(data: Data) -> dict[str, str]:
+    packages = ("torch", "lightning", "numpy", "scikit-learn")
+    return {
+        "divergences": divergences.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": _fingerprint(data),
+    }
+
+
+def _read_versions(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / VERSIONS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _fingerprint(data: Data) -> str:
+    digest = hashlib.sha256()
+    for rows in (data.train, data.heldout):
+        digest.update(rows.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
