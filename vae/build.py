@@ -69,14 +69,14 @@ def resolve(config: Config, data: Data) -> Config:
 def default_weight(config: Config, n_pixels: int) -> float:
     """The weight of D where none is given, in nats; see the table of `python -m vae presets`.
 
-    For other likelihoods than the Gaussian, σ² is what `Config.variance` says (1).
+    σ² is `Config.variance`: where it is learned, its start; for other likelihoods, 1.
     """
     by_divergence = {
         "mmd": lambda_from_pixel_mean(n_pixels, config.variance),
         "energy": lambda_from_pixel_mean(n_pixels, config.variance, 0.25),
         "imq": 100.0 / config.variance,
         "sliced": lambda_from_pixel_mean(n_pixels, config.variance),
-        "critic": 10.0,
+        "critic": 1.0,
         "wasserstein": lambda_from_pixel_mean(n_pixels, config.variance, 0.25),
     }
     return by_divergence[config.divergence.removesuffix("-normal")]

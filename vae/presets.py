@@ -22,6 +22,8 @@ class Preset:
 
 
 DETERMINISTIC: Mapping[str, Any] = {"beta": 0.0, "posterior": "deterministic"}
+# beside a KL σ² decides what a code is worth: at σ² = 1 the digits are worth none, and q(z|x) = p
+LEARNED: Mapping[str, Any] = {"likelihood": "gaussian-learned", "variance": 0.1}
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -29,26 +31,27 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "the variational autoencoder",
             "−log p(x|z) + KL(q(z|x)‖p)",
             "Kingma & Welling 2014, arXiv:1312.6114",
-            {"beta": 1.0, "divergence": "none"},
+            {**LEARNED, "beta": 1.0, "divergence": "none"},
         ),
         "beta-vae": Preset(
             "a constant weight on the KL",
             "−log p(x|z) + β·KL(q(z|x)‖p), β = 4",
             "Higgins et al. 2017, OpenReview Sy2fzU9gl",
-            {"beta": 4.0, "divergence": "none"},
+            {**LEARNED, "beta": 4.0, "divergence": "none"},
             "β is a weight between nats and nats. At σ² it is the VAE of noise σ²β, up to scale.",
         ),
         "beta-anneal": Preset(
             "β that rises, falls (--start 10) or cycles (--schedule cyclical)",
             "−log p(x|z) + β(t)·KL(q(z|x)‖p), β from 0 to 1 in the first half of the run",
             "Bowman et al. 2016, arXiv:1511.06349; cyclical: Fu et al. 2019, arXiv:1903.10145",
-            {"beta": 1.0, "divergence": "none", "schedule": "linear"},
+            {**LEARNED, "beta": 1.0, "divergence": "none", "schedule": "linear"},
         ),
         "beta-capacity": Preset(
             "a rate that is told",
             "−log p(x|z) + γ·|KL(q(z|x)‖p) − C(t)|, C from 0 to 10 nats, γ = 100",
             "Burgess et al. 2018, arXiv:1804.03599, eq. 8",
             {
+                **LEARNED,
                 "rate": "capacity",
                 "divergence": "none",
                 "schedule": "linear",
@@ -62,21 +65,21 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "a weight on the total correlation alone",
             "−log p(x|z) + MI + β·TC + Σ_j KL(q(z_j)‖p_j), β = 6",
             "Chen et al. 2018, arXiv:1802.04942, eq. 4",
-            {"rate": "tc", "beta": 6.0, "divergence": "none"},
+            {**LEARNED, "rate": "tc", "beta": 6.0, "divergence": "none"},
             differs="stratified sampling with its own two weights on the diagonal and beside it",
         ),
         "infovae": Preset(
             "the VAE and a divergence of the aggregate",
             "−log p(x|z) + (1−α)·KL(q(z|x)‖p) + (α+λ−1)·MMD²(q(z), p), α = 0",
             "Zhao, Song & Ermon 2019, arXiv:1706.02262, eq. 6",
-            {"beta": 1.0, "divergence": "mmd"},
+            {**LEARNED, "beta": 1.0, "divergence": "mmd"},
             "α+λ−1 = D/2σ²: 1·MMD² beside a pixel-mean squared error, as in the authors' code.",
         ),
         "infovae-energy": Preset(
             "the same with the energy distance: no bandwidth",
             "−log p(x|z) + (1−α)·KL(q(z|x)‖p) + (α+λ−1)·E(q(z), p), α = 0",
             "Zhao, Song & Ermon 2019, eq. 6; Székely & Rizzo 2013",
-            {"beta": 1.0, "divergence": "energy"},
+            {**LEARNED, "beta": 1.0, "divergence": "energy"},
             "α+λ−1 = D/8σ²: the energy distance of codes is about four times the MMD².",
         ),
         "mmd-vae": Preset(
@@ -98,23 +101,30 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "a critic of codes: adversarial autoencoder, WAE-GAN",
             "−log p(x|z) + λ·KL(q(z)‖p), the KL ≈ −E_q logit C(z)",
             "Makhzani et al. 2015, arXiv:1511.05644; Tolstikhin et al. 2018, algorithm 1",
-            {**DETERMINISTIC, "divergence": "critic"},
-            "λ counts nats per nat.",
+            {**DETERMINISTIC, "divergence": "critic", "variance": 0.05},
+            "λ = 1, nats for nats: −log p and KL(q(z)‖p) are two of the three terms of the ELBO.",
             "−logit C rather than −log C, so that the term is a KL in nats",
         ),
         "avb": Preset(
             "a VAE whose q(z|x) is any network of x and noise",
             "−log p(x|z) + β·KL(q(z|x)‖p), the KL ≈ E_q T(x, z), β = 1",
             "Mescheder, Nowozin & Geiger 2017, arXiv:1701.04722, algorithm 1",
-            {"rate": "adversarial", "beta": 1.0, "posterior": "implicit", "divergence": "none"},
+            {
+                **LEARNED,
+                "rate": "adversarial",
+                "beta": 1.0,
+                "posterior": "implicit",
+                "divergence": "none",
+                "critic_steps": 3,
+            },
             differs="without adaptive contrast",
         ),
         "wae-critic": Preset(
             "Wasserstein-1 of codes, by a Lipschitz critic",
             "−log p(x|z) + λ·W₁(q(z), p), W₁ = sup E_p f − E_q f",
             "Arjovsky et al. 2017, arXiv:1701.07875; Gulrajani et al. 2017, arXiv:1704.00028",
-            {**DETERMINISTIC, "divergence": "wasserstein"},
-            "W₁ is in units of z; λ is our choice.",
+            {**DETERMINISTIC, "divergence": "wasserstein", "critic_steps": 5},
+            "W₁ is in units of z; λ = D/8σ² is our choice.",
             "the constraint is named: --constraint gradient-penalty, spectral or clip",
         ),
         "wae-sliced": Preset(
@@ -122,7 +132,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "−log p(x|z) + λ·SW₂²(q(z), p), 50 lines",
             "Kolouri et al. 2018, arXiv:1804.01947",
             {**DETERMINISTIC, "divergence": "sliced"},
-            "in squared units of z; λ is our choice.",
+            "in squared units of z; λ = D/2σ² is our choice.",
         ),
         "alpha-gan": Preset(
             "critics of codes and of images",
@@ -131,7 +141,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             {
                 **DETERMINISTIC,
                 "divergence": "critic",
-                "lambda_": 1.0,
                 "likelihood": "laplace",
                 "scale": 0.1,
                 "data_critic": True,

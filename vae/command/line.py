@@ -28,6 +28,7 @@ EPILOG = """\
 exit status  0 done; 1 it failed (diverged, a missing extra, a full disk); 2 wrong usage or input;
              130 interrupted
 """
+PIXEL_NOISE = "draw from p(x|z), not its mean"
 
 
 class _Parser(ArgumentParser):
@@ -141,7 +142,7 @@ def _picture(name: str, what: str, count: int, counted: str) -> Callable[[Sequen
             argument("--out", type=Path | None, default=None, help="PNG, PDF, .npy (in the run)")
             argument("--seed", type=int, default=0, help="of every draw")
             if name == "sample":
-                argument("--pixel-noise", action="store_true", help="draw from p(x|z), not its mean")
+                argument("--pixel-noise", action="store_true", help=PIXEL_NOISE)
 
         given = _of_run(name, what, argv, add).as_dict()
         folder, which, n = given.pop("run"), given.pop("checkpoint"), given.pop("n")
@@ -157,7 +158,7 @@ def _compare(argv: Sequence[str]) -> None:
         argument("--method", type=str, default="fuse", help="of `two_sample_test`: fuse, mmd, …")
         argument("--n", type=int | None, default=None, help="rows of each sample, at most")
         argument("--resamples", type=int, default=999, help="permutations")
-        argument("--pixel-noise", action="store_true", help="draw from p(x|z), not its mean")
+        argument("--pixel-noise", action="store_true", help=PIXEL_NOISE)
         argument("--out", type=Path | None, default=None, help="figure (in the run)")
         argument("--seed", type=int, default=0, help="of every draw")
         argument("--json", action="store_true", help="print JSON")

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vae.config import Config
 from vae.data import Data
 from vae.demo import Config as Demo
 from vae.presets import PRESETS, configure
-from vae.runs import Run, Which, write_json
+from vae.runs import Run
 
 
 class Failed(Exception):
@@ -91,7 +87,7 @@ def presets(name: str | None) -> None:
         return
     configure(name)  # refuses unknown names
     preset = PRESETS[name]
-    settings = ", ".join(f"{k.rstrip('_').replace('_', '-')} {v}" for k, v in preset.settings.items())
+    settings = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in preset.settings.items())
     rows = [
         ("what", preset.summary),
         ("formula", preset.formula),

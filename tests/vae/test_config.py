@@ -1,0 +1,153 @@
+"""Settings: refusals, round trips, and what is filled in from the data."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from vae.build import build_model, resolve
+from vae.config import Config
+from vae.data import Data
+from vae.presets import PRESETS, configure
+
+ROWS = torch.rand(60, 12, generator=torch.Generator().manual_seed(0))
+FLAT = Data(name="rows", train=ROWS[:50], heldout=ROWS[50:], shape=(12,))
+IMAGES = Data(
+    name="images", train=ROWS[:50, :].repeat(1, 3), heldout=ROWS[50:].repeat(1, 3), shape=(1, 6, 6)
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latent": 0}, "latent must be at least 1, got 0"),
+        ({"batch_size": 1}, "batch-size must be at least 2, got 1"),
+        ({"variance": 0.0}, "variance must be positive and finite, got 0.0"),
+        ({"seed": 2**31}, "seed must be between 0 and 2\\^31 - 1"),
+        ({"divergence": "mdm"}, "divergence must be one of none, mmd, .* got 'mdm'"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"beta": float("nan")}, "beta must be finite, got nan"),
+        ({"latent": "ten"}, "latent must be an integer, got 'ten'"),
+        ({"latent": 2.5}, "latent must be an integer, got 2.5"),
+        ({"latent": True}, "latent must be an integer, got True"),
+        ({"compile": 1}, "compile must be true or false, got 1"),
+        ({"width": 3}, "unknown settings: width"),
+        ({"alpha": 0.5, "beta": 0.5}, "alpha or beta"),
+    ],
+)
+def test_refusals(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        configure("vae", **changes)
+
+
+def test_an_unknown_preset_suggests_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown preset 'mmdvae'; did you mean mmd-vae"):
+        configure("mmdvae")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_settings_survive_a_round_trip(preset: str) -> None:
+    config = configure(preset, lambda_=12.5, latent=3)
+    values = config.to_dict()
+    assert values["lambda"] == 12.5
+    assert Config.from_dict(values) == config
+    assert config.preset == preset
+
+
+def test_every_setting_of_a_preset_can_be_overridden() -> None:
+    for name, preset in PRESETS.items():
+        for setting in preset.settings:
+            default = getattr(Config(), setting)
+            assert getattr(configure(name, **{setting: default}), setting) == default
+
+
+def test_every_setting_has_a_help_text() -> None:
+    assert all(field.metadata["help"] for field in dataclasses.fields(Config))
+
+
+def test_alpha_sets_beta() -> None:
+    assert configure("infovae", alpha=0.25).beta == 0.75
+    assert configure("infovae").alpha == 0
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "expected"),
+    [
+        ("mmd-vae", {}, 12 / 2),  # D/2σ²
+        ("mmd-vae", {"variance": 0.5}, 12.0),
+        ("mmd-vae", {"divergence": "mmd-normal"}, 12 / 2),
+        ("mmd-vae", {"divergence": "energy"}, 12 / 8),
+        ("infovae", {"variance": 1.0}, 1 + 12 / 2),  # α+λ−1 = D/2σ²
+        ("wae-mmd", {"variance": 0.5}, 200.0),
+        ("aae", {}, 1.0),
+        ("wae-critic", {}, 12 / 8),
+        ("mmd-vae", {"lambda_": 7.0}, 7.0),
+    ],
+)
+def test_lambda_is_filled_in(preset: str, changes: dict[str, object], expected: float) -> None:
+    assert resolve(configure(preset, **changes), FLAT).lambda_ == pytest.approx(expected)
+
+
+def test_schedules_take_half_of_the_run() -> None:
+    config = configure("beta-anneal", epochs=9, batch_size=20)  # two batches of 20 in 50 rows
+    assert resolve(config, FLAT).schedule_steps == 9
+    given = configure("beta-anneal", schedule_steps=4)
+    assert resolve(given, FLAT).schedule_steps == 4
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("data", [FLAT, IMAGES], ids=["flat", "images"])
+def test_every_preset_builds_and_has_a_loss(preset: str, data: Data) -> None:
+    conv = data is IMAGES and preset != "avb"
+    config = resolve(configure(preset, latent=2, network="conv" if conv else "mlp"), data)
+    model = build_model(config, data)
+    if preset == "beta-tcvae":
+        model.objective.rate.n_data = len(data.train)
+    loss = model(data.rows("train")[:20]).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None for p in model.autoencoder_parameters())
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    def first(seed: int) -> torch.Tensor:
+        return next(build_model(resolve(configure(seed=seed), FLAT), FLAT).parameters())
+
+    state = torch.get_rng_state()
+    assert torch.equal(first(0), first(0))
+    assert not torch.equal(first(0), first(1))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "conv"}, "convolutions need images, .* shape \\(12,\\)"),
+        ({"posterior": "deterministic", "beta": 1.0}, "needs the density of q"),
+        ({"prior": "mixture", "divergence": "mmd-normal"}, "distance to N\\(0, I\\)"),
+        ({"lambda_": -1.0}, "alpha \\+ lambda - 1 must be at least 0"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_model(resolve(configure("mmd-vae", **changes), FLAT), FLAT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "channels"),
+    [
+        ({"likelihood": "gaussian-pixel"}, 2),
+        ({"likelihood": "bernoulli"}, 1),
+        ({"likelihood": "categorical", "levels": 5}, 5),
+        ({"likelihood": "laplace"}, 1),
+    ],
+)
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_decoders_return_what_the_likelihood_needs(
+    changes: dict[str, object], channels: int, network: str
+) -> None:
+    config = resolve(configure("vae", network=network, **changes), IMAGES)
+    model = build_model(config, IMAGES)
+    assert model.likelihood.channels == channels
+    x = IMAGES.rows("train")[:4]
+    assert model(x).decoded.shape == x.shape
