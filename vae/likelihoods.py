@@ -24,15 +24,16 @@ class Likelihood(nn.Module):
     channels = 1
 
     def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
-        """log p(x|z) [B] in nats from data [B, C, …] and the decoder's output; NaN for data
-        outside the support. Raises ValueError where the shapes do not fit."""
+        """log p(x|z) [B] in nats, at least fp32, from data [B, C, …] and the decoder's output; NaN
+        for data outside the support. Raises ValueError where the shapes do not fit."""
         expected = [len(x), self.channels * x.shape[1], *x.shape[2:]]
         if list(parameters.shape) != expected:
             raise ValueError(
                 f"the decoder must return {expected} for data {list(x.shape)} under a "
                 f"{type(self).__name__}, got {list(parameters.shape)}"
             )
-        return self._log_density(x, parameters).flatten(1).sum(1)
+        wide = torch.promote_types(parameters.dtype, torch.float32)  # autocast leaves 16 bits
+        return self._log_density(x, parameters.to(wide)).flatten(1).sum(1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         """E[x|z], [B, C, …]."""

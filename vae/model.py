@@ -88,12 +88,11 @@ class VAE(nn.Module):
         if noise is None:
             noise = self._noise(x, generator)
         if self.posterior == "implicit":
-            return Code(None, None, self._checked(self.encoder(x, noise), len(x)))
-        encoded: Tensor = self.encoder(x)
+            return Code(None, None, self._checked(self.encoder(x, noise), noise))
+        encoded = self._checked(self.encoder(x), noise)
         if self.posterior == "deterministic":
-            z = self._checked(encoded, len(x))
-            return Code(z, None, z)
-        mean, log_variance = self._checked(encoded, len(x)).chunk(2, dim=1)
+            return Code(encoded, None, encoded)
+        mean, log_variance = encoded.chunk(2, dim=1)
         return Code(mean, log_variance, mean + (0.5 * log_variance).exp() * noise)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -176,9 +175,10 @@ class VAE(nn.Module):
             return per_dimension.sum(1), per_dimension
         return code.log_density(code.z) - self.prior.log_prob(code.z), None
 
-    def _checked(self, encoded: Tensor, rows: int) -> Tensor:
+    def _checked(self, encoded: Tensor, noise: Tensor) -> Tensor:
+        """In the dtype of the noise: under autocast q(z|x) is that of fp32 codes."""
         gaussian = self.posterior == "gaussian"
-        expected = [rows, (2 if gaussian else 1) * self.prior.dim]
+        expected = [len(noise), (2 if gaussian else 1) * self.prior.dim]
         if list(encoded.shape) != expected:
             what = (
                 "the means and log variances side by side"
@@ -188,4 +188,4 @@ class VAE(nn.Module):
             raise ValueError(
                 f"the encoder must return {what}, {expected}, got {list(encoded.shape)}"
             )
-        return encoded
+        return encoded.to(noise.dtype)

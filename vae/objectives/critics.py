@@ -23,10 +23,12 @@ HIDDEN = (300, 300)
 Constraint = Literal["gradient-penalty", "clip", "spectral"]
 
 
-def frozen(critic: nn.Module, *inputs: Tensor) -> Tensor:
-    """The critic's output, [B], with a gradient for the inputs and none for its parameters."""
+def frozen(critic: nn.Module, inputs: Tensor) -> Tensor:
+    """The critic's output, [B], with a gradient for the inputs and none for its parameters. Its
+    buffers (vectors of a spectral norm, batch statistics) stay as they are in any mode."""
     fixed = {name: parameter.detach() for name, parameter in critic.named_parameters()}
-    output: Tensor = functional_call(critic, fixed, inputs)
+    fixed |= {name: buffer.clone() for name, buffer in critic.named_buffers()}
+    output: Tensor = functional_call(critic, fixed, (inputs,))
     return output
 
 
@@ -103,11 +105,14 @@ class WassersteinCritic(AdversarialDivergence):
         self.critic = nn.Sequential(*layers[:-1], nn.Flatten(0))
 
     def forward(self, z: Tensor, prior_sample: Tensor) -> Tensor:
-        return frozen(self.critic, prior_sample).mean() - frozen(self.critic, z).mean()
+        # one pass: in training mode a spectral norm changes from one pass to the next
+        f = frozen(self.critic, torch.cat([prior_sample, z]))
+        return f[: len(prior_sample)].mean() - f[len(prior_sample) :].mean()
 
     def critic_loss(self, z: Tensor, prior_sample: Tensor) -> Tensor:
         z, p = z.detach(), prior_sample.detach()
-        loss: Tensor = self.critic(z).mean() - self.critic(p).mean()
+        f = self.critic(torch.cat([p, z]))
+        loss: Tensor = f[len(p) :].mean() - f[: len(p)].mean()
         if self.constraint != "gradient-penalty":
             return loss
         between = torch.lerp(z, p, torch.rand_like(z[:, :1])).requires_grad_()

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from vae.objectives.critics import AdversarialDivergence, AdversarialKL, DataCritic
-from vae.objectives.rates import LAST, Rate, WeightedKL
+from vae.objectives.critics import AdversarialDivergence, DataCritic
+from vae.objectives.rates import LAST, Rate, TotalCorrelation, WeightedKL
 from vae.objectives.slots import DIVERGENCES, TO_STANDARD_NORMAL, Divergence, mmd, name_of
 from vae.priors import Prior, StandardNormal
 from vae.terms import Loss, Terms
@@ -59,8 +59,13 @@ class Objective(nn.Module):
                 f"{self.rate.describe()} needs the density of q(z|x), which a {posterior} encoder "
                 "does not have: take a Gaussian one, β = 0 or AdversarialKL"
             )
-        exact = self.divergence in TO_STANDARD_NORMAL and self.divergence_weight > 0
-        if exact and not isinstance(prior, StandardNormal):
+        if isinstance(self.rate, TotalCorrelation) and not prior.factorises:
+            raise ValueError(
+                f"the total correlation needs a prior that is a product over dimensions, got "
+                f"{prior}: take StandardNormal or LearnedGaussian"
+            )
+        exact = any(self.divergence is known for known in TO_STANDARD_NORMAL)
+        if exact and self.divergence_weight > 0 and not isinstance(prior, StandardNormal):
             raise ValueError(
                 f"{self.divergence_name} measures the distance to N(0, I), but the prior is "
                 f"{prior}: take 'mmd' or 'energy'"
@@ -69,7 +74,8 @@ class Objective(nn.Module):
     @property
     def nonlinear(self) -> bool:
         """It is not a mean over rows: processes must see the whole batch. Critics look at rows."""
-        return not isinstance(self.rate, AdversarialKL) and self.data_critic is None
+        of_batch = not isinstance(self.divergence, AdversarialDivergence)
+        return not self.rate.linear or (self.divergence_weight > 0 and of_batch)
 
     @property
     def adversarial(self) -> bool:

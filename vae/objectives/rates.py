@@ -16,10 +16,12 @@ class Rate(nn.Module):
     """The part of an objective that looks at single codes.
 
     ``needs_density``: it is undefined for deterministic and implicit encoders.
+    ``linear``: it is a mean over the rows of the batch.
     ``schedule``: what changes with the step.
     """
 
     needs_density = True
+    linear = True
     schedule: Schedule = Constant(1.0)
 
     def forward(self, terms: Terms, step: int) -> Loss:
@@ -78,6 +80,8 @@ class Capacity(Rate):
         capacity: C(t) in nats, a number or a schedule.
     """
 
+    linear = False
+
     def __init__(self, gamma: float, capacity: float | Schedule) -> None:
         super().__init__()
         if not (gamma >= 0 and math.isfinite(gamma)):
@@ -102,6 +106,8 @@ class TotalCorrelation(Rate):
         n_data: N, the size of the training set; training sets it where it is None.
         estimator: "stratified" or "weighted".
     """
+
+    linear = False
 
     def __init__(
         self,
