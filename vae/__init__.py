@@ -31,6 +31,7 @@ from vae.objectives import (
     WassersteinCritic,
     WeightedKL,
     lambda_from_pixel_mean,
+    propose_lambda,
 )
 from vae.priors import LearnedGaussian, LearnedMixture, Prior, StandardNormal
 from vae.terms import VAEOutput
@@ -68,4 +69,5 @@ __all__ = [
     "conv_encoder",
     "lambda_from_pixel_mean",
     "mlp",
+    "propose_lambda",
 ]

@@ -104,7 +104,7 @@ class VAE(nn.Module):
     ) -> Tensor:
         """[n, …] forward samples: the mean of p(x|z) at draws from the prior, or with
         ``pixel_noise`` a draw from p(x|z)."""
-        like = next(self.decoder.parameters())
+        like = next(self.decoder.parameters(), torch.empty(0))
         parameters = self.decoder(self.prior.sample(n, generator=generator, like=like))
         if pixel_noise:
             return self.likelihood.sample(parameters, generator=generator)

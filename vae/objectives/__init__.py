@@ -8,6 +8,7 @@ from vae.objectives.critics import (
     WassersteinCritic,
 )
 from vae.objectives.objective import InfoVAE, Objective, lambda_from_pixel_mean
+from vae.objectives.proposal import propose_lambda
 from vae.objectives.rates import Capacity, Rate, TotalCorrelation, WeightedKL
 from vae.objectives.schedules import Anneal, Constant, Cyclical, Schedule
 from vae.objectives.slots import DIVERGENCES, Divergence
@@ -31,4 +32,5 @@ __all__ = [
     "WassersteinCritic",
     "WeightedKL",
     "lambda_from_pixel_mean",
+    "propose_lambda",
 ]
