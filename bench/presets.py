@@ -1,0 +1,110 @@
+"""Train every preset on one data set, evaluate it, and append a row to bench/results/presets.csv.
+
+python -m bench.presets digits                          about ten minutes on one core
+python -m bench.presets fashion-mnist --root FOLDER     about an hour; FOLDER holds the IDX files
+
+The table of docs/vae.md is printed from there by `python -m bench.report presets`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import platform
+import time
+from typing import Any
+
+import torch
+
+from vae.build import build_model, load_data, resolve
+from vae.config import Config
+from vae.data import Data
+from vae.evaluation import Evaluation, evaluate
+from vae.presets import PRESETS, configure
+from vae.training import fit
+
+from .measure import RESULTS, commit, describe_machine
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "digits": {"epochs": 200, "learning_rate": 2e-3, "heldout": 600},
+    "fashion-mnist": {"epochs": 20, "batch_size": 200},
+}
+
+
+def row(config: Config, data: Data, found: Evaluation, seconds: float) -> dict[str, Any]:
+    """The figures that compare across likelihoods and objectives first."""
+    heldout = found.heldout
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "commit": commit(),
+        "machine": describe_machine(),
+        "versions": f"torch {torch.__version__}, python {platform.python_version()}",
+        "data": data.name,
+        "epochs": config.epochs,
+        "latent": config.latent,
+        "preset": config.preset,
+        "weights": found.weights,
+        "squared_error": heldout.squared_error,
+        "kl": heldout.kl,
+        "elbo": heldout.elbo,
+        "importance_bound": None if found.importance is None else found.importance.bound,
+        "active_units": heldout.active_units,
+        "mutual_information": heldout.mutual_information,
+        "total_correlation": heldout.total_correlation,
+        "log_det_covariance": heldout.log_det_covariance,
+        "prior_effect": found.prior.energy.effect_size,
+        "prior_pvalue": found.prior.energy.pvalue,
+        "generated_effect": found.generated.energy.effect_size,
+        "generated_pvalue": found.generated.energy.pvalue,
+        "class_distance": None if found.classes is None else found.classes.total_variation,
+        "probe": None if found.probe is None else found.probe.codes,
+        "train_seconds": round(seconds, 1),
+    }
+
+
+def append(measured: dict[str, Any]) -> None:
+    """To the CSV; numbers to five digits, what is not defined left empty."""
+    path = RESULTS / "presets.csv"
+    fresh = not path.exists()
+    cells = {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in measured.items()}
+    with path.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, list(cells))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("data", choices=list(SETTINGS))
+    parser.add_argument("--root", help="folder of the IDX files")
+    parser.add_argument("--presets", nargs="*", default=list(PRESETS), choices=list(PRESETS))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # the models are too small for more
+    settings = SETTINGS[arguments.data]
+    data = None
+    for preset in arguments.presets:
+        config = configure(preset, data=arguments.data, root=arguments.root, **settings)
+        data = load_data(config) if data is None else data
+        config = resolve(config, data)
+        model = build_model(config, data)
+        started = time.perf_counter()
+        fit(
+            model,
+            data,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            critic_steps=config.critic_steps,
+            seed=config.seed,
+            accelerator="cpu",
+        )
+        seconds = time.perf_counter() - started
+        append(row(config, data, evaluate(model, data, seed=config.seed), seconds))
+
+
+if __name__ == "__main__":
+    main()
