@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vae import VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
+from vae.terms import Terms
 from vae.training import fit
 
 
@@ -51,28 +52,26 @@ def test_the_loss_falls_and_every_epoch_is_recorded() -> None:
         accelerator="cpu",
     )  # fmt: skip
     assert len(history) == 15
-    assert set(history[0]) == {"loss", "distortion", "kl", "divergence"}
+    assert [row["epoch"] for row in history] == list(range(1, 16))
+    terms = {"loss", "distortion", "kl", "divergence"}
+    assert set(history[0]) == terms | {"step", "epoch", "learning_rate", "schedule", "seconds"}
     assert history[-1]["distortion"] < history[0]["distortion"] - 0.1
 
 
-@pytest.mark.parametrize("rows", [2, 41, 42])
-def test_a_short_last_batch_does_no_harm(rows: int) -> None:
-    """One row left over is dropped (41), two are trained on (42), the whole may be short (2)."""
-    assert all(parameter.isfinite().all() for parameter in trained(rows))
-
-
-def test_only_a_single_leftover_row_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rows", "sizes"), [(2, [2]), (41, [20, 20]), (59, [20, 20])])
+def test_no_batch_is_short(rows: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fill a batch waits for another epoch; all rows may be one batch."""
     seen: list[int] = []
-    forward = VAE.forward
+    terms = VAE.terms
 
-    def spy(self: VAE, x: torch.Tensor, **options: object) -> object:
+    def spy(self: VAE, x: torch.Tensor, *draws: torch.Tensor) -> Terms:
         seen.append(len(x))
-        return forward(self, x, **options)
+        return terms(self, x, *draws)
 
-    monkeypatch.setattr(VAE, "forward", spy)
-    trained(41, epochs=1)
-    trained(42, epochs=1)
-    assert seen == [20, 20, 20, 20, 2]
+    monkeypatch.setattr(VAE, "terms", spy)
+    weights = trained(rows, epochs=2)
+    assert seen == 2 * sizes
+    assert all(parameter.isfinite().all() for parameter in weights)
 
 
 @pytest.mark.parametrize(
@@ -119,18 +118,19 @@ fit(model, torch.rand(50, 5), epochs=3, batch_size=20, accelerator="cpu")
 def test_ctrl_c_says_how_far_it_got(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = signal.getsignal(signal.SIGINT)
     steps = 0
-    forward = VAE.forward
+    terms = VAE.terms
 
-    def interrupted(self: VAE, x: torch.Tensor, **options: object) -> object:
+    def interrupted(self: VAE, x: torch.Tensor, *draws: torch.Tensor) -> Terms:
         nonlocal steps
         steps += 1
-        if steps == 6:  # three steps to an epoch
+        if steps == 5:  # three steps to an epoch
             os.kill(os.getpid(), signal.SIGINT)
-        return forward(self, x, **options)
+        return terms(self, x, *draws)
 
-    monkeypatch.setattr(VAE, "forward", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="interrupted after 1 of 5 epochs"):
+    monkeypatch.setattr(VAE, "terms", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"after 1 of 5 epochs \(step 5 of 15\)$"):
         trained(60, epochs=5)
+    assert steps == 5
     assert signal.getsignal(signal.SIGINT) is handler
 
 
@@ -138,5 +138,7 @@ def test_a_diverged_training_says_so() -> None:
     model = VAE(
         mlp(4, 4), mlp(2, 4), GaussianLikelihood(1e-300), InfoVAE(), prior=StandardNormal(2)
     )
-    with pytest.raises(ValueError, match=r"training diverged: loss .* in epoch 1; try a smaller"):
+    with pytest.raises(
+        ValueError, match=r"diverged: distortion is not finite in step 1 \(epoch 1; .*try"
+    ):
         fit(model, torch.rand(20, 4), epochs=2, progress=False, accelerator="cpu")

@@ -1,0 +1,128 @@
+"""The rows of every step, from the number of the step alone."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae.data.data import Data
+from vae.model import VAE
+from vae.training.draws import Stream, generator, seed_of
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Training and held-out rows, whatever holds them.
+
+    Args:
+        source: ``Data``, or a tensor [N, …] of training rows.
+        heldout: [H, …]; None takes those of ``Data``.
+    """
+
+    source: Data | Tensor
+    heldout: Tensor | None
+
+    @classmethod
+    def of(cls, source: Data | Tensor, heldout: Tensor | None) -> Rows:
+        if heldout is None and isinstance(source, Data):
+            heldout = source.rows("heldout")
+        return cls(source, heldout)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def _values(self) -> Tensor:
+        return self.source.train if isinstance(self.source, Data) else self.source
+
+    def at(self, indices: Tensor, draws: torch.Generator | None = None) -> Tensor:
+        """[n, …] floats of training rows [n]."""
+        if isinstance(self.source, Data):
+            return self.source.rows("train", indices, generator=draws)
+        return self.source[indices.to(self.source.device)]
+
+    def check(self, model: VAE) -> None:
+        """Raises ValueError for values that are not finite or that the likelihood does not know."""
+        # bytes are finite and within [0, 1]: one row stands for all
+        some = self._values if self._values.is_floating_point() else self.at(torch.arange(1))
+        model.likelihood.check(some)
+        if self.heldout is not None:
+            model.likelihood.check(self.heldout)
+
+    def checksum(self) -> int:
+        """Of the training rows, to tell whether a resumed run sees the same."""
+        values = self._values.detach().cpu().contiguous()
+        content: Any = values.view(torch.uint8).numpy()
+        return zlib.crc32(content)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many rows and steps there are.
+
+    Every epoch is a new permutation of the rows; what does not fill a batch at its end is left out
+    of that epoch, so that no batch is short.
+
+    Args:
+        n_rows: N.
+        batch_size: rows of a step, all processes together.
+        epochs: passes over the data.
+    """
+
+    n_rows: int
+    batch_size: int
+    epochs: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.n_rows // self.batch_size
+
+    @property
+    def n_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """The batches of steps ``start``, ``start`` + 1, …: what Lightning iterates over.
+
+    Args:
+        rows: the data.
+        plan: numbers of rows and steps.
+        seed: of the permutations and of dynamic binarisation.
+        start: the first step.
+        rank, world_size: which contiguous part of every batch is this process's.
+    """
+
+    rows: Rows
+    plan: Plan
+    seed: int
+    start: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        return self.plan.n_steps - self.start
+
+    def __iter__(self) -> Iterator[Tensor]:
+        share = self.plan.batch_size // self.world_size
+        epoch, order = -1, torch.empty(0)
+        for step in range(self.start, self.plan.n_steps):
+            if step // self.plan.steps_per_epoch != epoch:
+                epoch = step // self.plan.steps_per_epoch
+                order = self._order(epoch)
+            first = step % self.plan.steps_per_epoch * self.plan.batch_size
+            batch = self.rows.at(order[first : first + self.plan.batch_size], self._draws(step))
+            yield batch[self.rank * share : (self.rank + 1) * share]
+
+    def _order(self, epoch: int) -> Tensor:
+        draws = generator("cpu", seed_of(self.seed, Stream.ORDER, epoch))
+        return torch.randperm(self.plan.n_rows, generator=draws)
+
+    def _draws(self, step: int) -> torch.Generator:
+        return generator("cpu", seed_of(self.seed, Stream.ROWS, step))

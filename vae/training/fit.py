@@ -1,0 +1,264 @@
+"""From a model and data to a trained model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from torch import Tensor
+
+from vae.data.data import Data
+from vae.model import VAE
+from vae.objectives.rates import TotalCorrelation
+from vae.training.alarms import Alarms
+from vae.training.batches import Batches, Plan, Rows
+from vae.training.callbacks import Checks, Progress, say
+from vae.training.checkpoints import (
+    KEY,
+    LAST,
+    RunSettings,
+    check_fit,
+    load_weights,
+    parameters_of,
+    read_checkpoint,
+)
+from vae.training.heldout import HeldOut
+from vae.training.interruption import Interruption
+from vae.training.metrics import Row, read_metrics, write_metrics
+from vae.training.module import TrainingModule
+from vae.training.trainer import Hardware, on_first_process, train
+
+History = list[Row]
+"""One row per check, as in metrics.csv: ``step`` and ``epoch`` done, the means since the last row
+of ``loss`` and what it is made of, ``heldout_…`` of the same, ``learning_rate``, ``schedule`` (of
+the rate, now), ``seconds``."""
+
+
+def fit(
+    model: VAE,
+    data: Tensor | Data,
+    *,
+    epochs: int,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    critic_learning_rate: float | None = None,
+    critic_steps: int = 1,
+    heldout: Tensor | None = None,
+    accelerator: str = "auto",
+    devices: int = 1,
+    precision: str = "32-true",
+    compile: bool = False,
+    patience: int | None = None,
+    check_every: int | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    live_plots: bool = False,
+    progress: bool = True,
+) -> History:
+    """Train ``model`` in place; on a CPU, at one number of threads, two calls with the same
+    arguments are bit-equal, also where one of them was killed and resumed.
+
+    Adam with a cosine decay to zero over the run; critics have an Adam of their own. Every epoch is
+    a new permutation of the rows, less those that do not fill a last batch. torch's global
+    generators, and the modes of the model, are left as they were.
+
+    Args:
+        model: to be trained.
+        data: ``Data``, or training rows [N, …], finite and within the likelihood's support.
+        epochs: passes over the data.
+        batch_size: rows per step, all devices together, at least 2; N if that is less.
+        learning_rate: at the first step.
+        seed: of the order of the rows and of every draw, in [0, 2³¹).
+        critic_learning_rate: of adversarial objectives; ``learning_rate`` if None.
+        critic_steps: steps of the critics to one of the autoencoder.
+        heldout: [H, …] rows for the loss that selects; those of ``Data`` if None. At most 2000 are
+            looked at.
+        accelerator: Lightning's, e.g. "auto" or "cpu".
+        devices: number of them; an objective that is not linear in its rows sees all of a batch.
+            Dropout is drawn on each device; all else is as on one, up to rounding.
+        precision: Lightning's, e.g. "bf16-mixed".
+        compile: encoder, decoder and terms by ``torch.compile``.
+        patience: stop after so many epochs without a better held-out loss; this cuts the decay of
+            the learning rate short.
+        check_every: steps between checks; one epoch if None.
+        folder: for checkpoints/last.ckpt, checkpoints/best.ckpt (least held-out loss, schedules at
+            their end) and metrics.csv; None writes nothing.
+        resume: go on from checkpoints/last.ckpt with the same settings and data. Of a finished
+            training it only loads the weights.
+        live_plots: redraw curves.png in the folder as the training goes.
+        progress: show the bar and the line of effective weights.
+
+    Returns:
+        The history, one row per check, those before a resume included.
+
+    Raises:
+        ValueError: arguments out of range; data that cannot be trained on; a checkpoint that is
+            damaged or of another run.
+        TrainingDiverged: a term became infinite or NaN (a ValueError).
+        FileNotFoundError: nothing to resume.
+        FileExistsError: the folder holds a training, and ``resume`` is not set.
+        OSError: the folder cannot be written; checkpoints that are there stay as they are.
+        KeyboardInterrupt: Ctrl-C, after the current step and a checkpoint; a second one at once.
+    """
+    rows = Rows.of(data, heldout)
+    plan = _plan(rows, epochs, batch_size, seed, devices)
+    _check_options(rows, critic_steps, patience, check_every, folder, needs=resume or live_plots)
+    rows.check(model)
+    settings = RunSettings(
+        epochs=epochs,
+        batch_size=plan.batch_size,
+        learning_rate=learning_rate,
+        critic_learning_rate=learning_rate
+        if critic_learning_rate is None
+        else critic_learning_rate,
+        critic_steps=critic_steps,
+        seed=seed,
+        rows=len(rows),
+        checksum=0 if folder is None else rows.checksum(),
+    )
+    finish_objective(model, plan)
+    checkpoint = None if folder is None else folder / "checkpoints" / LAST
+    start, finished = _start(model, checkpoint, settings, resume=resume)
+    shown = progress and on_first_process()
+    if shown:
+        print(model.weights(), flush=True)
+    history = _open_metrics(folder, start)
+    if finished:
+        assert checkpoint is not None
+        load_weights(model, checkpoint)
+        if shown:
+            print(f"this training has ended, after {start} of {plan.n_steps} steps: nothing to do")
+        return history
+
+    module = TrainingModule(
+        model, settings, Batches(rows, plan, seed=seed, start=start), compiled=compile
+    )
+    with Interruption() as interruption:
+        checks = Checks(
+            plan,
+            every=plan.steps_per_epoch if check_every is None else check_every,
+            heldout=None
+            if rows.heldout is None
+            else HeldOut(rows.heldout, batch_size=plan.batch_size, seed=seed),
+            patience=None if patience is None else patience * plan.steps_per_epoch,
+            folder=folder,
+            rows=history,
+            interruption=interruption,
+            alarms=Alarms(
+                say, n_steps=plan.n_steps, schedule_steps=model.objective.rate.schedule.length
+            ),
+            live_plots=live_plots,
+        )
+        bar = Progress(plan, checks, visible=shown)
+        try:
+            stopped = train(
+                module,
+                [checks, bar],
+                Hardware(accelerator, devices, precision),
+                checkpoint if start else None,
+            )
+        finally:
+            bar.close()
+    if stopped or checks.interrupted:
+        raise KeyboardInterrupt(_interrupted(plan, module.step, checkpoint, checks.interrupted))
+    return history
+
+
+# --- Before ---------------------------------------------------------------------------------------
+
+
+def _plan(rows: Rows, epochs: int, batch_size: int, seed: int, devices: int) -> Plan:
+    if epochs < 1 or batch_size < 2 or len(rows) < 2:
+        raise ValueError(
+            f"training needs epochs >= 1, batch_size >= 2 and 2 rows, "
+            f"got epochs={epochs}, batch_size={batch_size}, {len(rows)} rows"
+        )
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be between 0 and 2^31 - 1, got {seed}")
+    if devices < 1 or batch_size % devices or len(rows) < devices:
+        raise ValueError(
+            f"batch_size must be a multiple of devices, and rows as many, got "
+            f"batch_size={batch_size}, devices={devices}, {len(rows)} rows"
+        )
+    return Plan(len(rows), min(batch_size, len(rows)) // devices * devices, epochs)
+
+
+def _check_options(
+    rows: Rows,
+    critic_steps: int,
+    patience: int | None,
+    check_every: int | None,
+    folder: Path | None,
+    *,
+    needs: bool,
+) -> None:
+    counts = {"critic_steps": critic_steps, "patience": patience, "check_every": check_every}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if patience is not None and rows.heldout is None:
+        raise ValueError("patience needs held-out rows: fit(..., heldout=rows)")
+    if needs and folder is None:
+        raise ValueError("resume and live_plots need a folder")
+
+
+def finish_objective(model: VAE, plan: Plan) -> None:
+    """Tells the objective the size of the data; warns of a schedule that the run cuts short."""
+    rate = model.objective.rate
+    if isinstance(rate, TotalCorrelation) and rate.n_data is None:
+        rate.n_data = plan.n_rows
+    missing = rate.schedule.length - plan.n_steps
+    if missing > 0:
+        warnings.warn(
+            f"the schedule {rate.schedule} ends {missing} steps after the training, which takes "
+            f"{plan.n_steps}: shorten it, or train for "
+            f"{-(-rate.schedule.length // plan.steps_per_epoch)} epochs",
+            stacklevel=3,
+        )
+
+
+def _start(
+    model: VAE, path: Path | None, settings: RunSettings, *, resume: bool
+) -> tuple[int, bool]:
+    """The steps that are done, and whether that is all of them."""
+    if path is None:
+        return 0, False
+    if not resume:
+        if path.exists():
+            raise FileExistsError(
+                f"{path} is there: resume that training (resume=True), or take another folder"
+            )
+        return 0, False
+    checkpoint = read_checkpoint(path)
+    record = checkpoint[KEY]
+    settings.check(path, record["settings"])
+    check_fit(path, parameters_of(checkpoint), model)
+    ended = (
+        record["step"] >= record["n_steps"] or checkpoint["callbacks"]["Checks"]["stopped_early"]
+    )
+    return record["step"], bool(ended)
+
+
+def _open_metrics(folder: Path | None, start: int) -> History:
+    """The rows up to ``start``, of which the file is cut to."""
+    if folder is None:
+        return []
+    path = folder / "metrics.csv"
+    history = read_metrics(path, up_to=start)
+    if on_first_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_metrics(path, history)
+    return history
+
+
+def _interrupted(plan: Plan, step: int, checkpoint: Path | None, saved: bool) -> str:
+    done = step // plan.steps_per_epoch
+    text = (
+        f"training interrupted after {done} of {plan.epochs} epochs (step {step} of {plan.n_steps})"
+    )
+    if checkpoint is None:
+        return text
+    if saved:
+        return f"{text}; {checkpoint} holds its state: resume goes on from there"
+    return f"{text}; not saved since the last check"
