@@ -15,6 +15,7 @@ from vae.data.data import Binarise, Data, check_binarise
 from vae.data.idx import FILES, find_idx_folder, idx_files, idx_folder, read_idx
 from vae.data.images import image_folder
 from vae.data.shapes import FACTOR_SIZES, render_shapes, shapes
+from vae.data.split import at_least_one
 
 Split = LabelledData
 
@@ -72,6 +73,7 @@ def load(
         FileNotFoundError: no such path; or missing IDX files, with where they were looked for.
     """
     check_binarise(binarise)
+    at_least_one(limit, "limit")
     data = _named(source, root, heldout, seed, size, limit)
     if data is None:
         data = _at(Path(source).expanduser(), heldout, seed, size, limit)

@@ -81,11 +81,11 @@ def array_file(path: Path, *, heldout: int | None, limit: int | None, seed: int)
 
 def _loaded(path: Path) -> Arrays:
     """What the file holds, under the keys of `ALIASES`; no other array is read."""
-    with _readable(path):
-        content = np.load(path, allow_pickle=False)
-    if isinstance(content, np.ndarray):
-        return {"all": content}
-    with content:
+    with path.open("rb") as file:
+        with _readable(path):
+            content = np.load(file, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return {"all": content}
         names = _recognised(content.files, path)
         with _readable(path):
             return {key: content[name] for key, name in names.items()}
@@ -113,6 +113,8 @@ def _recognised(names: Sequence[str], path: Path) -> dict[str, str]:
             raise ValueError(f"{path} has both {' and '.join(present)}; keep one of them")
         if present:
             found[key] = present[0]
+    if "heldout" in found and "train" not in found:
+        raise ValueError(f"{path} has {found['heldout']} but no train")
     if not {"train", "all"} & found.keys():
         others = [name for name in names if name not in found.values()]
         if len(others) != 1:
@@ -121,8 +123,6 @@ def _recognised(names: Sequence[str], path: Path) -> dict[str, str]:
                 f"{', '.join(names) or 'none'}"
             )
         found["all"] = others[0]
-    if "train" not in found and "heldout" in found:
-        raise ValueError(f"{path} has {found['heldout']} but no train")
     return found
 
 
@@ -142,10 +142,10 @@ def _values(array: NDArray[Any], what: str) -> tuple[Tensor, tuple[int, ...]]:
     array, shape = _rows(array, what)
     if kind == "f":
         with np.errstate(over="ignore"):  # becomes infinite, which is refused with its row
-            values = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+            values = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
         refuse_nonfinite(values, what)
         return values, shape
-    values = torch.from_numpy(np.array(array, dtype=np.uint8, order="C"))
+    values = torch.from_numpy(np.require(array, np.uint8, ["C", "W"]))
     if bool((values <= 1).all()):
         values *= 255
     return values, shape

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vae._extras import needs_extra
 from vae.data.data import Data
-from vae.data.split import check_limit, split_rows
+from vae.data.split import at_least_one, split_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +62,8 @@ def gaussian_mixture(n: int = 2000, *, heldout: int = 1000, seed: int = 0) -> La
     Raises:
         ValueError: `n` or `heldout` is below 1.
     """
-    check_limit(n)
-    if heldout < 1:
-        raise ValueError(f"heldout must be at least 1, got {heldout}")
+    at_least_one(n, "n")
+    at_least_one(heldout, "heldout")
     generator = torch.Generator().manual_seed(seed)
     means = 5.0 * torch.tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]])
     labels = torch.randint(4, (n + heldout,), generator=generator)

@@ -1,6 +1,6 @@
 """Folders of images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -114,32 +114,44 @@ def _read(paths: Sequence[Path], size: int | None) -> Tensor:
     """[n, C, H, W] uint8."""
     with needs_extra():
         from tqdm import tqdm
-    images: NDArray[np.uint8] | None = None
-    broken = []
-    with ThreadPoolExecutor(THREADS) as pool:
+    pool = ThreadPoolExecutor(THREADS)
+    try:
         decoded = pool.map(partial(_decode, size=size), paths)
         bar = tqdm(decoded, "images", len(paths), delay=PROGRESS_AFTER, leave=False, disable=None)
-        for i, image in enumerate(bar):
-            if isinstance(image, str):
-                broken.append(f"{paths[i]} ({image})")
-                continue
-            if images is None:
-                images = np.empty((len(paths), *image.shape), dtype=np.uint8)
-                first = i
-            if image.shape != images.shape[1:]:
-                raise ValueError(
-                    f"{paths[i]} is {image.shape[1]}×{image.shape[0]}, but {paths[first]} is "
-                    f"{images.shape[2]}×{images.shape[1]}; give size, to which all are cut"
-                )
-            images[i] = image
+        images = _stacked(bar, paths)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if bool((images == images[..., :1]).all()):
+        images = images[..., :1]
+    return torch.from_numpy(images).movedim(3, 1).contiguous()
+
+
+def _stacked(
+    decoded: Iterable[NDArray[np.uint8] | str], paths: Sequence[Path]
+) -> NDArray[np.uint8]:
+    """[n, H, W, 3]. Raises ValueError for images that are broken or of another size."""
+    images: NDArray[np.uint8] | None = None
+    broken = []
+    for i, image in enumerate(decoded):
+        if isinstance(image, str):
+            broken.append(f"{paths[i]} ({image})")
+            continue
+        if images is None:
+            images = np.empty((len(paths), *image.shape), dtype=np.uint8)
+            first = paths[i]
+        if image.shape != images.shape[1:]:
+            raise ValueError(
+                f"{paths[i]} is {image.shape[1]}×{image.shape[0]}, but {first} is "
+                f"{images.shape[2]}×{images.shape[1]}; give size, to which all are cut"
+            )
+        images[i] = image
     if broken or images is None:
-        more = "" if len(broken) <= NAMED else f" and {len(broken) - NAMED} more"
+        more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
         raise ValueError(
             f"{len(broken)} of {len(paths)} images cannot be read: {'; '.join(broken[:NAMED])}"
             f"{more}"
         )
-    grey = bool((images == images[..., :1]).all())
-    return torch.from_numpy(images[..., :1] if grey else images).movedim(3, 1).contiguous()
+    return images
 
 
 def _decode(path: Path, size: int | None) -> NDArray[np.uint8] | str:
@@ -156,7 +168,10 @@ def _decode(path: Path, size: int | None) -> NDArray[np.uint8] | str:
                 image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
             image = image.convert("RGB")
             if size is not None:
-                image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+                side = min(image.size)
+                left, top = ((length - side) // 2 for length in image.size)
+                middle = image.crop((left, top, left + side, top + side))
+                image = middle.resize((size, size), Image.Resampling.LANCZOS)
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return str(error)

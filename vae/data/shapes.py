@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vae.data.data import Data
-from vae.data.split import check_limit
+from vae.data.split import at_least_one
 
 SHAPES = ("square", "ellipse", "heart")
 FACTOR_SIZES = {"shape": len(SHAPES), "scale": 6, "orientation": 40, "x": 32, "y": 32}
@@ -39,7 +39,7 @@ def shapes(*, train: int = 8000, heldout: int = 2000, size: int = 32, seed: int 
     Raises:
         ValueError: a number below 1, or more rows than the grid has (737,280).
     """
-    check_limit(train)
+    at_least_one(train, "train")
     cells = math.prod(FACTOR_SIZES.values())
     if not 0 < heldout <= cells - train:
         raise ValueError(

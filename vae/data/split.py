@@ -23,7 +23,7 @@ def split_rows(
     held = max(1, count // 5) if heldout is None else heldout
     if not 0 < held < count:
         raise ValueError(f"heldout must be between 1 and {count - 1}, got {held}")
-    check_limit(limit)
+    at_least_one(limit, "limit")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     stop = None if limit is None else held + limit
     return order[held:stop], order[:held]
@@ -40,13 +40,13 @@ def given_split(
     train: int, test: int, *, heldout: int | None, limit: int | None, seed: int
 ) -> tuple[Tensor | slice, Tensor | slice]:
     """As `split_rows`, for data that come in two parts of `train` and `test` rows; None: all."""
-    check_limit(limit)
+    at_least_one(limit, "limit")
     if heldout is not None and not 0 < heldout <= test:
         raise ValueError(f"heldout must be between 1 and {test}, got {heldout}")
     return some_rows(train, limit, seed), some_rows(test, heldout, seed)
 
 
-def check_limit(limit: int | None) -> None:
-    """Raises ValueError for a `limit` below 1."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
+def at_least_one(value: int | None, name: str) -> None:
+    """Raises ValueError for a number below 1; None passes."""
+    if value is not None and value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
