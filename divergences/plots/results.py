@@ -38,7 +38,7 @@ def plot_result(result: HypothesisResult) -> Figure:
             places = [columns[0, 0], right[0], right[1]]
         if isinstance(result, TwoSampleResult) and two_samples:
             draw_witness(figure, places.pop(0), result)
-        _null_distribution(figure.add_subplot(places.pop(0)), result)
+        draw_null_distribution(figure.add_subplot(places.pop(0)), result)
         if several:
             axes = figure.add_subplot(places.pop(0))
             smallest = 1.0 / (result.n_resamples + (not result.exact))  # possible p-value
@@ -58,21 +58,28 @@ def _title(result: HypothesisResult) -> str:
 # --- Panels of every test ------------------------------------------------------------------------
 
 
-def _null_distribution(axes: Axes, result: HypothesisResult) -> None:
+def draw_null_distribution(
+    axes: Axes,
+    result: HypothesisResult,
+    title: str = "Null distribution",
+    *,
+    label: str = "observed",
+    colour: str = INK,
+) -> None:
+    """The distribution of the statistic under the null hypothesis, and the observed value with its
+    label. Axes that share x with these keep both in view."""
     # F ratios are infinite where samples do not vary; such values stand at the largest finite one
     values = np.append(result.null_distribution, result.statistic)
     most = np.max(values, where=np.isfinite(values), initial=0.0)
     values = np.minimum(values, most)
     null, observed = values[:-1], float(values[-1])
-    low, high = float(values.min()), float(values.max())
-    margin = 0.06 * (high - low) or 1.0
     # edges in the colour of the bars: they stay visible where the observed value is far away
     counts, _, _ = axes.hist(null, bins=30, color=GREY, edgecolor=GREY, linewidth=0.8)
     axes.set_ylim(0, 1.25 * np.max(counts))  # room for the label above the bars
-    axes.axvline(observed, color=INK, linewidth=1.4)
-    to_the_left = observed > (low + high) / 2
+    axes.axvline(observed, color=colour, linewidth=1.4)
+    to_the_left = observed > (values.min() + values.max()) / 2
     axes.annotate(
-        "observed",
+        label,
         (observed, 0.99),
         xycoords=("data", "axes fraction"),
         xytext=(-4 if to_the_left else 4, 0),
@@ -80,11 +87,11 @@ def _null_distribution(axes: Axes, result: HypothesisResult) -> None:
         ha="right" if to_the_left else "left",
         va="top",
         fontsize=7,
-        color=INK,
+        color=colour,
     )
-    axes.set_xlim(low - margin, high + margin)
+    axes.margins(x=0.06)
     axes.locator_params(axis="x", nbins=5)
-    axes.set(yticks=[], title="Null distribution")
+    axes.set(yticks=[], title=title)
     drawn = "all " if result.exact else ""
     axes.set_xlabel(f"statistic; grey: {drawn}{result.n_resamples:,} {result.resample}")
     axes.spines["left"].set_visible(False)

@@ -95,7 +95,7 @@ def _known(found: Evaluation) -> Iterator[Sequence[str]]:
     probe, classes, factors = found.probe, found.classes, found.disentanglement
     if probe is not None:
         yield ("linear probe of codes, accuracy", f"{probe.codes:.2%}")
-        yield ("  of pixels", f"{probe.pixels:.2%}")
+        yield ("  of the data themselves", f"{probe.pixels:.2%}")
         yield ("  of the commonest class", f"{probe.majority:.2%}")
     if classes is not None:
         yield ("classes of samples, total variation", f"{classes.total_variation:.2%}")

@@ -1,0 +1,51 @@
+"""Figures fit for a paper. They need matplotlib: pip install "divergences[vae]".
+
+A figure of a model: `evaluation_page`, `samples_figure`, `reconstructions_figure`,
+`traversals_figure`, `interpolations_figure`, `latent_figure`, `curves_figure`. The panels take axes
+and tensors.
+"""
+
+from vae._extras import needs_extra
+
+with needs_extra():
+    from divergences.plots.style import save_figure
+    from vae.figures.charts import kl_bars, null_distribution, training_curve
+    from vae.figures.demo import demo_figure
+    from vae.figures.latent import class_plane, latent_space
+    from vae.figures.look import Look, image_grid, paths, point_cloud, scatter, strips
+    from vae.figures.page import evaluation_page
+    from vae.figures.pictures import interpolate, reconstruct, traverse
+    from vae.figures.views import (
+        curves_figure,
+        interpolations_figure,
+        latent_figure,
+        reconstructions_figure,
+        samples_figure,
+        traversals_figure,
+    )
+
+__all__ = [
+    "Look",
+    "class_plane",
+    "curves_figure",
+    "demo_figure",
+    "evaluation_page",
+    "image_grid",
+    "interpolate",
+    "interpolations_figure",
+    "kl_bars",
+    "latent_figure",
+    "latent_space",
+    "null_distribution",
+    "paths",
+    "point_cloud",
+    "reconstruct",
+    "reconstructions_figure",
+    "samples_figure",
+    "save_figure",
+    "scatter",
+    "strips",
+    "training_curve",
+    "traversals_figure",
+    "traverse",
+]

@@ -1,0 +1,235 @@
+"""The latent space, coloured by class, with the contours of the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from divergences.kl import gaussian_log_density
+from vae._extras import needs_extra
+from vae.priors import LearnedGaussian, LearnedMixture, Prior, StandardNormal
+
+with needs_extra():
+    from matplotlib import colormaps
+    from matplotlib.patches import Circle
+
+    from divergences.plots.style import GREY, INK, Axes
+
+PALETTE = colormaps["tab10"]
+MASSES = (0.5, 0.9, 0.99)
+SPAN = 3.6  # of the axes, unless the codes reach further
+MOST_CLASSES = 20  # with a legend
+DRAWS = 20_000  # for the levels of contours
+GRID = 160
+
+
+def by_class(labels: Tensor) -> Iterator[tuple[Any, Any]]:
+    """Rows (a mask) and colour of each class, in ascending order."""
+    for i, label in enumerate(sorted(set(labels.tolist()))):
+        yield (labels == label).numpy(), PALETTE(i % 10)
+
+
+def class_plane(z: Tensor, labels: Tensor) -> Tensor:
+    """An orthonormal basis [M, 2] of the plane in which the class means of z are spread most.
+
+    The basis is orthonormal, so that N(0, I) projects to N(0, I) and its contours stay circles.
+    """
+    means = torch.stack([z[labels == label].mean(0) for label in set(labels.tolist())])
+    directions: Tensor = torch.linalg.svd(means - means.mean(0), full_matrices=False)[2]
+    return directions[:2].T
+
+
+class Plane(NamedTuple):
+    """A basis [M, 2] and what it is."""
+
+    basis: Tensor
+    name: str
+
+
+def latent_plane(z: Tensor, labels: Tensor | None) -> Plane:
+    """The plane in which codes [N, M], M ≥ 2, are shown."""
+    m = z.shape[1]
+    if m == 2:
+        return Plane(torch.eye(2, dtype=z.dtype), "")
+    if labels is not None and len(set(labels.tolist())) > 2:
+        return Plane(class_plane(z, labels), "plane in which the class means spread most")
+    directions = torch.linalg.svd(z - z.mean(0), full_matrices=False)[2]
+    return Plane(directions[:2].T, "plane of the two principal components")
+
+
+def latent_space(
+    axes: Axes,
+    z: Tensor,
+    labels: Tensor | None,
+    title: str,
+    *,
+    prior: Prior | None = None,
+    basis: Tensor | None = None,
+) -> None:
+    """Codes coloured by class over the contours of the prior that hold 50, 90 and 99 % of it.
+
+    Args:
+        z: [N, 2], or [N, M] with a `basis`.
+        labels: [N], or None.
+        prior: None is N(0, I). One that is neither that nor one of ours is shown by its draws.
+        basis: [M, 2] orthonormal.
+    """
+    flat = z if basis is None else z @ basis
+    points = flat.double().numpy()
+    size = 7 if len(z) < 1000 else 3
+    if prior is None or isinstance(prior, StandardNormal):
+        _circles(axes)
+        centre = np.zeros(2)
+    else:
+        centre = _contours(axes, prior, basis)
+    if labels is None:
+        axes.scatter(points[:, 0], points[:, 1], s=size, color=INK, alpha=0.5, linewidths=0)
+    else:
+        names = sorted(set(labels.tolist()))
+        for (rows, colour), name in zip(by_class(labels), names, strict=True):
+            x, y = points[rows].T
+            axes.scatter(x, y, s=size, color=colour, alpha=0.7, linewidths=0, label=str(name))
+    span = max(SPAN, 1.05 * float(np.quantile(np.abs(points - centre), 0.998)))
+    axes.set(
+        xlim=(centre[0] - span, centre[0] + span),
+        ylim=(centre[1] - span, centre[1] + span),
+        aspect="equal",
+        title=title,
+    )
+    if span == SPAN and not centre.any():
+        axes.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
+    else:
+        axes.locator_params(nbins=5)
+
+
+def class_legend(axes: Axes) -> None:
+    """Beside the axes; none for a single class or very many."""
+    handles, names = axes.get_legend_handles_labels()
+    if 1 < len(handles) <= MOST_CLASSES:
+        axes.legend(
+            handles,
+            names,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            handletextpad=0.1,
+            markerscale=1.8,
+            ncols=1 + (len(handles) > 10),
+        )
+
+
+def latent_line(axes: Axes, z: Tensor, prior: Prior, title: str) -> None:
+    """Codes [N, 1]: their histogram and the density of the prior."""
+    values = z.flatten().double().numpy()
+    axes.hist(values, bins=40, density=True, color=GREY)
+    low, high = axes.get_xlim()
+    grid = torch.linspace(min(low, -SPAN), max(high, SPAN), 400, dtype=torch.float64)
+    with torch.no_grad():
+        density = prior.log_prob(grid.unsqueeze(1)).exp()
+    axes.plot(grid.numpy(), density.numpy(), color=INK, linewidth=0.9, label="prior")
+    axes.set(title=title, xlabel="$z$", yticks=[])
+    axes.spines["left"].set_visible(False)
+    axes.legend()
+
+
+# --- Contours ------------------------------------------------------------------------------------
+
+
+def _circles(axes: Axes) -> None:
+    for mass in MASSES:
+        radius = (-2 * np.log(1 - mass)) ** 0.5
+        axes.add_patch(Circle((0, 0), radius, fill=False, color=INK, linewidth=0.7, zorder=2))
+        axes.annotate(
+            f"{mass:.0%}",
+            (0, -radius),
+            ha="center",
+            va="center",
+            fontsize=6,
+            color=INK,
+            bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.9},
+        )
+
+
+def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> Any:
+    """Draws the contours, and returns the middle of the prior [2]."""
+    m = prior.dim
+    basis = (torch.eye(m) if basis is None else basis).double().cpu()
+    generator = torch.Generator().manual_seed(0)
+    planar = planar_mixture(prior, basis)
+    if planar is None:
+        like = torch.zeros((), device=next((p.device for p in prior.parameters()), None))
+        with torch.no_grad():
+            draws = prior.sample(1000, like=like).cpu().double() @ basis
+        axes.scatter(draws[:, 0], draws[:, 1], s=2, color="0.75", linewidths=0, zorder=0)
+        return draws.mean(0).numpy()
+    draws = planar.sample(DRAWS, generator)
+    levels = planar.log_density(draws).quantile(1 - torch.tensor(MASSES, dtype=torch.float64))
+    low, high = draws.quantile(torch.tensor([1e-4, 1 - 1e-4], dtype=torch.float64), 0)
+    pad = 0.3 * (high - low)
+    x, y = (
+        torch.linspace(float(a), float(b), GRID, dtype=torch.float64)
+        for a, b in zip(low - pad, high + pad, strict=True)
+    )
+    points = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+    heights = planar.log_density(points.reshape(-1, 2)).reshape(GRID, GRID)
+    order = levels.argsort()
+    drawn = axes.contour(
+        x.numpy(),
+        y.numpy(),
+        heights.numpy(),
+        levels=levels[order].numpy(),
+        colors=INK,
+        linewidths=0.7,
+        linestyles="solid",
+        zorder=2,
+    )
+    names = {
+        float(level): f"{mass:.0%}" for level, mass in zip(drawn.levels, MASSES[::-1], strict=True)
+    }
+    axes.clabel(drawn, fmt=names, fontsize=6)
+    return draws.mean(0).numpy()
+
+
+class PlanarMixture(NamedTuple):
+    """Σ w_k N(m_k, C_k) in a plane, fp64."""
+
+    weights: Tensor  # [K]
+    means: Tensor  # [K, 2]
+    covariances: Tensor  # [K, 2, 2]
+
+    def log_density(self, points: Tensor) -> Tensor:
+        """[n, 2] to [n]."""
+        factor = torch.linalg.cholesky(self.covariances)
+        offset = (points.unsqueeze(1) - self.means).unsqueeze(-1)  # [n, K, 2, 1]
+        white = torch.linalg.solve_triangular(factor, offset, upper=False).squeeze(-1)
+        normal = gaussian_log_density(white, torch.zeros(()), torch.zeros(())).sum(-1)
+        jacobian = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        by_component: Tensor = normal - jacobian + self.weights.log()
+        return by_component.logsumexp(-1)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """[n, 2] draws."""
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, 2, 1, dtype=torch.float64, generator=generator)
+        factor: Tensor = torch.linalg.cholesky(self.covariances)
+        return self.means[k] + (factor[k] @ noise).squeeze(-1)
+
+
+@torch.no_grad()
+def planar_mixture(prior: Prior, basis: Tensor) -> PlanarMixture | None:
+    """The exact distribution of Bᵀz for z ~ p(z) and a basis B [M, 2]; None for priors that are not
+    ours."""
+    if isinstance(prior, LearnedGaussian):
+        means, log_variances = prior.mean.unsqueeze(0), prior.log_variance.unsqueeze(0)
+        weights = torch.ones(1, dtype=torch.float64)
+    elif isinstance(prior, LearnedMixture):
+        means, log_variances = prior.means, prior.log_variances
+        weights = prior.logits.double().softmax(0).cpu()
+    else:
+        return None
+    variances = log_variances.double().exp().cpu()
+    spread = basis.T @ (variances.unsqueeze(-1) * basis)  # [K, 2, 2]
+    return PlanarMixture(weights, means.double().cpu() @ basis, spread)

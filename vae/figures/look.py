@@ -1,0 +1,168 @@
+"""How the rows of a data set are drawn: as images, or as points in a plane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vae._extras import needs_extra
+from vae.data import Data
+
+with needs_extra():
+    from divergences.plots.style import GREY, INK, Axes
+    from vae.figures.latent import PALETTE, by_class
+
+DARK = 0.1  # median below which the ground of images is black, and is shown white on paper
+CONTEXT = "0.82"  # of the data behind curves
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Of one data set, so that its data, reconstructions and samples are drawn alike.
+
+    ``shape``: (C, H, W) of images, None for points. ``ink``: dark on white. ``low`` and ``high``:
+    of the range of values. ``plane``: mean [D] and basis [D, 2] of the points' plane.
+    """
+
+    shape: tuple[int, ...] | None
+    ink: bool = True
+    low: float = 0.0
+    high: float = 1.0
+    plane: tuple[Tensor, Tensor] | None = None
+    names: tuple[str, str] = ("$x_1$", "$x_2$")
+
+    @classmethod
+    def of(cls, data: Data) -> Look:
+        """From at most 2000 held-out rows."""
+        rows = data.rows("heldout", torch.arange(min(len(data.heldout), 2000)))
+        if data.is_image:
+            low, high = (0.0, 1.0) if data.unit else (float(rows.min()), float(rows.max()))
+            ink = data.shape[0] == 1 and float(rows.median()) < low + DARK * (high - low)
+            return cls(data.shape, ink, low, high)
+        d = rows.shape[1]
+        if d == 1:
+            return cls(None, plane=(torch.zeros(1), torch.tensor([[1.0, 0.0]])), names=("$x$", ""))
+        if d == 2:
+            return cls(None, plane=(torch.zeros(2), torch.eye(2)))
+        mean = rows.mean(0)
+        directions = torch.linalg.svd(rows - mean, full_matrices=False)[2]
+        names = ("principal component 1 of the data", "principal component 2")
+        return cls(None, plane=(mean, directions[:2].T), names=names)
+
+    def filled(self, rows: Tensor, columns: int) -> Tensor:
+        """Images [N, D] with white ones behind them, to a multiple of `columns`."""
+        white = self.low if self.ink else self.high
+        return torch.cat([rows, rows.new_full((-len(rows) % columns, rows.shape[1]), white)])
+
+    def points(self, rows: Tensor) -> NDArray[np.float64]:
+        """[..., D] to [..., 2] in the plane."""
+        assert self.plane is not None
+        mean, basis = self.plane
+        return np.asarray(((rows - mean) @ basis).numpy(), dtype=np.float64)
+
+
+# --- Images --------------------------------------------------------------------------------------
+
+
+def _mosaic(axes: Axes, images: Tensor, look: Look, title: str) -> tuple[int, int]:
+    """[R, C, D] images in R lines of C; returns the height and width of a cell in pixels."""
+    assert look.shape is not None
+    channels, height, width = look.shape
+    lines, columns = images.shape[:2]
+    tiles = ((images - look.low) / (look.high - look.low)).clamp(0, 1)
+    tiles = tiles.reshape(lines, columns, channels, height, width)
+    if look.ink:
+        tiles = 1 - tiles
+    margin = max(1, height // 16)
+    tiles = torch.nn.functional.pad(tiles, (margin,) * 4, value=1.0)
+    canvas = tiles.permute(0, 3, 1, 4, 2).reshape(
+        lines * (height + 2 * margin), columns * (width + 2 * margin), channels
+    )
+    axes.imshow(
+        canvas.numpy().squeeze(-1) if channels == 1 else canvas.numpy(),
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+    )
+    axes.set(xticks=[], yticks=[], title=title)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=GREY)
+    return height + 2 * margin, width + 2 * margin
+
+
+def image_grid(
+    axes: Axes, images: Tensor, title: str, *, columns: int = 8, look: Look | None = None
+) -> None:
+    """[N, D] images, `columns` to a line; those that do not fill a line are left out.
+
+    Without a `look` they are square grey ones in [0, 1], dark ink on white.
+    """
+    if look is None:
+        side = round(images.shape[1] ** 0.5)
+        look = Look((1, side, side))
+    lines = len(images) // columns
+    _mosaic(axes, images[: lines * columns].reshape(lines, columns, -1), look, title)
+
+
+def strips(
+    axes: Axes,
+    images: Tensor,
+    look: Look,
+    title: str,
+    *,
+    labels: Sequence[str] = (),
+    ticks: Sequence[str] = (),
+) -> None:
+    """[R, C, D] images with a label to each line and a tick to each column."""
+    height, width = _mosaic(axes, images, look, title)
+    lines, columns = images.shape[:2]
+    axes.tick_params(length=0, pad=2)
+    if labels:
+        axes.set_yticks([(i + 0.5) * height - 0.5 for i in range(lines)], labels)
+    if ticks:
+        axes.set_xticks([(i + 0.5) * width - 0.5 for i in range(columns)], ticks)
+
+
+# --- Points --------------------------------------------------------------------------------------
+
+
+def scatter(axes: Axes, x: Tensor, labels: Tensor | None, title: str, *, limit: float) -> None:
+    """[N, 2] points, coloured by class where there are labels, on a square of ±`limit`."""
+    _dots(axes, x.numpy(), labels, title)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+
+
+def _dots(axes: Axes, points: NDArray[np.float64], labels: Tensor | None, title: str) -> None:
+    for rows, colour in [(slice(None), INK)] if labels is None else by_class(labels):
+        x, y = points[rows].T
+        axes.scatter(x, y, s=3, color=colour, alpha=0.5, linewidths=0)
+    axes.set_title(title)
+    axes.locator_params(nbins=4)
+
+
+def point_cloud(axes: Axes, rows: Tensor, look: Look, labels: Tensor | None, title: str) -> None:
+    """[N, D] rows in the plane of the data."""
+    _dots(axes, look.points(rows), labels, title)
+    axes.set(xlabel=look.names[0], ylabel=look.names[1], box_aspect=1)
+
+
+def paths(
+    axes: Axes, rows: Tensor, look: Look, title: str, *, data: Tensor, labels: Sequence[str] = ()
+) -> None:
+    """[R, C, D]: R curves of C points each over the data [N, D], which are grey."""
+    x, y = look.points(data).T
+    axes.scatter(x, y, s=3, color=CONTEXT, linewidths=0)
+    for i, curve in enumerate(look.points(rows)):
+        colour = PALETTE(i % 10)
+        label = labels[i] if labels else None
+        axes.plot(*curve.T, ".-", color=colour, markersize=3, linewidth=0.8, label=label)
+        axes.plot(*curve[-1], "o", color=colour, markersize=4.5)
+    axes.set(title=title, xlabel=look.names[0], ylabel=look.names[1], box_aspect=1)
+    axes.locator_params(nbins=4)
+    if labels:
+        axes.legend(handlelength=1.2, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -1,0 +1,215 @@
+"""One figure for each thing to look at: samples, reconstructions, traversals and so on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vae._extras import needs_extra
+from vae.data import Data
+from vae.evaluation.passes import Encoded, encode, generator_for
+from vae.evaluation.samples import generate
+from vae.figures.pictures import LIMIT, interpolate, rank, reconstruct, traverse
+from vae.model import VAE
+
+with needs_extra():
+    from divergences.plots.style import Axes, Figure, new_figure, style
+    from vae.figures.charts import Rows, curve_names, kl_bars, training_curve
+    from vae.figures.latent import class_legend, latent_line, latent_plane, latent_space
+    from vae.figures.look import Look, image_grid, paths, point_cloud, strips
+
+CELL = 0.42  # inches of an image
+MOST_CODES = 3000  # in the latent space
+STEPS = 11
+POINTS = 1000  # of a plane
+RANKED = 2000  # rows by whose KL dimensions are ordered
+
+
+def heldout_rows(data: Data, n: int, *, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+    """At most n held-out rows [n, D], drawn at random, and their labels where there are any."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(data.heldout), generator=generator)[:n]
+    labels = data.heldout_labels
+    return data.rows("heldout", chosen), None if labels is None else labels[chosen]
+
+
+# --- Figures -------------------------------------------------------------------------------------
+
+
+def samples_figure(model: VAE, data: Data, *, n: int = 64, seed: int = 0) -> Figure:
+    """Forward samples, as ``vae.evaluation`` compares them with the data: images in a grid, or
+    points beside as many of the data."""
+    samples = generate(model, data, n if data.is_image else max(n, POINTS), seed=seed)
+    look = Look.of(data)
+    with style():
+        if data.is_image:
+            columns = math.ceil(n**0.5)
+            figure = new_figure(CELL * columns + 0.2, CELL * math.ceil(n / columns) + 0.35)
+            images = look.filled(samples, columns)
+            image_grid(figure.add_subplot(), images, "", columns=columns, look=look)
+            return figure
+        figure = new_figure(6.2, 3.2)
+        rows, labels = heldout_rows(data, len(samples), seed=seed)
+        left = figure.add_subplot(1, 2, 1)
+        right = figure.add_subplot(1, 2, 2, sharex=left, sharey=left)
+        point_cloud(left, rows, look, labels, "Held-out data")
+        point_cloud(right, samples, look, None, "Samples")
+    return figure
+
+
+def reconstructions_figure(model: VAE, data: Data, *, n: int = 32, seed: int = 0) -> Figure:
+    """Held-out rows, each above its reconstruction at a drawn z; points beside theirs."""
+    rows, labels = heldout_rows(data, n if data.is_image else max(n, POINTS), seed=seed)
+    again = reconstruct(model, rows, seed=seed)
+    look = Look.of(data)
+    with style():
+        if not data.is_image:
+            figure = new_figure(6.2, 3.2)
+            left = figure.add_subplot(1, 2, 1)
+            right = figure.add_subplot(1, 2, 2, sharex=left, sharey=left)
+            point_cloud(left, rows, look, labels, "Held-out data")
+            point_cloud(right, again, look, labels, "Reconstructions")
+            return figure
+        columns = min(len(rows), 16)
+        bands = math.ceil(len(rows) / columns)
+        figure = new_figure(CELL * columns + 0.3, (2 * CELL + 0.1) * bands + 0.1)
+        for i, axes in enumerate(figure.subplots(bands, 1, squeeze=False)[:, 0]):
+            band = slice(i * columns, (i + 1) * columns)
+            pair = torch.stack([look.filled(part[band], columns) for part in (rows, again)])
+            strips(axes, pair, look, "", labels=["$x$", "$\\hat{x}$"])
+    return figure
+
+
+def traversals_figure(model: VAE, data: Data, *, n: int = 10, seed: int = 0) -> Figure:
+    """One dimension at a time from −3 to 3, the others at the code of a held-out row; the n
+    dimensions of the largest KL, in this order and with it (the variance of z where there is none).
+    """
+    look = Look.of(data)
+    n = min(n, model.prior.dim)
+    with style():
+        if data.is_image:
+            figure = new_figure(CELL * STEPS + 0.8, CELL * n + 0.6)
+        else:
+            figure = new_figure(4.6, 3.4)
+        axes = figure.add_subplot()
+        traversals(axes, model, data, look, "Traversals", n=n, seed=seed)
+        if data.is_image:
+            axes.set_xlabel("value of the dimension")
+    return figure
+
+
+def interpolations_figure(model: VAE, data: Data, *, n: int = 8, seed: int = 0) -> Figure:
+    """Straight lines between the codes of n pairs of held-out rows, which stand at both ends."""
+    look = Look.of(data)
+    with style():
+        if data.is_image:
+            figure = new_figure(CELL * (STEPS + 2) + 0.3, CELL * n + 0.45)
+        else:
+            figure = new_figure(3.6, 3.4)
+        interpolations(figure.add_subplot(), model, data, look, "", n=n, seed=seed)
+    return figure
+
+
+def latent_figure(model: VAE, data: Data, *, n: int = MOST_CODES, seed: int = 0) -> Figure:
+    """Codes drawn for held-out rows, coloured by class, over the contours of the prior."""
+    with style():
+        figure = new_figure(4.2, 3.6)
+        latent(figure.add_subplot(), model, data, "Held-out codes, prior contours", n=n, seed=seed)
+    return figure
+
+
+def curves_figure(history: Rows) -> Figure:
+    """Every term of the loss over the steps.
+
+    Args:
+        history: what ``vae.training.fit`` returns, or the rows of metrics.csv.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    names = curve_names(history)
+    if not names:
+        raise ValueError("there is nothing to draw: the history has no rows")
+    columns = min(len(names), 3)
+    lines = math.ceil(len(names) / columns)
+    with style():
+        figure = new_figure(2.4 * columns, 1.8 * lines)
+        for i, name in enumerate(names):
+            axes = figure.add_subplot(lines, columns, i + 1)
+            training_curve(axes, history, name)
+            if i == 0:
+                axes.legend()
+    return figure
+
+
+# --- Panels of a model ---------------------------------------------------------------------------
+
+
+def encoded_heldout(
+    model: VAE, data: Data, n: int, *, seed: int = 0
+) -> tuple[Tensor, Tensor | None, Encoded]:
+    """Held-out rows, their labels and their codes."""
+    rows, labels = heldout_rows(data, n, seed=seed)
+    return rows, labels, encode(model, rows, generator=generator_for(model, seed, "pictures"))
+
+
+def traversals(
+    axes: Axes, model: VAE, data: Data, look: Look, title: str, *, n: int = 10, seed: int = 0
+) -> None:
+    """Of the n dimensions that are used most, around the code of a held-out row; the title goes on
+    with how they are labelled."""
+    rows, _, encoded = encoded_heldout(model, data, RANKED, seed=seed)
+    ranking = rank(encoded)
+    shown = ranking.order[:n]
+    decoded = traverse(model, encoded.features[0], shown, steps=STEPS)
+    labels = [ranking.label(j) for j in shown]
+    title += f"; dimension, {ranking.what}"
+    if look.shape is None:
+        paths(axes, decoded, look, title, data=rows[:POINTS], labels=labels)
+        axes.set_xlabel(f"{axes.get_xlabel()}; from −{LIMIT:g} to {LIMIT:g}, the dot")
+        return
+    ticks = [""] * STEPS
+    ticks[0], ticks[STEPS // 2], ticks[-1] = f"−{LIMIT:g}", "0", f"{LIMIT:g}"
+    strips(axes, decoded, look, title, labels=labels, ticks=ticks)
+
+
+def interpolations(
+    axes: Axes, model: VAE, data: Data, look: Look, title: str, *, n: int = 8, seed: int = 0
+) -> None:
+    """Between n pairs of held-out rows."""
+    rows, _ = heldout_rows(data, max(2 * n, POINTS), seed=seed + 1)
+    n = min(n, len(rows) // 2)
+    first, second = rows[:n], rows[n : 2 * n]
+    steps = interpolate(model, first, second, steps=STEPS, seed=seed)
+    if look.shape is None:
+        paths(axes, steps, look, title, data=rows)
+        return
+    framed = torch.cat([first.unsqueeze(1), steps, second.unsqueeze(1)], 1)
+    strips(axes, framed, look, title, ticks=["$x$", *[""] * STEPS, "$x'$"])
+
+
+def latent(
+    axes: Axes, model: VAE, data: Data, title: str, *, n: int = MOST_CODES, seed: int = 0
+) -> None:
+    """Codes of held-out rows."""
+    _, labels, encoded = encoded_heldout(model, data, n, seed=seed)
+    z = encoded.z
+    if z.shape[1] == 1:
+        latent_line(axes, z, model.prior, title)
+        return
+    plane = latent_plane(z, labels)
+    latent_space(axes, z, labels, title, prior=model.prior, basis=plane.basis)
+    axes.set_xlabel(plane.name or "$z_0$")
+    axes.set_ylabel("" if plane.name else "$z_1$")
+    class_legend(axes)
+
+
+def use_of_dimensions(
+    axes: Axes, model: VAE, data: Data, letter: str = "", *, seed: int = 0
+) -> None:
+    """Bars of the KL of every dimension, or of the variance of z."""
+    ranking = rank(encoded_heldout(model, data, RANKED, seed=seed)[2])
+    what = ranking.what[0].upper() + ranking.what[1:]
+    kl_bars(axes, ranking.values.numpy(), f"{letter}{what} of every dimension")
