@@ -11,6 +11,7 @@ from scipy.special import gammaln, hyp1f1
 from torch import Tensor, nn
 from torch.distributions import Independent, Laplace, Normal, kl_divergence
 
+from divergences.kl_decomposition import MinibatchEstimator
 from vae import (
     DIVERGENCES,
     VAE,
@@ -323,14 +324,23 @@ def test_capacity_takes_the_mean_first() -> None:
     assert (kl - 0.5).abs().mean() > 0.25  # what the other order would add
 
 
-def test_equal_weights_of_the_decomposition_are_the_sampled_kl() -> None:
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("estimator", ["stratified", "weighted"])
+def test_equal_weights_of_the_decomposition_are_the_sampled_kl(
+    estimator: MinibatchEstimator, learned: bool
+) -> None:
     """Whatever the estimator: MI + TC + dimension-wise KL = E log q(z|x) − log p(z)."""
-    for estimator in ("stratified", "weighted"):
-        model = build(Objective(TotalCorrelation(1, 1, 1, n_data=N, estimator=estimator)))
-        output = model(data())
-        q = Normal(output.mean, (0.5 * output.log_variance).exp()).log_prob(output.z).sum(1)
-        p = Normal(0.0, 1.0).log_prob(output.z).sum(1)
-        torch.testing.assert_close(output.loss, (output.distortion + q - p).mean())
+    model = build(Objective(TotalCorrelation(1, 1, 1, n_data=N, estimator=estimator)))
+    loc, scale = torch.zeros(M).double(), torch.ones(M).double()
+    if learned:
+        loc, scale = loc + 1.5, scale / 2
+        model.prior = LearnedGaussian(M).double()
+        nn.init.constant_(model.prior.mean, 1.5)
+        nn.init.constant_(model.prior.log_variance, -2 * math.log(2))
+    output = model(data())
+    q = Normal(output.mean, (0.5 * output.log_variance).exp()).log_prob(output.z).sum(1)
+    p = Normal(loc, scale).log_prob(output.z).sum(1)
+    torch.testing.assert_close(output.loss, (output.distortion + q - p).mean())
 
 
 def test_a_batch_of_all_data_gives_the_full_sum() -> None:
