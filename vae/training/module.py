@@ -114,7 +114,10 @@ class TrainingModule(lightning.LightningModule):
 
     @property
     def _gathers(self) -> bool:
-        return self.trainer.world_size > 1 and self.model.objective.nonlinear
+        objective = self.model.objective
+        # a critic of codes may draw points between them; one of data would decode all of a batch
+        codes = objective.divergence is not None and objective.data_critic is None
+        return self.trainer.world_size > 1 and (objective.nonlinear or codes)
 
     def _all_gather(self, rows: Tensor) -> Tensor:
         gathered = self.all_gather(rows, sync_grads=rows.requires_grad)
