@@ -13,8 +13,6 @@ Debian's package dataset-fashion-mnist.
 """
 
 import argparse
-import gzip
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +24,7 @@ from torch import Tensor
 from divergences import HypothesisResult, k_sample_test, two_sample_test, witness
 from divergences.kernels import Gaussian
 from divergences.plots.style import new_figure, save_figure, style
-from vae.data import Split, digits
+from vae.data import LabelledData, digits, load
 from vae.figures import image_grid
 
 CLASSES = (3, 8, 9)
@@ -78,7 +76,7 @@ def pca_gaussian(train: Tensor, count: int, seed: int) -> Tensor:
     return drawn.clamp(0.0, 1.0)
 
 
-def on_digits(data: Split, report: Report, seed: int) -> None:
+def on_digits(data: LabelledData, report: Report, seed: int) -> None:
     pixels, labels = data.train, data.train_labels
     of = {c: pixels[labels == c] for c in CLASSES}
     report("Do 3s differ from 8s?", two_sample_test(of[3], of[8], rng=seed))
@@ -100,24 +98,11 @@ def on_digits(data: Split, report: Report, seed: int) -> None:
         print(f"{names:<9}{row.effect_size:>8.3f}{row.pvalue:>8.4f}{row.adjusted:>11.4f}")
 
 
-def read_idx(path: Path) -> Images:
-    """An array from an IDX file of bytes, gzipped or not."""
-    packed = path.with_name(path.name + ".gz")
-    content = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
-    if content[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} is no IDX file of bytes; it starts with {content[:3]!r}")
-    sizes = np.frombuffer(content, ">i4", count=content[3], offset=4)
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
-    if len(values) != math.prod(sizes.tolist()):
-        raise ValueError(f"{path} holds {len(values)} bytes; its header names {sizes.tolist()}")
-    return values.reshape(sizes)
-
-
 def fashion_mnist(folder: Path, count: int) -> dict[str, Tensor]:
     """At most ``count`` images [n, pixels] in [0, 1] of each garment."""
-    images = read_idx(folder / "t10k-images-idx3-ubyte")
-    labels = torch.from_numpy(read_idx(folder / "t10k-labels-idx1-ubyte").copy())
-    pixels = torch.from_numpy(images.reshape(len(images), -1) / 255.0)
+    data = load("fashion-mnist", root=folder)
+    pixels, labels = data.rows("heldout").double(), data.heldout_labels
+    assert labels is not None
     return {name: pixels[labels == number][:count] for name, number in GARMENTS.items()}
 
 

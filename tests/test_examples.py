@@ -47,8 +47,9 @@ def fashion(tmp_path: pathlib.Path) -> pathlib.Path:
     r = np.random.default_rng(0)
     labels = r.integers(0, 10, 600).astype(np.uint8)
     images = r.integers(0, 100, (600, 4, 4)) + 10 * labels[:, None, None]
-    write_idx(tmp_path / "t10k-images-idx3-ubyte", images.astype(np.uint8))
-    write_idx(tmp_path / "t10k-labels-idx1-ubyte", labels)
+    for part in ("train", "t10k"):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte", images.astype(np.uint8))
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", labels)
     with gzip.open(tmp_path / "t10k-labels-idx1-ubyte.gz", "wb") as packed:
         packed.write((tmp_path / "t10k-labels-idx1-ubyte").read_bytes())
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
@@ -73,5 +74,5 @@ def test_a_broken_file_is_named_at_once(tmp_path: pathlib.Path, fashion: pathlib
     (fashion / "t10k-images-idx3-ubyte").write_bytes(b"GIF89a")
     done = run("real_data.py", "--out", tmp_path / "out", "--fashion-mnist", fashion)
     assert done.returncode != 0
-    assert "t10k-images-idx3-ubyte is no IDX file of bytes" in done.stderr
+    assert "t10k-images-idx3-ubyte is no IDX file: it starts with" in done.stderr
     assert done.stdout == ""

@@ -56,10 +56,12 @@ def load_data(config: Config) -> Data:
 
 
 def resolve(config: Config, data: Data) -> Config:
-    """With the settings filled in that depend on the data: λ and the length of schedules."""
+    """With what depends on data or machine filled in: λ, the length of schedules, threads."""
     changes: dict[str, float | int] = {}
     if config.lambda_ is None and config.divergence != "none":
         changes["lambda_"] = config.beta + default_weight(config, math.prod(data.shape))
+    if config.threads is None:
+        changes["threads"] = 1 if config.network == "mlp" else torch.get_num_threads()
     if config.schedule_steps is None:
         per_epoch = max(1, len(data.train) // config.batch_size)
         changes["schedule_steps"] = max(1, config.epochs * per_epoch // 2)

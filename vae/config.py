@@ -32,6 +32,10 @@ DivergenceName = Literal[
     "wasserstein",
 ]
 
+OPTIONAL_COUNTS = (
+    "heldout", "limit", "size", "schedule_steps", "patience", "check_every", "threads",
+)  # fmt: skip
+
 
 def _option(default: Any, help_: str) -> Any:
     return field(default=default, metadata={"help": help_})
@@ -96,6 +100,9 @@ class Config:
     seed: int = _option(0, "of the split, the initial weights and every draw")
     accelerator: str = _option("auto", "Lightning's: auto, cpu, gpu, mps …")
     devices: int = _option(1, "number of them; the divergence sees the whole batch")
+    threads: int | None = _option(
+        None, "of the CPU (1 for an mlp, which gains nothing from more; all for conv)"
+    )
     precision: str = _option("32-true", "Lightning's: 32-true, bf16-mixed, 16-mixed, 64-true")
     compile: bool = _option(False, "torch.compile")
 
@@ -108,7 +115,7 @@ class Config:
                 )
         for name in ("latent", "hidden", "components", "epochs", "cycles", "critic_steps"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("heldout", "limit", "size", "schedule_steps", "patience", "check_every"):
+        for name in OPTIONAL_COUNTS:
             value = getattr(self, name)
             self._check(name, value is None or value >= 1, "at least 1")
         self._check("batch_size", self.batch_size >= 2, "at least 2")

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from vae.model import VAE
 from vae.networks import mlp
 from vae.objectives import DIVERGENCES, InfoVAE
 from vae.priors import StandardNormal
+from vae.threads import threads
 
 LEVEL = 0.05
 # the original MMD-VAE in nats (`lambda_from_pixel_mean(64)`), and for the energy distance, whose
@@ -119,18 +119,7 @@ def table(comparisons: Sequence[Comparison]) -> str:
     return "\n".join([line(header), "─" * (sum(widths) + 12), *map(line, rows)])
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from a second thread, and on busy cores lose a lot by it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@one_thread()
+@threads(1)
 def run(config: Config) -> list[Comparison]:
     """Train, test, print the table and write `out/demo.png`.
 

@@ -1,11 +1,11 @@
 """The folder of a run: what it was told, on what, and what came of it.
 
-    config.yaml      every setting, resolved: `python -m vae fit --config` repeats the run
-    versions.json    of the libraries, and a hash of the training rows
-    metrics.csv      one row per look at the held-out rows
-    checkpoints/     best.ckpt and last.ckpt
-    evaluation.json  what `evaluate` found
-    figures/
+config.yaml      every setting, resolved: `python -m vae fit --config` repeats the run
+versions.json    of the libraries, and a hash of the training rows
+metrics.csv      one row per look at the held-out rows
+checkpoints/     best.ckpt and last.ckpt
+evaluation.json  what `evaluate` found
+figures/
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
+import re
 import sys
 import warnings
 from argparse import ArgumentParser as PlainParser
@@ -18,6 +20,7 @@ with needs_extra():
     from jsonargparse import ArgumentParser, Namespace
 
 from divergences import __version__
+from divergences.two_sample import Method
 from vae.command import running
 from vae.config import Config
 from vae.demo import Config as Demo
@@ -28,15 +31,30 @@ EPILOG = """\
 exit status  0 done; 1 it failed (diverged, a missing extra, a full disk); 2 wrong usage or input;
              130 interrupted
 """
-PIXEL_NOISE = "draw from p(x|z), not its mean"
 
 
 class _Parser(ArgumentParser):
     """An invalid argument gets one line rather than the usage and a line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        text = " ".join(message.split())
-        self.exit(2, f"{self.prog}: {text} (see --help)\n")
+        self.exit(2, f"{self.prog}: {_plain(message)} (see --help)\n")
+
+
+def _plain(message: str) -> str:
+    """The parser's words without its types."""
+    text = " ".join(message.split())
+    found = re.fullmatch(r'Parser key "(\w+)": (.*?)\.? Got value: (.*)', text) or re.fullmatch(
+        r'Parser key "(\w+)": (.*) Given value type.*Given value: (.*)', text
+    )
+    if found is None:
+        return text
+    name, kinds, value = found.groups()
+    words = {"int": "an integer", "float": "a number", "bool": "true or false", "NoneType": "null"}
+    plain = [words.get(kind, kind) for kind in re.findall(r"Expected an? <class '(\w+)'>", kinds)]
+    plain += [f"one of {names}" for names in re.findall(r"typing\.Literal\[(.*?)\]", kinds)]
+    if not plain:
+        return text
+    return f"--{name.replace('_', '-')} must be {' or '.join(plain)}, got {value!r}"
 
 
 def _parser(prog: str, what: str) -> _Parser:
@@ -139,10 +157,11 @@ def _picture(name: str, what: str, count: int, counted: str) -> Callable[[Sequen
     def command(argv: Sequence[str]) -> None:
         def add(argument: Any) -> None:
             argument("--n", type=int, default=count, help=counted)
-            argument("--out", type=Path | None, default=None, help="PNG, PDF, .npy (in the run)")
+            numbers = " or .npy" if name in ("sample", "reconstruct") else ""
+            argument(
+                "--out", type=Path | None, default=None, help=f".png, .pdf{numbers} (in the run)"
+            )
             argument("--seed", type=int, default=0, help="of every draw")
-            if name == "sample":
-                argument("--pixel-noise", action="store_true", help=PIXEL_NOISE)
 
         given = _of_run(name, what, argv, add).as_dict()
         folder, which, n = given.pop("run"), given.pop("checkpoint"), given.pop("n")
@@ -155,10 +174,9 @@ def _picture(name: str, what: str, count: int, counted: str) -> Callable[[Sequen
 
 def _compare(argv: Sequence[str]) -> None:
     def add(argument: Any) -> None:
-        argument("--method", type=str, default="fuse", help="of `two_sample_test`: fuse, mmd, …")
+        argument("--method", type=Method, default="fuse", help="of `two_sample_test`")
         argument("--n", type=int | None, default=None, help="rows of each sample, at most")
         argument("--resamples", type=int, default=999, help="permutations")
-        argument("--pixel-noise", action="store_true", help=PIXEL_NOISE)
         argument("--out", type=Path | None, default=None, help="figure (in the run)")
         argument("--seed", type=int, default=0, help="of every draw")
         argument("--json", action="store_true", help="print JSON")
@@ -170,7 +188,6 @@ def _compare(argv: Sequence[str]) -> None:
         method=given.method,
         n=given.n,
         n_resamples=given.resamples,
-        pixel_noise=given.pixel_noise,
         out=given.out,
         seed=given.seed,
         as_json=given.json,
@@ -281,12 +298,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ModuleNotFoundError, running.Failed) as error:
         print(f"vae {name}: {error}", file=sys.stderr)
         return 1
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except ValueError as error:
         print(f"vae {name}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"vae {name}: {error.filename or ''}: {error.strerror}", file=sys.stderr)
-        return 1
+        reason = error if error.strerror is None else f"{error.filename}: {error.strerror}"
+        print(f"vae {name}: {reason}", file=sys.stderr)
+        return 1 if error.errno in (errno.ENOSPC, errno.EIO) else 2
     return 0
 
 

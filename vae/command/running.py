@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from torch import Tensor
+
+from divergences.files import replacing
+from divergences.two_sample import Method, two_sample_test
 from vae.config import Config
 from vae.data import Data
+from vae.demo import Comparison, table
 from vae.demo import Config as Demo
+from vae.model import VAE
 from vae.presets import PRESETS, configure
-from vae.runs import Run
+from vae.runs import Run, Which, write_text
+from vae.threads import threads
+
+FIGURES = (".png", ".pdf", ".svg")
 
 
 class Failed(Exception):
@@ -43,35 +55,198 @@ def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
     if not quiet:
         print(f"{_described(data)}\n{run.folder}", flush=True)
     try:
-        fit(
-            run.untrained(),
-            data,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            critic_learning_rate=config.critic_learning_rate,
-            critic_steps=config.critic_steps,
-            seed=config.seed,
-            accelerator=config.accelerator,
-            devices=config.devices,
-            precision=config.precision,
-            compile=config.compile,
-            patience=config.patience,
-            check_every=config.check_every,
-            folder=run.folder,
-            resume=resume,
-            live_plots=live_plots,
-            progress=not quiet,
-        )
+        with threads(config.threads):
+            fit(
+                run.untrained(),
+                data,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                learning_rate=config.learning_rate,
+                critic_learning_rate=config.critic_learning_rate,
+                critic_steps=config.critic_steps,
+                seed=config.seed,
+                accelerator=config.accelerator,
+                devices=config.devices,
+                precision=config.precision,
+                compile=config.compile,
+                patience=config.patience,
+                check_every=config.check_every,
+                folder=run.folder,
+                resume=resume,
+                live_plots=live_plots,
+                progress=not quiet,
+            )
     except TrainingDiverged as error:
         raise Failed(str(error)) from error
+    _look(run)
     if not quiet:
         print(f"next: python -m vae evaluate {run.folder}")
+
+
+def _look(run: Run) -> None:
+    """What one wants to see first: curves, samples, reconstructions, of the best checkpoint."""
+    from vae.figures import curves_figure, reconstructions_figure, samples_figure, save_figure
+    from vae.training import read_metrics
+
+    model = run.model()
+    figures = {
+        "curves": curves_figure(read_metrics(run.folder / "metrics.csv")),
+        "samples": samples_figure(model, run.data),
+        "reconstructions": reconstructions_figure(model, run.data),
+    }
+    for name, figure in figures.items():
+        save_figure(figure, run.figures / f"{name}.png")
 
 
 def _described(data: Data) -> str:
     shape = "×".join(map(str, data.shape))
     return f"{data.name}: {len(data.train)} rows to train on, {len(data.heldout)} held out, {shape}"
+
+
+# --- Looking -------------------------------------------------------------------------------------
+
+
+def evaluate(folder: Path, which: Which, *, as_json: bool, **options: Any) -> None:
+    """Measure, print, and write evaluation.json and figures/evaluation.png."""
+    from vae.evaluation import evaluate
+    from vae.figures import evaluation_page, save_figure
+    from vae.training import read_metrics
+
+    run = Run.open(folder)
+    model = run.model(which)
+    found = evaluate(model, run.data, **options)
+    page = evaluation_page(model, run.data, found, read_metrics(folder / "metrics.csv"))
+    json_path, figure_path = folder / "evaluation.json", run.figures / "evaluation.png"
+    write_text(json_path, found.to_json() + "\n")
+    save_figure(page, figure_path)
+    print(found.to_json() if as_json else f"{found}\n\n{json_path}\n{figure_path}")
+
+
+def sample(folder: Path, which: Which, *, n: int, out: Path | None, seed: int) -> None:
+    """Forward samples."""
+    from vae.evaluation.samples import generate
+    from vae.figures import samples_figure
+
+    _picture(
+        Run.open(folder),
+        which,
+        "samples",
+        lambda m, d: samples_figure(m, d, n=n, seed=seed),
+        lambda m, d: generate(m, d, n, seed=seed),
+        out,
+    )
+
+
+def reconstruct(folder: Path, which: Which, *, n: int, out: Path | None, seed: int) -> None:
+    """Held-out rows, [2, n, …] with their reconstructions."""
+    import torch
+
+    from vae.figures import reconstruct, reconstructions_figure
+    from vae.figures.views import heldout_rows
+
+    def arrays(model: VAE, data: Data) -> Tensor:
+        rows = heldout_rows(data, n, seed=seed)[0]
+        return torch.stack([rows, reconstruct(model, rows, seed=seed)])
+
+    _picture(
+        Run.open(folder),
+        which,
+        "reconstructions",
+        lambda m, d: reconstructions_figure(m, d, n=n, seed=seed),
+        arrays,
+        out,
+    )
+
+
+def traverse(folder: Path, which: Which, *, n: int, out: Path | None, seed: int) -> None:
+    """One dimension at a time, the most used first."""
+    from vae.figures import traversals_figure
+
+    def figure(model: VAE, data: Data) -> Any:
+        return traversals_figure(model, data, n=n, seed=seed)
+
+    _picture(Run.open(folder), which, "traversals", figure, None, out)
+
+
+def interpolate(folder: Path, which: Which, *, n: int, out: Path | None, seed: int) -> None:
+    """Between pairs of held-out rows."""
+    from vae.figures import interpolations_figure
+
+    def figure(model: VAE, data: Data) -> Any:
+        return interpolations_figure(model, data, n=n, seed=seed)
+
+    _picture(Run.open(folder), which, "interpolations", figure, None, out)
+
+
+def _picture(
+    run: Run,
+    which: Which,
+    name: str,
+    figure: Callable[[VAE, Data], Any],
+    arrays: Callable[[VAE, Data], Tensor] | None,
+    out: Path | None,
+) -> None:
+    """Draw, or save the numbers, as the suffix of ``out`` says; print where."""
+    from vae.figures import save_figure
+
+    path = _writable(run.figures / f"{name}.png" if out is None else out, arrays is not None)
+    model = run.model(which)
+    if path.suffix == ".npy":
+        assert arrays is not None
+        rows = arrays(model, run.data)
+        with replacing(path) as file:
+            np.save(file, rows.reshape(*rows.shape[:-1], *run.data.shape).numpy())
+    else:
+        save_figure(figure(model, run.data), path)
+    print(path)
+
+
+def _writable(path: Path, arrays: bool) -> Path:
+    known = (*FIGURES, ".npy") if arrays else FIGURES
+    if path.suffix not in known:
+        raise ValueError(f"--out must end in {', '.join(known)}, got {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def compare(
+    folder: Path,
+    which: Which,
+    *,
+    method: Method,
+    n: int | None,
+    n_resamples: int,
+    out: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Generated against held-out rows; other held-out rows against them as the control."""
+    from vae.evaluation.samples import generate
+    from vae.figures import save_figure
+    from vae.figures.views import heldout_rows
+
+    run = Run.open(folder)
+    path = _writable(run.figures / "comparison.png" if out is None else out, False)
+    half = min(len(run.data.heldout) // 2, n or 2**62)
+    rows = heldout_rows(run.data, 2 * half, seed=seed)[0]
+    first, second = rows[:half], rows[half:]
+    samples = generate(run.model(which), run.data, half, seed=seed)
+    comparisons = [
+        Comparison(
+            question, two_sample_test(x, first, method=method, n_resamples=n_resamples, rng=seed)
+        )
+        for question, x in (
+            ("Do generated rows differ from held-out ones?", samples),
+            ("Control: do other held-out rows differ from them?", second),
+        )
+    ]
+    save_figure(comparisons[0].result.plot(), path)
+    if as_json:
+        names = ("generated", "control")
+        found = {k: c.result.to_dict() for k, c in zip(names, comparisons, strict=True)}
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print(f"{table(comparisons)}\n\n{path}")
 
 
 # --- Words ---------------------------------------------------------------------------------------
@@ -116,7 +291,12 @@ def reproduce(names: Sequence[str], *, everything: bool) -> None:
 
 
 def demo(config: Demo) -> None:
-    """As `python -m vae demo`."""
+    """As `make demo`."""
     from vae.demo import run
 
-    run(config)
+    try:
+        run(config)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{interrupt or 'interrupted'}; nothing was written") from None
+    except ValueError as error:
+        raise Failed(f"{error}; nothing was written") from error

@@ -17,8 +17,6 @@ from vae.data.images import image_folder
 from vae.data.shapes import FACTOR_SIZES, render_shapes, shapes
 from vae.data.split import at_least_one
 
-Split = LabelledData
-
 NAMES: tuple[str, ...] = ("digits", "gaussian-mixture", "mnist", "fashion-mnist", "shapes")
 ARRAY_SUFFIXES = (".npy", ".npz")
 
@@ -28,7 +26,6 @@ __all__ = [
     "Binarise",
     "Data",
     "LabelledData",
-    "Split",
     "binarised",
     "digits",
     "gaussian_mixture",
