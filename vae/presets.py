@@ -73,7 +73,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "−log p(x|z) + (1−α)·KL(q(z|x)‖p) + (α+λ−1)·MMD²(q(z), p), α = 0",
             "Zhao, Song & Ermon 2019, arXiv:1706.02262, eq. 6",
             {**LEARNED, "beta": 1.0, "divergence": "mmd"},
-            "α+λ−1 = D/2σ²: 1·MMD² beside a pixel-mean squared error, as in the authors' code.",
+            "α+λ−1 = D/2σ²: 1·MMD² beside a pixel-mean squared error.",
         ),
         "infovae-energy": Preset(
             "the same with the energy distance: no bandwidth",
@@ -85,10 +85,12 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "mmd-vae": Preset(
             "no KL at all",
             "−log p(x|z) + λ·MMD²(q(z), p), k = exp(−‖z−z'‖²/M)",
-            "Zhao, Song & Ermon 2019, sec. 5 (α = 1), and their code",
+            "Zhao, Song & Ermon 2019, sec. 5 (α = 1)",
             {"beta": 0.0, "divergence": "mmd"},
-            "λ = D/2σ²: 1·MMD² beside a pixel-mean squared error (392 for 28×28, 32 for digits).",
-            "the U-statistic, whose minimum is at q(z) = p",
+            "λ = D/2σ²: their code has 1·MMD² beside a pixel-mean squared error (392 for 28×28, 32 for "
+            "digits).",
+            "their code has the V-statistic of exp(−‖z−z'‖²/M²), whose minimum in a batch is narrower "
+            "than p; this is the U-statistic, and a kernel that sees more of the tails",
         ),
         "wae-mmd": Preset(
             "the Wasserstein autoencoder with an MMD",

@@ -112,15 +112,18 @@ def test_batches_are_independent_problems() -> None:
 # --- Conventions ---------------------------------------------------------------------------------
 
 
-def test_infovae_squared_exponential() -> None:
-    """exp(−‖z − z′‖²/dim) is bandwidth="dimension"."""
+@pytest.mark.parametrize(
+    ("scale", "bandwidth"), [(6, "dimension"), (36, 6 / 2**0.5)], ids=["dim", "dim squared"]
+)
+def test_kernels_of_mmd_vae(scale: int, bandwidth: float | str) -> None:
+    """exp(−‖z − z′‖²/dim), and exp(−mean_j(z_j − z_j′)²/dim) of its authors' code."""
     x, y = normal(0, 40, 6), normal(1, 50, 6)
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return torch.exp(-(a[:, None] - b[None]).square().sum(-1) / 6)
+        return torch.exp(-(a[:, None] - b[None]).square().sum(-1) / scale)
 
     published = kernel(x, x).mean() + kernel(y, y).mean() - 2 * kernel(x, y).mean()
-    assert_close(mmd2(x, y, bandwidth="dimension", estimator="biased"), published, 1e-12)
+    assert_close(mmd2(x, y, bandwidth=bandwidth, estimator="biased"), published, 1e-12)
 
 
 def test_wasserstein_autoencoder_kernel() -> None:

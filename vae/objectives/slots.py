@@ -17,9 +17,11 @@ IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def mmd(z: Tensor, prior_sample: Tensor) -> Tensor:
-    """Unbiased squared MMD with k(z, z') = exp(−‖z−z'‖²/M), the kernel of the InfoVAE paper's code.
+    """Unbiased squared MMD with k(z, z') = exp(−‖z−z'‖²/M): half the squared distance to expect
+    between draws of N(0, I) is in the exponent's scale.
 
-    The U-statistic, since the V-statistic's optimum in a mini-batch is narrower than the prior.
+    The authors' code of the MMD-VAE has exp(−‖z−z'‖²/M²) and the V-statistic, whose optimum in a
+    mini-batch is narrower than the prior: ``mmd2(z, p, bandwidth=M / 2**0.5, estimator="biased")``.
     """
     return mmd2(z, prior_sample, kernel="gaussian", bandwidth="dimension")
 
