@@ -40,6 +40,7 @@ class CodeMeasures(Record):
     d: int
     distortion: float  # −log p(x|z)
     distortion_standard_error: float
+    squared_error: float  # ‖x − E[x|z]‖², summed over pixels: compares across likelihoods
     kl: float | None  # KL(q(z|x)‖p), the rate
     kl_per_dimension: Vector | None = field(repr=False)  # [d]
     elbo: float | None
@@ -74,6 +75,7 @@ def measure_codes(model: VAE, encoded: Encoded) -> CodeMeasures:
         d=d,
         distortion=float(encoded.distortion.mean()),
         distortion_standard_error=standard_error(encoded.distortion),
+        squared_error=float(encoded.squared_error.mean()),
         kl=None if encoded.kl is None else float(encoded.kl.mean()),
         kl_per_dimension=kl_per_dimension(encoded),
         elbo=None if elbo is None else float(elbo.mean()),

@@ -78,6 +78,7 @@ class Encoded:
     mean: Tensor | None  # [N, M]
     log_variance: Tensor | None  # [N, M]
     distortion: Tensor  # [N] −log p(x|z)
+    squared_error: Tensor  # [N] ‖x − E[x|z]‖²
     kl: Tensor | None  # [N]
     kl_per_dimension: Tensor | None  # [N, M]
 
@@ -102,15 +103,15 @@ def encode(model: VAE, x: Tensor, *, generator: Generator | None = None) -> Enco
     with evaluating(model):
         parts = [_encode(model, rows, generator) for rows in row_batches(model, x)]
     columns = zip(*parts, strict=True)
-    z, mean, log_variance, distortion, kl, per_dimension = map(_joined, columns)
-    assert z is not None and distortion is not None
+    z, mean, log_variance, distortion, error, kl, per_dimension = map(_joined, columns)
+    assert z is not None and distortion is not None and error is not None
     bad = ~(z.isfinite().all(1) & distortion.isfinite())
     if bool(bad.any()):
         raise ValueError(
             f"codes or likelihoods of {int(bad.sum())} of {len(x)} rows are not finite: the "
             "training diverged, or the data lie outside the support of the likelihood"
         )
-    return Encoded(z, mean, log_variance, distortion, kl, per_dimension)
+    return Encoded(z, mean, log_variance, distortion, error, kl, per_dimension)
 
 
 def _encode(model: VAE, x: Tensor, generator: Generator | None) -> tuple[Tensor | None, ...]:
@@ -123,8 +124,10 @@ def _encode(model: VAE, x: Tensor, generator: Generator | None) -> tuple[Tensor 
             kl = per_dimension.sum(1)
         else:
             kl = code.log_density(code.z) - model.prior.log_prob(code.z)
-    distortion = -log_likelihood(model, x, drawn.z)
-    return code.z, code.mean, code.log_variance, distortion, kl, per_dimension
+    parameters = model.decoder(drawn.z).double()
+    distortion = -model.likelihood.log_prob(x.double(), parameters)
+    error = (x.double() - model.likelihood.mean(parameters)).square().flatten(1).sum(1)
+    return code.z, code.mean, code.log_variance, distortion, error, kl, per_dimension
 
 
 def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:

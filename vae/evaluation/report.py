@@ -53,6 +53,7 @@ def _measures(found: Evaluation) -> Iterator[Sequence[str]]:
         "distortion −log p(x|z)",
         *(_number(part.distortion, part.distortion_standard_error) for part in both),
     )
+    yield ("  squared error, units of x", *(_number(part.squared_error) for part in both))
     yield ("rate KL(q(z|x)‖p)", *(_number(part.kl) for part in both))
     yield ("ELBO", *(_number(part.elbo, part.elbo_standard_error) for part in both))
     iwae = found.importance
