@@ -47,11 +47,21 @@ class Rows:
         return self.source[indices.to(self.source.device)]
 
     def check(self, model: VAE) -> None:
-        """Raises ValueError for values that are not finite or that the likelihood does not know."""
+        """Raises ValueError for shapes, dtypes and values that cannot be trained on."""
+        train = self._values
+        if train.dim() < 2 or not (isinstance(self.source, Data) or train.is_floating_point()):
+            raise ValueError(
+                f"rows must be floats [N, …], got {train.dtype} {list(train.shape)}: "
+                "rows.float(), or vae.data.Data for bytes"
+            )
         # bytes are finite and within [0, 1]: one row stands for all
-        some = self._values if self._values.is_floating_point() else self.at(torch.arange(1))
-        model.likelihood.check(some)
+        model.likelihood.check(train if train.is_floating_point() else self.at(torch.arange(1)))
         if self.heldout is not None:
+            if len(self.heldout) < 2 or self.heldout.shape[1:] != train.shape[1:]:
+                raise ValueError(
+                    f"held-out rows must be 2 or more of shape {list(train.shape[1:])} each, got "
+                    f"{list(self.heldout.shape)}"
+                )
             model.likelihood.check(self.heldout)
 
     def checksum(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Checks(Callback):
         rows: of the metrics so far.
         interruption: asked after every step.
         alarms: told the terms of every check.
-        live_plots: redraw curves.png in the folder.
+        draw: called with all rows and a path now and then, for a live plot.
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class Checks(Callback):
         rows: list[Row],
         interruption: Interruption,
         alarms: Alarms,
-        live_plots: bool,
+        draw: Callable[[list[Row], Path], None] | None,
     ) -> None:
         self.plan, self.every, self.heldout = plan, every, heldout
         self.patience, self.folder, self.rows = patience, folder, rows
-        self.interruption, self.alarms, self.live_plots = interruption, alarms, live_plots
+        self.interruption, self.alarms, self.draw = interruption, alarms, draw
         self.best, self.best_step, self.seconds = math.inf, 0, 0.0
         self.stopped_early = self.interrupted = False
         self._clock = self._drawn = time.monotonic()
@@ -155,12 +156,10 @@ class Checks(Callback):
             trainer.save_checkpoint(self.folder / "checkpoints" / name)
 
     def _redraw(self, trainer: Trainer, *, last: bool) -> None:
-        if not self.live_plots or self.folder is None or not trainer.is_global_zero:
+        if self.draw is None or self.folder is None or not trainer.is_global_zero:
             return
         if last or time.monotonic() - self._drawn > REDRAW_EVERY:
-            from vae.training.curves import save_curves
-
-            save_curves(self.rows, self.folder / "curves.png")
+            self.draw(self.rows, self.folder / "curves.png")
             self._drawn = time.monotonic()
 
     # --- Ends ---

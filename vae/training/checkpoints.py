@@ -88,6 +88,13 @@ class AtomicCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Of files that a killed process was writing."""
+    for name in (LAST, BEST):
+        for path in folder.glob(f".{name}.*"):
+            path.unlink(missing_ok=True)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of this package, on the CPU.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from vae.training.checkpoints import (
     load_weights,
     parameters_of,
     read_checkpoint,
+    remove_leftovers,
 )
 from vae.training.heldout import HeldOut
 from vae.training.interruption import Interruption
@@ -77,7 +79,7 @@ def fit(
         accelerator: Lightning's, e.g. "auto" or "cpu".
         devices: number of them; an objective that is not linear in its rows sees all of a batch.
             Dropout is drawn on each device; all else is as on one, up to rounding.
-        precision: Lightning's, e.g. "bf16-mixed".
+        precision: Lightning's, e.g. "bf16-mixed"; "64-true" leaves the model in fp64.
         compile: encoder, decoder and terms by ``torch.compile``.
         patience: stop after so many epochs without a better held-out loss; this cuts the decay of
             the learning rate short.
@@ -123,7 +125,7 @@ def fit(
     shown = progress and on_first_process()
     if shown:
         print(model.weights(), flush=True)
-    history = _open_metrics(folder, start)
+    history = _open_folder(folder, start)
     if finished:
         assert checkpoint is not None
         load_weights(model, checkpoint)
@@ -148,7 +150,7 @@ def fit(
             alarms=Alarms(
                 say, n_steps=plan.n_steps, schedule_steps=model.objective.rate.schedule.length
             ),
-            live_plots=live_plots,
+            draw=_drawing() if live_plots else None,
         )
         bar = Progress(plan, checks, visible=shown)
         try:
@@ -240,16 +242,24 @@ def _start(
     return record["step"], bool(ended)
 
 
-def _open_metrics(folder: Path | None, start: int) -> History:
-    """The rows up to ``start``, of which the file is cut to."""
+def _open_folder(folder: Path | None, start: int) -> History:
+    """The rows of metrics up to ``start``, to which the file is cut."""
     if folder is None:
         return []
     path = folder / "metrics.csv"
-    history = read_metrics(path, up_to=start)
+    history = read_metrics(path, up_to=start) if start else []
     if on_first_process():
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder / "checkpoints")
         write_metrics(path, history)
     return history
+
+
+def _drawing() -> Callable[[list[Row], Path], None]:
+    """Imported before the training, so that it does not fail in the middle of it."""
+    from vae.training.curves import save_curves
+
+    return save_curves
 
 
 def _interrupted(plan: Plan, step: int, checkpoint: Path | None, saved: bool) -> str:

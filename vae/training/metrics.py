@@ -35,12 +35,16 @@ def write_metrics(path: Path, rows: list[Row]) -> None:
 
 
 def append_metrics(path: Path, row: Row) -> None:
-    """One row more; the first one brings the header."""
+    """One row more; the first one brings the header. Raises OSError, with the path."""
     line = _values(row)
     if not path.exists() or path.stat().st_size == 0:
         line = _line(list(row)) + line
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(line)
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(line)
+    except OSError as error:
+        message = f"cannot write the metrics ({error.strerror}; checkpoints are intact)"
+        raise OSError(error.errno, message, str(path)) from error
 
 
 def _values(row: Row) -> str:

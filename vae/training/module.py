@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -52,7 +53,7 @@ class TrainingModule(lightning.LightningModule):
         self.latest: Terms | None = None
         self.adversarial = model.objective.adversarial
         self.automatic_optimization = not self.adversarial
-        self._terms_of = torch.compile(model.terms) if compiled else model.terms
+        self._terms_of = _compiled(model) if compiled else model.terms
 
     # --- Steps ---
 
@@ -164,3 +165,14 @@ class TrainingModule(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.watch.load_state_dict(checkpoint[KEY]["watch"])
+
+
+def _compiled(model: VAE) -> Callable[[Tensor, Tensor, Tensor], Terms]:
+    """``model.terms``, compiled."""
+    networks = torch.compile(model.terms)
+
+    def terms(x: Tensor, noise: Tensor, prior_sample: Tensor) -> Terms:
+        # the compiler looks at .grad of what it is given, which warns for a learned prior's draws
+        return replace(networks(x, noise, prior_sample.detach()), prior_sample=prior_sample)
+
+    return terms

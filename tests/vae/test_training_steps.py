@@ -1,0 +1,308 @@
+"""The steps against plain loops of PyTorch, the draws, the rows, the held-out loss."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vae import (
+    VAE,
+    AdversarialKL,
+    BernoulliLikelihood,
+    CodeCritic,
+    GaussianLikelihood,
+    LearnedGaussian,
+    Objective,
+    StandardNormal,
+    TotalCorrelation,
+    WassersteinCritic,
+    WeightedKL,
+)
+from vae.data import Data
+from vae.objectives import Anneal
+from vae.objectives.slots import mmd
+from vae.training import fit
+from vae.training.batches import Batches, Plan, Rows
+from vae.training.draws import Stream, generator, seed_of
+from vae.training.heldout import MOST_ROWS, HeldOut
+
+N, BATCH, EPOCHS, RATE = 17, 5, 2, 1e-2
+
+
+def rows(n: int = N) -> Tensor:
+    return torch.rand(n, 5, generator=torch.Generator().manual_seed(0))
+
+
+def build(objective: Objective, **parts: nn.Module) -> VAE:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        defaults: dict[str, nn.Module] = {
+            "encoder": nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4)),
+            "decoder": nn.Linear(2, 5),
+            "likelihood": GaussianLikelihood(learned=True),
+            "prior": LearnedGaussian(2),
+        }
+        return VAE(objective=objective, **(defaults | parts))
+
+
+def train(model: VAE, **options: object) -> list[dict[str, float]]:
+    settings = {
+        "epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE, "seed": 7,
+        "accelerator": "cpu", "progress": False,
+    }  # fmt: skip
+    return fit(model, rows(), **(settings | options))
+
+
+def assert_same(model: VAE, expected: VAE) -> None:
+    for (name, a), b in zip(
+        model.state_dict().items(), expected.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=lambda m: f'{name}: {m}')
+
+
+def batches() -> list[Tensor]:
+    return list(Batches(Rows.of(rows(), None), Plan(N, BATCH, EPOCHS), seed=7))
+
+
+def draws(model: VAE, step: int, part: int = 0) -> tuple[Tensor, Tensor]:
+    source = generator("cpu", seed_of(7, Stream.NOISE, step, part))
+    noise = torch.randn(BATCH, 2, generator=source)
+    return noise, model.prior.sample(BATCH, generator=source, like=noise)
+
+
+def test_a_training_is_adam_with_a_cosine_on_the_loss() -> None:
+    model = build(Objective(WeightedKL(Anneal(0.0, 1.0, 4)), mmd, 5.0))
+    expected = copy.deepcopy(model)
+    history = train(model)
+    optimizer = torch.optim.Adam(expected.parameters(), lr=RATE)
+    steps = EPOCHS * (N // BATCH)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    losses = []
+    for step, x in enumerate(batches()):
+        loss = expected.objective(expected.terms(x, *draws(expected, step)), step).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay.step()
+        losses.append(loss.item())
+    assert_same(model, expected)
+    for row, first in zip(history, (0, 3), strict=True):
+        assert row["loss"] == pytest.approx(sum(losses[first : first + 3]) / 3, rel=1e-6)
+        assert row["schedule"] == min(row["step"] / 4, 1)
+    assert history[0]["learning_rate"] == pytest.approx(RATE / 2)
+    assert history[1]["learning_rate"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lambda: Objective(WeightedKL(0.1), CodeCritic(2), 2.0),
+        lambda: Objective(WeightedKL(0.1), WassersteinCritic(2, "clip", (8,)), 2.0),
+        lambda: Objective(AdversarialKL(5, 2)),
+    ],
+    ids=["code", "clip", "avb"],
+)
+def test_critics_step_after_the_autoencoder_on_draws_of_their_own(
+    objective: Callable[[], Objective],
+) -> None:
+    model = build(objective())
+    expected = copy.deepcopy(model)
+    history = train(model, critic_steps=2, critic_learning_rate=3e-3)
+    critics = {id(p) for p in expected.objective.parameters()}
+    assert critics
+    ours = [p for p in expected.parameters() if id(p) not in critics]
+    theirs = list(expected.objective.parameters())
+    first = torch.optim.Adam(ours, lr=RATE)
+    second = torch.optim.Adam(theirs, lr=3e-3, betas=(0.5, 0.999))
+    steps = EPOCHS * (N // BATCH)
+    losses = []
+    for step, x in enumerate(batches()):
+        for optimizer, rate in ((first, RATE), (second, 3e-3)):
+            optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        loss = expected.objective(expected.terms(x, *draws(expected, step)), step).total
+        gradients = torch.autograd.grad(loss, ours, allow_unused=True)
+        for p, g in zip(ours, gradients, strict=True):
+            p.grad = g
+        first.step()
+        for part in (1, 2):
+            terms = expected.terms(x, *draws(expected, step, part))
+            critic_loss = expected.objective.critic_loss(terms)
+            gradients = torch.autograd.grad(critic_loss, theirs, allow_unused=True)
+            for p, g in zip(theirs, gradients, strict=True):
+                p.grad = g
+            second.step()
+            expected.objective.after_critic_step()
+        losses.append(critic_loss.item())
+    assert_same(model, expected)
+    assert history[-1]["critic_loss"] == pytest.approx(sum(losses[3:]) / 3, rel=1e-5)
+
+
+def test_every_epoch_is_a_permutation_and_processes_share_each_batch() -> None:
+    data = Rows.of(torch.arange(23.0).reshape(-1, 1), None)
+    plan = Plan(23, 6, 2)
+    whole = list(Batches(data, plan, seed=1))
+    assert [len(x) for x in whole] == 6 * [6]
+    first, second = (torch.cat(whole[i : i + 3]).flatten().tolist() for i in (0, 3))
+    assert len(set(first)) == len(set(second)) == 18
+    assert first != second
+    late = list(Batches(data, plan, seed=1, start=4))
+    assert all(torch.equal(a, b) for a, b in zip(late, whole[4:], strict=True))
+    shards = [Batches(data, plan, seed=1, rank=rank, world_size=2) for rank in (0, 1)]
+    for x, *parts in zip(whole, *shards, strict=True):
+        assert torch.equal(torch.cat(parts), x)
+    other = list(Batches(data, plan, seed=2))
+    assert not torch.equal(other[0], whole[0])
+
+
+def test_bytes_are_binarised_anew_at_every_step_and_the_same_again() -> None:
+    grey = torch.full((8, 4), 128, dtype=torch.uint8)
+    binary = (grey > 0).to(torch.uint8) * 255
+    data = Data("grey", grey, binary, (4,), binarise="dynamic")
+    plan = Plan(8, 8, 3)
+    once, twice = (list(Batches(Rows.of(data, None), plan, seed=1)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+    assert set(torch.cat(once).unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(once[0].sum(0), once[1].sum(0))
+    model = build(
+        Objective(WeightedKL(1.0)), likelihood=BernoulliLikelihood(),
+        encoder=nn.Linear(4, 4), decoder=nn.Linear(2, 4),
+    )  # fmt: skip
+    history = fit(model, data, epochs=2, batch_size=4, accelerator="cpu", progress=False)
+    assert history[-1]["heldout_distortion"] > 0
+
+
+@pytest.mark.parametrize("other", [{"step": 1}, {"part": 1}, {"rank": 1}, {"seed": 1}])
+def test_seeds_of_different_uses_differ(other: dict[str, int]) -> None:
+    base = {"seed": 0, "step": 0, "part": 0, "rank": 0}
+    seeds = {seed_of(stream=stream, **base) for stream in Stream}
+    assert len(seeds) == len(Stream)
+    assert seed_of(stream=Stream.NOISE, **(base | other)) not in seeds
+
+
+def test_the_heldout_loss_does_not_depend_on_the_schedule() -> None:
+    """At every check it has the weights of the schedule's end, and it is always the same draws."""
+    model = build(Objective(WeightedKL(Anneal(5.0, 0.5, 6))))
+    history = train(model, heldout=rows(9), check_every=2)
+    assert len(history) == 3
+    for row in history:
+        expected = row["heldout_distortion"] + 0.5 * row["heldout_kl"]
+        assert row["heldout_loss"] == pytest.approx(expected, rel=1e-6)
+    frozen = train(model, heldout=rows(9), learning_rate=1e-12, epochs=3)
+    assert len({row["heldout_loss"] for row in frozen}) == 1
+
+
+def test_heldout_rows_are_one_batch_in_evaluation_mode() -> None:
+    model = build(
+        Objective(WeightedKL(0.0), mmd, 5.0),
+        encoder=nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5)),
+        prior=StandardNormal(2),
+    )
+    model.encoder[0].eval()  # one mode by hand
+    modes = [module.training for module in model.modules()]
+    look = HeldOut(rows(MOST_ROWS + 50), batch_size=64, seed=3)
+    settings = {"device": torch.device("cpu"), "dtype": torch.float32}
+    terms, loss = look(model, **settings, context=torch.no_grad())
+    assert modes == [module.training for module in model.modules()]
+    assert len(terms.z) == MOST_ROWS
+    assert len(terms.x.unique(dim=0)) == MOST_ROWS
+    model.eval()
+    again = model.terms(
+        terms.x, (terms.z - terms.mean) / (0.5 * terms.log_variance).exp(), terms.prior_sample
+    )
+    torch.testing.assert_close(again.distortion, terms.distortion, rtol=1e-4, atol=1e-4)
+    expected = terms.distortion.mean() + 5 * mmd(terms.z, terms.prior_sample)
+    torch.testing.assert_close(loss.total, expected)
+
+
+def test_modes_and_generators_are_left_alone() -> None:
+    model = build(
+        Objective(WeightedKL(1.0)), encoder=nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5))
+    )
+    model.encoder[1].eval()
+    modes = [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    train(model, heldout=rows(9))
+    assert modes == [module.training for module in model.modules()]
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_total_correlation_learns_the_size_of_the_data() -> None:
+    rate = TotalCorrelation()
+    train(build(Objective(rate)))
+    assert rate.n_data == N
+
+
+def test_a_schedule_that_cannot_finish_is_said() -> None:
+    message = r"2 → 1 in 10 steps \(linear\) ends 4 steps after .* takes 6: .* for 4 epochs"
+    with pytest.warns(UserWarning, match=message):
+        train(build(Objective(WeightedKL(Anneal(2.0, 1.0, 10)))))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_train(precision: str) -> None:
+    weights = []
+    for chosen in ("32-true", precision):
+        model = build(Objective(WeightedKL(0.5), mmd, 5.0))
+        history = train(model, precision=chosen, heldout=rows(9))
+        weights.append(model.encoder[0].weight.detach().double())
+        assert math.isfinite(history[-1]["heldout_loss"])
+    start = build(Objective(WeightedKL(0.5))).encoder[0].weight.detach().double()
+    if precision == "bf16-mixed":  # the draws are the same, so is the way
+        assert float((weights[1] - weights[0]).norm() / (weights[0] - start).norm()) < 0.1
+    else:
+        assert model.encoder[0].weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # torch's own
+def test_compiled_terms_train_the_same(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.utils import counters
+
+    model = build(Objective(WeightedKL(0.5), CodeCritic(2), 3.0))
+    expected = copy.deepcopy(model)
+    train(expected)
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: compile_(f, backend=backend, fullgraph=True))
+    torch._dynamo.reset()
+    counters.clear()
+    train(model, compile=True)
+    assert counters["stats"]["unique_graphs"] >= 1
+    assert_same(model, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patience": 0, "heldout": rows(4)}, "patience must be at least 1, got 0"),
+        ({"patience": 2}, "patience needs held-out rows"),
+        ({"check_every": 0}, "check_every must be at least 1, got 0"),
+        ({"critic_steps": 0}, "critic_steps must be at least 1, got 0"),
+        ({"resume": True}, "need a folder"),
+        ({"heldout": torch.zeros(4, 6)}, r"2 or more of shape \[5\] each, got \[4, 6\]"),
+        ({"heldout": torch.full((4, 5), math.nan)}, "4 of 4 rows are not finite"),
+        ({"accelerator": "abacus"}, "abacus"),
+    ],
+    ids=["patience", "heldout", "checks", "critics", "folder", "shape", "finite", "device"],
+)
+def test_arguments_that_make_no_sense(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(build(Objective(WeightedKL(1.0))), **options)
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(9, 5, dtype=torch.uint8), torch.zeros(9)], ids=["bytes", "flat"]
+)
+def test_rows_that_are_no_rows_of_floats(bad: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"rows must be floats \[N, …\]"):
+        fit(build(Objective(WeightedKL(1.0))), bad, epochs=1)
+
+
+def test_rows_outside_the_support(tmp_path: Path) -> None:
+    model = build(Objective(WeightedKL(1.0)), likelihood=BernoulliLikelihood())
+    with pytest.raises(ValueError, match=r"Bernoulli likelihood needs values in \[0, 1\]"):
+        fit(model, 2 * rows(), epochs=1, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
