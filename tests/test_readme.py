@@ -8,9 +8,14 @@ import re
 import pytest
 
 from divergences.command.line import parser
+from vae.command import running
+from vae.command.line import main as vae_main
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = ("README.md", "docs/choosing-a-test.md", "docs/validity.md", "docs/power.md")
+PAGES = (
+    "README.md", "docs/choosing-a-test.md", "docs/validity.md", "docs/power.md", "docs/vae.md",
+)  # fmt: skip
+OTHERS = ("docs/architecture.md", "docs/conventions.md", "docs/vae-differences.md")
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 BLOCKS = [
     pytest.param(page, block, id=f"{page}-{number}")
@@ -39,12 +44,12 @@ def test_blocks_and_commands_are_there() -> None:
         assert re.search(rf"^{command}:", makefile, re.MULTILINE), command
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/architecture.md", "docs/conventions.md"])
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS])
 def test_links_and_named_files_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
-    named = r"\b((?:tests|kernels|bench|docs|examples|divergences)/[\w/-]+\.(?:py|md))\b"
+    named = r"(?<![\w/])((?:tests|kernels|bench|docs|examples|divergences|vae)/[\w/-]+\.(?:py|md))\b"
     for name in re.findall(named, text):
         assert (ROOT / name).exists(), name
 
@@ -57,3 +62,19 @@ def test_shell_commands_parse(page: str) -> None:
     for command in commands:
         if not command.endswith("--help"):
             parser().parse_args(command.split())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/vae.md"])
+def test_commands_of_vae_parse(
+    page: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every `python -m vae …`, with what it would do left out."""
+    for name in ("fit", "resume", "evaluate", "sample", "compare", "presets", "reproduce"):
+        monkeypatch.setattr(running, name, lambda *_, **__: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out" / "first").mkdir(parents=True)
+    (tmp_path / "out" / "first" / "config.yaml").write_text("preset: vae\n")
+    commands = re.findall(r"python -m vae ([^`#\n]+)", TEXTS[page])
+    assert len(commands) > 1
+    for command in commands:
+        assert vae_main(command.split()) == 0, command
