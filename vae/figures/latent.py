@@ -142,15 +142,19 @@ def _circles(axes: Axes) -> None:
     for mass in MASSES:
         radius = (-2 * np.log(1 - mass)) ** 0.5
         axes.add_patch(Circle((0, 0), radius, fill=False, color=INK, linewidth=0.7, zorder=2))
-        axes.annotate(
-            f"{mass:.0%}",
-            (0, -radius),
-            ha="center",
-            va="center",
-            fontsize=6,
-            color=INK,
-            bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.9},
-        )
+        _mass_label(axes, mass, (0, -radius))
+
+
+def _mass_label(axes: Axes, mass: float, place: Any) -> None:
+    axes.annotate(
+        f"{mass:.0%}",
+        place,
+        ha="center",
+        va="center",
+        fontsize=6,
+        color=INK,
+        bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.9},
+    )
 
 
 def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> Any:
@@ -161,8 +165,9 @@ def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> Any:
     planar = planar_mixture(prior, basis)
     if planar is None:
         like = torch.zeros((), device=next((p.device for p in prior.parameters()), None))
+        own = torch.Generator(like.device).manual_seed(0)
         with torch.no_grad():
-            draws = prior.sample(1000, like=like).cpu().double() @ basis
+            draws = prior.sample(1000, generator=own, like=like).cpu().double() @ basis
         axes.scatter(draws[:, 0], draws[:, 1], s=2, color="0.75", linewidths=0, zorder=0)
         return draws.mean(0).numpy()
     draws = planar.sample(DRAWS, generator)
@@ -186,10 +191,9 @@ def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> Any:
         linestyles="solid",
         zorder=2,
     )
-    names = {
-        float(level): f"{mass:.0%}" for level, mass in zip(drawn.levels, MASSES[::-1], strict=True)
-    }
-    axes.clabel(drawn, fmt=names, fontsize=6)
+    for mass, segments in zip(MASSES[::-1], drawn.allsegs, strict=True):
+        line = np.concatenate(segments)
+        _mass_label(axes, mass, line[line[:, 1].argmin()])
     return draws.mean(0).numpy()
 
 

@@ -18,6 +18,7 @@ with needs_extra():
     from vae.figures.latent import PALETTE, by_class
 
 DARK = 0.1  # median below which the ground of images is black, and is shown white on paper
+GOLDEN = (5**0.5 - 1) / 2  # of which multiples fill [0, 1] evenly
 CONTEXT = "0.82"  # of the data behind curves
 
 
@@ -26,7 +27,8 @@ class Look:
     """Of one data set, so that its data, reconstructions and samples are drawn alike.
 
     ``shape``: (C, H, W) of images, None for points. ``ink``: dark on white. ``low`` and ``high``:
-    of the range of values. ``plane``: mean [D] and basis [D, 2] of the points' plane.
+    of the range of values. ``plane``: mean [D] and basis [D, 2] of the points' plane; None for
+    numbers, which are spread over the height at random.
     """
 
     shape: tuple[int, ...] | None
@@ -46,7 +48,7 @@ class Look:
             return cls(data.shape, ink, low, high)
         d = rows.shape[1]
         if d == 1:
-            return cls(None, plane=(torch.zeros(1), torch.tensor([[1.0, 0.0]])), names=("$x$", ""))
+            return cls(None, names=("$x$", ""))
         if d == 2:
             return cls(None, plane=(torch.zeros(2), torch.eye(2)))
         mean = rows.mean(0)
@@ -60,10 +62,20 @@ class Look:
         return torch.cat([rows, rows.new_full((-len(rows) % columns, rows.shape[1]), white)])
 
     def points(self, rows: Tensor) -> NDArray[np.float64]:
-        """[..., D] to [..., 2] in the plane."""
-        assert self.plane is not None
-        mean, basis = self.plane
-        return np.asarray(((rows - mean) @ basis).numpy(), dtype=np.float64)
+        """[n, …, D] to [n, …, 2] in the plane."""
+        if self.plane is None:
+            height = torch.arange(len(rows)) * GOLDEN % 1
+            flat = torch.cat([rows, height.view(-1, *[1] * (rows.dim() - 1)).expand_as(rows)], -1)
+        else:
+            flat = (rows - self.plane[0]) @ self.plane[1]
+        return np.asarray(flat.numpy(), dtype=np.float64)
+
+    def name_axes(self, axes: Axes) -> None:
+        """A square with the names of the coordinates."""
+        axes.set(xlabel=self.names[0], ylabel=self.names[1], box_aspect=1)
+        axes.locator_params(nbins=4)
+        if self.plane is None:
+            axes.set_yticks([])
 
 
 # --- Images --------------------------------------------------------------------------------------
@@ -135,6 +147,7 @@ def scatter(axes: Axes, x: Tensor, labels: Tensor | None, title: str, *, limit: 
     """[N, 2] points, coloured by class where there are labels, on a square of ±`limit`."""
     _dots(axes, x.numpy(), labels, title)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axes.locator_params(nbins=4)
 
 
 def _dots(axes: Axes, points: NDArray[np.float64], labels: Tensor | None, title: str) -> None:
@@ -142,13 +155,12 @@ def _dots(axes: Axes, points: NDArray[np.float64], labels: Tensor | None, title:
         x, y = points[rows].T
         axes.scatter(x, y, s=3, color=colour, alpha=0.5, linewidths=0)
     axes.set_title(title)
-    axes.locator_params(nbins=4)
 
 
 def point_cloud(axes: Axes, rows: Tensor, look: Look, labels: Tensor | None, title: str) -> None:
     """[N, D] rows in the plane of the data."""
     _dots(axes, look.points(rows), labels, title)
-    axes.set(xlabel=look.names[0], ylabel=look.names[1], box_aspect=1)
+    look.name_axes(axes)
 
 
 def paths(
@@ -162,7 +174,7 @@ def paths(
         label = labels[i] if labels else None
         axes.plot(*curve.T, ".-", color=colour, markersize=3, linewidth=0.8, label=label)
         axes.plot(*curve[-1], "o", color=colour, markersize=4.5)
-    axes.set(title=title, xlabel=look.names[0], ylabel=look.names[1], box_aspect=1)
-    axes.locator_params(nbins=4)
+    axes.set_title(title)
+    look.name_axes(axes)
     if labels:
         axes.legend(handlelength=1.2, loc="center left", bbox_to_anchor=(1, 0.5))
