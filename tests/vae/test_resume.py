@@ -87,8 +87,9 @@ def test_killed_and_resumed_equals_uninterrupted(case: str, tmp_path: Path) -> N
     assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
     last = killed / "checkpoints" / "last.ckpt"
     assert read_checkpoint(last)["vae_training"]["step"] == 6  # of the second epoch of five
-    with (killed / "metrics.csv").open("a") as file:
-        file.write("9,1.8,0.25")  # as a process leaves it that dies while it writes
+    with (killed / "metrics.csv").open("r+") as file:  # as a process leaves it that dies
+        later = file.read().splitlines()[-1].split(",")  # between a row and its checkpoint,
+        file.write(",".join(["9", *later[1:]]) + "\n12,2.4,0.25")  # and while it writes a row
 
     expected, history = train(case, whole)
     model, resumed_history = train(case, killed, resume=True)

@@ -12,6 +12,7 @@ from vae.terms import Terms
 LEAST_KL = 0.1  # nats per sample, below which the code says nothing about x
 DEAD, DEAD_SHARE = 0.01, 0.75  # nats of a dimension; share of such dimensions
 OFF_PRIOR = 0.5  # nats per dimension between Gaussians of q(z)'s and the prior's moments
+LEAST_ROWS = 50  # from which moments are estimated
 STREAK = 5  # checks in a row
 WARM_UP_SHARE, WARM_UP_STEPS = 0.1, 200  # of the run, and at least, in which nothing is said
 
@@ -70,7 +71,10 @@ def collapsed(terms: Terms) -> str | None:
 
 
 def off_prior(terms: Terms) -> str | None:
-    """What to say where mean and variance of the codes are far from those of the prior's draws."""
+    """What to say where mean and variance of the codes are far from those of the prior's draws;
+    None where they are not, or the rows are too few to tell."""
+    if len(terms.z) < LEAST_ROWS:
+        return None
     z, p = _moments(terms.z), _moments(terms.prior_sample)
     ratio = z[1] / p[1]
     shift = (z[0] - p[0]).square() / p[1]
