@@ -28,7 +28,7 @@ from vae.objectives.slots import mmd
 from vae.training import fit
 from vae.training.batches import Batches, Plan, Rows
 from vae.training.draws import Stream, generator, seed_of
-from vae.training.heldout import MOST_ROWS, HeldOut
+from vae.training.heldout import MOST_ROWS, HeldOut, most_rows
 
 N, BATCH, EPOCHS, RATE = 17, 5, 2, 1e-2
 
@@ -61,7 +61,7 @@ def assert_same(model: VAE, expected: VAE) -> None:
     for (name, a), b in zip(
         model.state_dict().items(), expected.state_dict().values(), strict=True
     ):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=lambda m: f'{name}: {m}')
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=lambda m: f"{name}: {m}")
 
 
 def batches() -> list[Tensor]:
@@ -216,6 +216,16 @@ def test_heldout_rows_are_one_batch_in_evaluation_mode() -> None:
     torch.testing.assert_close(again.distortion, terms.distortion, rtol=1e-4, atol=1e-4)
     expected = terms.distortion.mean() + 5 * mmd(terms.z, terms.prior_sample)
     torch.testing.assert_close(loss.total, expected)
+
+
+def test_the_total_correlation_looks_at_fewer_rows() -> None:
+    """Its matrices [B, B, M] stay below 10⁷ numbers."""
+    wide = build(
+        Objective(TotalCorrelation()), encoder=nn.Linear(5, 128), decoder=nn.Linear(64, 5),
+        prior=StandardNormal(64),
+    )  # fmt: skip
+    assert most_rows(wide) ** 2 * 64 <= 10**7 < (most_rows(wide) + 1) ** 2 * 64
+    assert most_rows(build(Objective(WeightedKL(1.0)))) == 2000
 
 
 def test_modes_and_generators_are_left_alone() -> None:

@@ -24,7 +24,7 @@ from vae.training.checkpoints import (
     read_checkpoint,
     remove_leftovers,
 )
-from vae.training.heldout import HeldOut
+from vae.training.heldout import HeldOut, most_rows
 from vae.training.interruption import Interruption
 from vae.training.metrics import Row, read_metrics, write_metrics
 from vae.training.module import TrainingModule
@@ -111,9 +111,9 @@ def fit(
         epochs=epochs,
         batch_size=plan.batch_size,
         learning_rate=learning_rate,
-        critic_learning_rate=learning_rate
-        if critic_learning_rate is None
-        else critic_learning_rate,
+        critic_learning_rate=(
+            learning_rate if critic_learning_rate is None else critic_learning_rate
+        ),
         critic_steps=critic_steps,
         seed=seed,
         rows=len(rows),
@@ -140,9 +140,7 @@ def fit(
         checks = Checks(
             plan,
             every=plan.steps_per_epoch if check_every is None else check_every,
-            heldout=None
-            if rows.heldout is None
-            else HeldOut(rows.heldout, batch_size=plan.batch_size, seed=seed),
+            heldout=_heldout(model, rows, plan, seed),
             patience=None if patience is None else patience * plan.steps_per_epoch,
             folder=folder,
             rows=history,
@@ -218,6 +216,12 @@ def finish_objective(model: VAE, plan: Plan) -> None:
             f"{-(-rate.schedule.length // plan.steps_per_epoch)} epochs",
             stacklevel=3,
         )
+
+
+def _heldout(model: VAE, rows: Rows, plan: Plan, seed: int) -> HeldOut | None:
+    if rows.heldout is None:
+        return None
+    return HeldOut(rows.heldout, batch_size=plan.batch_size, seed=seed, most=most_rows(model))
 
 
 def _start(

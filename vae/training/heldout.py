@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 from vae.model import VAE
+from vae.objectives.rates import TotalCorrelation
 from vae.terms import Loss, Terms
 from vae.training.distributed import concatenate
 from vae.training.draws import Stream, generator, seed_global, seed_of
 
 MOST_ROWS = 2000
+MOST_NUMBERS = 10**7  # in the matrices of pairs and dimensions of the total correlation
 
 
 class HeldOut:
-    """At most ``MOST_ROWS`` held-out rows, drawn once.
+    """At most ``most`` held-out rows, drawn once.
 
     The loss of all of them as one batch is what selects best.ckpt and stops early: it does not
     depend on a schedule's state. What it is worth with critics is another matter, since they keep
@@ -24,13 +27,14 @@ class HeldOut:
 
     Args:
         rows: [H, …].
+        most: number of them to look at.
         batch_size: rows at a time through the networks.
         seed: of the choice of rows and of all draws.
     """
 
-    def __init__(self, rows: Tensor, *, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: Tensor, *, batch_size: int, seed: int, most: int = MOST_ROWS) -> None:
         draws = generator("cpu", seed_of(seed, Stream.HELDOUT))
-        chosen = torch.randperm(len(rows), generator=draws)[:MOST_ROWS].sort().values
+        chosen = torch.randperm(len(rows), generator=draws)[:most].sort().values
         self.rows = rows[chosen.to(rows.device)]
         self.batch_size, self.seed = max(batch_size, 2), seed
 
@@ -68,6 +72,13 @@ class HeldOut:
                 return terms, model.objective(terms, None)
         finally:
             set_modes(modes)
+
+
+def most_rows(model: VAE) -> int:
+    """How many rows at once an objective bears."""
+    if isinstance(model.objective.rate, TotalCorrelation):
+        return min(MOST_ROWS, math.isqrt(MOST_NUMBERS // model.prior.dim))
+    return MOST_ROWS
 
 
 def set_modes(modes: dict[torch.nn.Module, bool]) -> None:
