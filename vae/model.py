@@ -115,7 +115,7 @@ class VAE(nn.Module):
     def terms(self, x: Tensor, noise: Tensor, prior_sample: Tensor) -> Terms:
         """Encode, decode and evaluate every term, from given draws [B, M] of N(0, I) and p(z)."""
         code = self.encode(x, noise=noise)
-        parameters = self.decoder(code.z)
+        parameters = self._decoded(code.z, x)
         kl, kl_per_dimension = self._kl(code)
         return Terms(
             x=x,
@@ -160,6 +160,11 @@ class VAE(nn.Module):
         return [p for p in self.parameters() if id(p) not in critics]
 
     # --- Details ---
+
+    def _decoded(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002 (autoregressive ones look)
+        """Parameters of p(x|z) for the x that is being explained."""
+        decoded: Tensor = self.decoder(z)
+        return decoded
 
     def _noise(self, x: Tensor, generator: Generator | None) -> Tensor:
         dtype = next((p.dtype for p in self.encoder.parameters()), x.dtype)
