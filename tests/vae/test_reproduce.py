@@ -83,7 +83,7 @@ def test_experiments_take_at_most_two_minutes() -> None:
 
 def test_a_linear_vae_holds_probabilistic_pca() -> None:
     """Tipping & Bishop 1999: W = U(Λ − σ²)^½, q(z|x) = N(M⁻¹Wᵀ(x − b), σ²M⁻¹), M = Λ here. The
-    bound is then the likelihood of every digit, and log p(x, z) − log q(z|x) the same at every z."""
+    bound is then the likelihood of every digit, log p(x, z) − log q(z|x) the same at every z."""
     pixels = load_digits().data / 16
     pca = PCA(linear.K).fit(pixels)
     basis, eigenvalues = (
