@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 from dataclasses import dataclass
@@ -49,13 +50,14 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, config: Config, *, overwrite: bool = False) -> Run:
-        """A new run; `config` need not be resolved.
+        """A new run; `config` need not be resolved. Processes of one training beside the first
+        write nothing.
 
         Raises:
             FileExistsError: the folder holds a run, and `overwrite` is not set.
             ValueError, OSError: data that cannot be loaded, a folder that cannot be written.
         """
-        if (folder / CONFIG).exists() and not overwrite:
+        if (folder / CONFIG).exists() and not overwrite and first_process():
             raise FileExistsError(
                 f"{folder} holds a run: `resume` it, name another folder with --out, "
                 "or replace it with --overwrite"
@@ -65,6 +67,8 @@ class Run:
         data = load_data(config)
         run = cls(folder, resolve(config, data), data)
         run.untrained()  # refuses what does not fit together before anything is replaced
+        if not first_process():
+            return run
         folder.mkdir(parents=True, exist_ok=True)
         for name in OWN if overwrite else ():
             _remove(folder / name)
@@ -112,6 +116,12 @@ class Run:
         model = self.untrained()
         load_weights(model, self.folder / "checkpoints" / f"{which}.ckpt")
         return model.eval()
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes and prints: one training with several devices runs
+    the whole command once for each."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 
 def read_config(path: Path) -> Config:

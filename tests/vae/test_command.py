@@ -279,3 +279,16 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     assert main(["fit", *long, "--heldout", "60", "--out", str(whole), "--quiet"]) == 0
     first, second = (Run.open(folder).model("last").state_dict() for folder in (out, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_processes_write_one_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["--devices", "2", "--accelerator", "cpu", "--out", str(out)]
+    command = [sys.executable, "-m", "vae", "fit", *SHORT, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("rows to train on") == 1
+    assert done.stdout.count("next:") == 1
+    assert "deprecated" not in done.stderr
+    assert (out / "figures" / "curves.png").read_bytes().startswith(PNG)
+    assert len((out / "metrics.csv").read_text().splitlines()) == 3

@@ -19,7 +19,7 @@ from vae.demo import Comparison, table
 from vae.demo import Config as Demo
 from vae.model import VAE
 from vae.presets import PRESETS, configure
-from vae.runs import Run, Which, write_text
+from vae.runs import Run, Which, first_process, write_text
 from vae.threads import threads
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -52,7 +52,8 @@ def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
     from vae.training import TrainingDiverged, fit
 
     config, data = run.config, run.data
-    if not quiet:
+    first = first_process()
+    if first and not quiet:
         print(f"{_described(data)}\n{run.folder}", flush=True)
     try:
         with threads(config.threads):
@@ -78,6 +79,8 @@ def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
             )
     except TrainingDiverged as error:
         raise Failed(str(error)) from error
+    if not first:
+        return
     _look(run)
     if not quiet:
         print(f"next: python -m vae evaluate {run.folder}")

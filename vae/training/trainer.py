@@ -124,8 +124,9 @@ def _quiet() -> Iterator[None]:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
-            # Lightning 2.6 asks torch 2.13 in a way that is deprecated there
+            # Lightning 2.6 asks torch 2.13 in ways that are deprecated there
             warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+            warnings.filterwarnings("ignore", message=".*functional.all_gather is deprecated")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
