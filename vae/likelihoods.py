@@ -102,7 +102,7 @@ class GaussianLikelihood(Likelihood):
         return parameters
 
     def sample(self, parameters: Tensor, *, generator: Generator | None = None) -> Tensor:
-        return parameters + self.variance**0.5 * _noise(parameters, generator)
+        return parameters + math.sqrt(self.variance) * _noise(parameters, generator)
 
     def describe(self) -> str:
         return f"σ² = {self.variance:.4g}{'' if self.log_variance is None else ' (learned)'}"

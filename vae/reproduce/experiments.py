@@ -28,30 +28,30 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
         "linear": Experiment(
             "a linear VAE with a learned σ reaches the likelihood of probabilistic PCA",
             linear_vae,
-            0.7,
+            0.3,
         ),
         "mixture": Experiment(
             "four Gaussians in the plane through two codes that match the prior",
             mixture_latent,
-            0.7,
+            0.3,
         ),
         "overfit": Experiment(
-            "few data: the KL lets q(z) leave the prior, the MMD does not", kl_overfits, 1.0
+            "few data: the KL lets q(z) leave the prior, the MMD does not", kl_overfits, 0.4
         ),
         "uninformative": Experiment(
             "a decoder that needs no code: the KL gives it up, the MMD-VAE does not",
             uninformative_code,
-            0.5,
+            0.3,
         ),
         "tc": Experiment(
             "β on the total correlation alone costs less information than β on the KL",
             tc_against_beta,
-            1.5,
+            0.8,
         ),
         "shrinkage": Experiment(
             "the V-statistic's optimum is narrower than the prior, the U-statistic's is not",
             v_statistic_shrinks,
-            0.3,
+            0.1,
         ),
     }
 )

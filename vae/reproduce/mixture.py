@@ -57,7 +57,7 @@ def mixture_latent(progress: bool = True, steps: int = STEPS) -> list[Finding]:
             least_share(samples), 0.25, 0.05, quarter,
         ),
         Finding(
-            "share of the samples within 3σ of a mode", within(samples), 0.6, 0, EARLIER, "above"
+            "share of the samples within 3σ of a mode", within(samples), 0.5, 0, EARLIER, "above"
         ),
     ]  # fmt: skip
 

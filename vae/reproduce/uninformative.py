@@ -19,6 +19,7 @@ from vae.reproduce.training import one_thread, trained
 LENGTH, DIM, HIDDEN = 32, 2, 100
 FLIP = 0.2  # probability that a bit differs from the one before
 ROWS, HELDOUT, STEPS = 10_000, 5000, 2000
+LAMBDA = 10.0  # at 32 one of three seeds was still where it started after 2,000 steps
 ENTROPY = math.log(2) - (LENGTH - 1) * (FLIP * math.log(FLIP) + (1 - FLIP) * math.log(1 - FLIP))
 
 
@@ -55,7 +56,7 @@ def uninformative_code(progress: bool = True, steps: int = STEPS) -> list[Findin
     """Chains of 32 bits, each differing from the last with probability .2; exact entropy 16.21."""
     generator = torch.Generator().manual_seed(0)
     x, heldout = chains(ROWS, generator), chains(HELDOUT, generator)
-    kl, mmd = Objective(WeightedKL()), InfoVAE(1, 32)
+    kl, mmd = Objective(WeightedKL()), InfoVAE(1, LAMBDA)
     plain = information(kl, x, heldout, steps, autoregressive=False, progress=progress)
     ours = information(kl, x, heldout, steps, autoregressive=True, progress=progress)
     other = information(mmd, x, heldout, steps, autoregressive=True, progress=progress)
@@ -63,7 +64,7 @@ def uninformative_code(progress: bool = True, steps: int = STEPS) -> list[Findin
     return [
         Finding("I(z; x), flexible decoder, VAE, nats", ours[0], 0.0, 0.1, source),
         Finding("distortion of it, nats", ours[1], ENTROPY, 0.15, "entropy of the chain"),
-        Finding("I(z; x), flexible decoder, MMD-VAE, nats", other[0], 2.0, 0, EARLIER, "above"),
+        Finding("I(z; x), flexible decoder, MMD-VAE, nats", other[0], 5.0, 0, EARLIER, "above"),
         Finding("I(z; x), factorised decoder, VAE, nats", plain[0], 1.0, 0, EARLIER, "above"),
     ]
 
