@@ -121,8 +121,7 @@ def test_critics_step_after_the_autoencoder_on_draws_of_their_own(
     steps = EPOCHS * (N // BATCH)
     losses = []
     for step, x in enumerate(batches()):
-        for optimizer, rate in ((first, RATE), (second, 3e-3)):
-            optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        first.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
         loss = expected.objective(expected.terms(x, *draws(expected, step)), step).total
         gradients = torch.autograd.grad(loss, ours, allow_unused=True)
         for p, g in zip(ours, gradients, strict=True):

@@ -61,9 +61,9 @@ def fit(
     """Train ``model`` in place; on a CPU, at one number of threads, two calls with the same
     arguments are bit-equal, also where one of them was killed and resumed.
 
-    Adam with a cosine decay to zero over the run; critics have an Adam of their own. Every epoch is
-    a new permutation of the rows, less those that do not fill a last batch. torch's global
-    generators, and the modes of the model, are left as they were.
+    Adam with a cosine decay to zero over the run; critics have one of their own, whose rate stays.
+    Every epoch is a new permutation of the rows, less those that do not fill a last batch. torch's
+    global generators, and the modes of the model, are left as they were.
 
     Args:
         model: to be trained.
@@ -72,7 +72,7 @@ def fit(
         batch_size: rows per step, all devices together, at least 2; N if that is less.
         learning_rate: at the first step.
         seed: of the order of the rows and of every draw, in [0, 2³¹).
-        critic_learning_rate: of adversarial objectives; ``learning_rate`` if None.
+        critic_learning_rate: of adversarial objectives, constant; ``learning_rate`` if None.
         critic_steps: steps of the critics to one of the autoencoder.
         heldout: [H, …] rows for the loss that selects; those of ``Data`` if None. At most 2000 are
             looked at.

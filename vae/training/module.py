@@ -26,7 +26,8 @@ CRITIC_BETAS = (0.5, 0.999)  # Radford, Metz & Chintala 2016 (arXiv:1511.06434),
 
 
 class TrainingModule(lightning.LightningModule):
-    """Adam with a cosine decay to zero over the run, every draw a function of (seed, step).
+    """Adam with a cosine decay to zero over the run, and for critics at a constant rate; every
+    draw is a function of (seed, step).
 
     Args:
         model: to be trained.
@@ -58,7 +59,7 @@ class TrainingModule(lightning.LightningModule):
     # --- Steps ---
 
     def training_step(self, x: Tensor) -> Tensor | None:
-        self._set_learning_rates()
+        self._set_learning_rate()
         terms, loss = self.evaluate(x)
         parts = {"loss": loss.total, **loss.parts}
         if self.adversarial:
@@ -132,14 +133,13 @@ class TrainingModule(lightning.LightningModule):
 
     @property
     def decay(self) -> float:
-        """Of the learning rates, now."""
+        """Of the learning rate, now."""
         return 0.5 + 0.5 * math.cos(math.pi * self.step / self.n_steps)
 
-    def _set_learning_rates(self) -> None:
-        rates = (self.settings.learning_rate, self.settings.critic_learning_rate)
-        for optimizer, rate in zip(self.trainer.optimizers, rates, strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * self.decay
+    def _set_learning_rate(self) -> None:
+        """Of the autoencoder. Critics keep theirs: they have to follow it to the end."""
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.settings.learning_rate * self.decay
 
     def configure_optimizers(self) -> Any:
         autoencoder = torch.optim.Adam(
