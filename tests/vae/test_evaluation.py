@@ -30,7 +30,7 @@ def linear_data(n: int = 600) -> tuple[Data, VAE, Tensor]:
     x = z @ weight.T + VARIANCE**0.5 * torch.randn(n, D, generator=generator)
     labels = (z[:, 0] > 0).long()
     half = n // 2
-    data = Data("linear", x[:half], x[half:], (D,), labels[:half], labels[half:])
+    data = Data("linear", x[1:half], x[half:], (D,), labels[1:half], labels[half:])
     variance = 1 / (1 + weight.square().sum(0) / VARIANCE)
     encoder, decoder = nn.Linear(D, 2 * M), nn.Linear(M, D)
     with torch.no_grad():
@@ -76,6 +76,15 @@ def test_the_true_model_of_linear_data(known: tuple[Evaluation, Tensor]) -> None
     # samples are means, which lack the pixel noise, and a test on 5 columns may see it
     assert found.generated.energy_control.pvalue > 0.02
     assert found.heldout.active_units == 2
+    # (x, z) with z from the true posterior follow the model: E‖x − Wz‖² = Dσ²
+    error = 4 * VARIANCE * (2 * D / 300) ** 0.5
+    assert found.heldout.squared_error == pytest.approx(D * VARIANCE, abs=error)
+    normaliser = 0.5 * D * math.log(2 * math.pi * VARIANCE)
+    assert found.heldout.distortion == pytest.approx(
+        found.heldout.squared_error / (2 * VARIANCE) + normaliser, abs=1e-6
+    )
+    # held-out rows are what is compared with the prior and with samples
+    assert (found.train.n, found.heldout.n, found.prior.mmd.n) == (299, 300, 300)
 
 
 def test_what_labels_tell(known: tuple[Evaluation, Tensor]) -> None:
@@ -96,6 +105,7 @@ def test_json_is_strict_and_the_table_aligned(
     content = strict(found.to_json())
     assert content["heldout"]["elbo"] == found.heldout.elbo
     assert content["disentanglement"] is None
+    assert "not_available" not in content["heldout"]
     assert content["prior"]["mmd"]["pvalue"] == found.prior.mmd.pvalue
     assert len(content["heldout"]["kl_per_dimension"]) == M
     found.save(tmp_path / "evaluation.json")
@@ -291,9 +301,9 @@ def test_the_probe_does_not_mind_the_scale_of_columns() -> None:
 def test_refusals() -> None:
     data, model, _ = linear_data(80)
     few = Data("few", data.train, data.heldout[:3], (D,))
-    with pytest.raises(ValueError, match="4 held out and max_rows >= 4, got 40, 3 and 10000"):
+    with pytest.raises(ValueError, match="4 held out and max_rows >= 4, got 39, 3 and 10000"):
         evaluate(model, few)
-    with pytest.raises(ValueError, match="got 40, 40 and 3"):
+    with pytest.raises(ValueError, match="got 39, 40 and 3"):
         evaluate(model, data, max_rows=3)
     model.likelihood = BernoulliLikelihood()
     with pytest.raises(ValueError, match="needs values in \\[0, 1\\]"):
@@ -301,7 +311,7 @@ def test_refusals() -> None:
     _, broken, _ = linear_data(80)
     with torch.no_grad():
         broken.encoder.bias.fill_(math.nan)
-    with pytest.raises(ValueError, match="40 of 40 rows are not finite: the training diverged"):
+    with pytest.raises(ValueError, match="39 of 39 rows are not finite: the training diverged"):
         evaluate(broken, data)
 
 
