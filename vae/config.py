@@ -93,7 +93,7 @@ class Config:
     epochs: int = _option(100, "passes over the training rows")
     batch_size: int = _option(100, "rows to a step")
     learning_rate: float = _option(1e-3, "of Adam at the first step, decaying to 0 on a cosine")
-    critic_learning_rate: float | None = _option(None, "of the critics (that of the rest)")
+    critic_learning_rate: float | None = _option(None, "of the critics, constant (that of the rest)")
     critic_steps: int = _option(1, "steps of the critics to one of the rest")
     patience: int | None = _option(None, "stop after so many epochs without a better held-out loss")
     check_every: int | None = _option(None, "steps between looks at held-out rows (an epoch)")
