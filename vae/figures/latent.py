@@ -128,7 +128,7 @@ def latent_line(axes: Axes, z: Tensor, prior: Prior, title: str) -> None:
     low, high = axes.get_xlim()
     grid = torch.linspace(min(low, -SPAN), max(high, SPAN), 400, dtype=torch.float64)
     with torch.no_grad():
-        density = prior.log_prob(grid.unsqueeze(1)).exp()
+        density = prior.log_prob(grid.unsqueeze(1).to(_device(prior))).exp().cpu()
     axes.plot(grid.numpy(), density.numpy(), color=INK, linewidth=0.9, label="prior")
     axes.set(title=title, xlabel="$z$", yticks=[])
     axes.spines["left"].set_visible(False)
@@ -164,7 +164,7 @@ def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> Any:
     generator = torch.Generator().manual_seed(0)
     planar = planar_mixture(prior, basis)
     if planar is None:
-        like = torch.zeros((), device=next((p.device for p in prior.parameters()), None))
+        like = torch.zeros((), device=_device(prior))
         own = torch.Generator(like.device).manual_seed(0)
         with torch.no_grad():
             draws = prior.sample(1000, generator=own, like=like).cpu().double() @ basis
@@ -195,6 +195,10 @@ def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> Any:
         line = np.concatenate(segments)
         _mass_label(axes, mass, line[line[:, 1].argmin()])
     return draws.mean(0).numpy()
+
+
+def _device(prior: Prior) -> torch.device:
+    return next((p.device for p in prior.parameters()), torch.device("cpu"))
 
 
 class PlanarMixture(NamedTuple):
