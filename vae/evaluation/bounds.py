@@ -108,6 +108,6 @@ def _log_weights(
     )
     z = code.mean + (0.5 * code.log_variance).exp() * noise
     flat = z.flatten(0, 1)
-    repeated = x.expand(draws, *x.shape).flatten(0, 1)
+    repeated = x.double().expand(draws, *x.shape).flatten(0, 1)
     joint = log_likelihood(model, repeated, flat) + model.prior.log_prob(flat.double())
     return joint.view(draws, len(x)) - wide(code).log_density(z.double())

@@ -14,7 +14,8 @@ from torch import Generator, Tensor, nn
 
 from vae.model import VAE, Code
 
-NUMBERS = 2**22  # of data decoded at a time: 32 MB in fp64
+NUMBERS_CPU = 2**18  # of data decoded at a time: 2 MB in fp64, which stay in cache
+NUMBERS = 2**24  # on other devices
 
 
 @contextmanager
@@ -44,9 +45,10 @@ def like(model: VAE) -> Tensor:
 
 
 def row_batches(model: VAE, x: Tensor, copies: int = 1) -> list[Tensor]:
-    """Batches of rows [b, …] in fp64 or fp32 as the model takes them, such that `copies` of each
+    """Batches of rows [b, …] with the device and dtype of the model, such that `copies` of each
     stay within ``NUMBERS``."""
-    size = max(1, NUMBERS // (copies * math.prod(x.shape[1:])))
+    numbers = NUMBERS_CPU if like(model).device.type == "cpu" else NUMBERS
+    size = max(1, numbers // (copies * math.prod(x.shape[1:])))
     return [part.to(like(model)) for part in torch.split(x, size)]
 
 
