@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from vae import VAE, BernoulliLikelihood, GaussianLikelihood, Objective, StandardNormal, WeightedKL
 from vae.objectives.slots import mmd
+from vae.symptoms import collapsed, off_prior
 from vae.terms import Terms
 from vae.training import TrainingDiverged, fit, read_metrics
-from vae.training.alarms import STREAK, WARM_UP_STEPS, Alarms, collapsed, off_prior
+from vae.training.alarms import STREAK, WARM_UP_STEPS, Alarms
 from vae.training.checkpoints import read_checkpoint
 from vae.training.metrics import append_metrics, write_metrics
 from vae.training.watch import Watch
@@ -53,34 +54,42 @@ def terms_of(mean: Tensor, log_variance: Tensor) -> Terms:
 # --- Alarms ---------------------------------------------------------------------------------------
 
 
+def collapse_of(terms: Terms) -> str | None:
+    return collapsed(terms.kl, terms.kl_per_dimension)
+
+
+def off_of(terms: Terms) -> str | None:
+    return off_prior(terms.z, terms.prior_sample)
+
+
 def test_a_collapsed_posterior_is_recognised() -> None:
     """μ = 0 and σ = 1 for all x is KL 0; μ = ±1 in one of eight dimensions is ½ nat in it."""
     zero = torch.zeros(500, 8)
-    said = collapsed(terms_of(zero, zero))
+    said = collapse_of(terms_of(zero, zero))
     assert said is not None
     assert said.startswith("the posterior has collapsed: KL(q(z|x)‖p(z)) = 0 nats; lower β")
     some = zero.clone()
     some[:, 3] = torch.tensor([1.0, -1.0]).repeat(250)
-    said = collapsed(terms_of(some, zero))
+    said = collapse_of(terms_of(some, zero))
     assert said is not None
     assert said.startswith("7 of 8 latent dimensions carry less than 0.01 nats (KL 0.5 in all)")
     some[:, :3] = some[:, 3:4]
-    assert collapsed(terms_of(some, zero)) is None
+    assert collapse_of(terms_of(some, zero)) is None
 
 
 def test_codes_off_the_prior_are_recognised() -> None:
     """KL of Gaussians ½(r + d² − 1 − log r): d = 2 is 2 nats, r = e⁻² is ½(e⁻² + 1) = .57."""
     zero, small = torch.zeros(4000, 3), torch.full((4000, 3), -9.0)
     on = torch.randn(4000, 3, generator=torch.Generator().manual_seed(1))
-    assert off_prior(terms_of(on, small)) is None
-    assert off_prior(terms_of(zero, zero)) is None
-    said = off_prior(terms_of(on + torch.tensor([0.0, 2.0, 0.0]), small))
+    assert off_of(terms_of(on, small)) is None
+    assert off_of(terms_of(zero, zero)) is None
+    said = off_of(terms_of(on + torch.tensor([0.0, 2.0, 0.0]), small))
     assert said is not None
     assert said.startswith("q(z) is off the prior by 0.6")  # two nats over three dimensions
     assert "dimension 1: mean 2 against" in said
-    assert off_prior(terms_of(on / math.e, small)) is not None
-    assert off_prior(terms_of(on * 0.6, small)) is None
-    assert off_prior(terms_of(on[:40] / math.e, small[:40])) is None  # too few to tell
+    assert off_of(terms_of(on / math.e, small)) is not None
+    assert off_of(terms_of(on * 0.6, small)) is None
+    assert off_of(terms_of(on[:40] / math.e, small[:40])) is None  # too few to tell
 
 
 def test_an_alarm_waits_and_is_said_once() -> None:
@@ -102,6 +111,40 @@ def test_an_alarm_waits_and_is_said_once() -> None:
     again.load_state_dict(alarms.state_dict())  # a resumed run does not repeat it
     again.check(bad, 600)
     assert len(said) == 1
+
+
+def test_what_the_last_check_found_is_said_at_the_end() -> None:
+    """However short the run was, unless it has been said, or was good again."""
+    zero = torch.zeros(50, 2)
+    bad, good = terms_of(zero, zero), terms_of(zero + torch.tensor([1.0, -1.0]), zero)
+    for checks, expected in (((bad,), 1), ((good, bad), 1), ((bad, good), 0), ((), 0)):
+        said: list[str] = []
+        alarms = Alarms(said.append, n_steps=10, schedule_steps=0)
+        for step, terms in enumerate(checks):
+            alarms.check(terms, step)
+        assert said == []
+        alarms.finish()
+        assert len(said) == expected
+        alarms.finish()
+        assert len(said) == expected
+    long = Alarms(said.append, n_steps=10, schedule_steps=0)
+    for step in range(1000, 1000 + STREAK):
+        long.check(bad, step)
+    long.finish()
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("patience", [None, 1])
+def test_a_short_training_says_that_its_codes_are_off_the_prior(
+    patience: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = build(beta=0.0)
+    with torch.no_grad():
+        model.encoder.bias[:2] += 2
+    train(model, heldout=rows(60), learning_rate=1e-9, epochs=3, patience=patience)
+    (line,) = capsys.readouterr().err.splitlines()
+    last = 12 if patience is None else 8
+    assert line.startswith(f"warning: step {last}: q(z) is off the prior by ")
 
 
 @pytest.mark.parametrize("heldout", [None, rows(9)], ids=["batch", "heldout"])

@@ -116,8 +116,11 @@ class Checks(Callback):
         waited = module.step - self.best_step
         if self.patience is not None and waited >= self.patience:
             self.stopped_early = trainer.should_stop = True
+        ended = self.stopped_early or module.step == self.plan.n_steps
+        if ended:
+            self.alarms.finish()
         self._save(trainer, LAST)
-        self._redraw(trainer, last=trainer.should_stop or module.step == self.plan.n_steps)
+        self._redraw(trainer, last=ended or trainer.should_stop)
 
     def _row(self, trainer: Trainer, module: TrainingModule) -> Row:
         """The same on every process."""
