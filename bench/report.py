@@ -4,6 +4,7 @@ python -m bench.report [--headline]     losses against rivals (--headline: what 
 python -m bench.report tests            permutation tests against rivals
 python -m bench.report power            power on the perturbed uniform
 python -m bench.report level            rejection rates under the null
+python -m bench.report presets          every preset of vae, trained and evaluated
 """
 
 from __future__ import annotations
@@ -79,6 +80,48 @@ def level() -> str:
     return markdown(("test", "data", "size", *names), cells)
 
 
+PRESET_COLUMNS = {
+    "squared_error": ("‖x−x̂‖²", "{:.2f}"),
+    "kl": ("KL", "{:.1f}"),
+    "elbo": ("ELBO", "{:.1f}"),
+    "importance_bound": ("IWAE-500", "{:.1f}"),
+    "active_units": ("active", "{:.0f}"),
+    "mutual_information": ("MI", "{:.1f}"),
+    "total_correlation": ("TC", "{:.1f}"),
+    "log_det_covariance": ("log det", "{:.2f}"),
+    "prior_effect": ("q(z) vs p(z)", "{:.2%}"),
+    "generated_effect": ("samples vs data", "{:.2%}"),
+    "class_distance": ("classes", "{:.2f}"),
+    "probe": ("probe", "{:.1%}"),
+    "train_seconds": ("training, s", "{:.0f}"),
+}
+
+
+def presets() -> str:
+    """A table for each data set, in the order of the presets."""
+    rows = newest(read("presets"), "data", "preset")
+    tables = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        mine = [row for row in rows if row["data"] == data]
+        cells = [
+            (
+                f"`{row['preset']}`",
+                *(
+                    form.format(float(row[k])) if row[k] else "–"
+                    for k, (_, form) in PRESET_COLUMNS.items()
+                ),
+            )
+            for row in mine
+        ]
+        one = mine[0]
+        tables.append(
+            f"{data}, {one['epochs']} epochs, {one['latent']} latent dimensions; held-out rows; "
+            f"{one['machine']}; {one['versions']}; commit {one['commit']}, {one['date']}"
+        )
+        tables.append(markdown(("preset", *(name for name, _ in PRESET_COLUMNS.values())), cells))
+    return "\n\n".join(tables)
+
+
 def main() -> None:
     match sys.argv[1:]:
         case [] | ["--headline"]:
@@ -89,6 +132,8 @@ def main() -> None:
             print(power())
         case ["level"]:
             print(level())
+        case ["presets"]:
+            print(presets())
         case _:
             sys.exit(__doc__)
 

@@ -17,7 +17,7 @@ from .kernels.validation import computation_dtype
 def gaussian_log_density(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """log N(z; mean, exp(log_variance)) of every coordinate, in nats: ``.sum(-1)`` is that of a
     diagonal Gaussian. Shapes broadcast."""
-    deviation = (z - mean).square() * (-log_variance).exp()
+    deviation = ((z - mean) * (-0.5 * log_variance).exp()).square()  # 0 at the mean of any spike
     return -0.5 * (math.log(2.0 * math.pi) + log_variance + deviation)
 
 

@@ -1,9 +1,12 @@
 """Variational autoencoders of the InfoVAE family on the losses of `divergences`.
 
-Models and objectives need torch alone. Training (`vae.training`), data (`vae.data`), evaluation
-(`vae.evaluation`), figures and the commands (`python -m vae`) need the extra:
+Models and objectives need torch alone. Training (`vae.fit`), data (`vae.load`), evaluation
+(`vae.evaluate`), figures and the commands (`python -m vae`) need the extra:
 pip install "divergences[vae]".
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from vae.likelihoods import (
     BernoulliLikelihood,
@@ -36,6 +39,26 @@ from vae.objectives import (
 from vae.priors import LearnedGaussian, LearnedMixture, Prior, StandardNormal
 from vae.terms import VAEOutput
 
+if TYPE_CHECKING:
+    from vae.data import Data, load
+    from vae.evaluation import evaluate
+    from vae.training import fit
+
+# imported at their first use: they bring scikit-learn and lightning
+_LATER = {
+    "Data": "vae.data",
+    "evaluate": "vae.evaluation",
+    "fit": "vae.training",
+    "load": "vae.data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "DIVERGENCES",
     "VAE",
@@ -48,6 +71,7 @@ __all__ = [
     "CodeCritic",
     "Constant",
     "Cyclical",
+    "Data",
     "DataCritic",
     "Divergence",
     "GaussianLikelihood",
@@ -67,7 +91,10 @@ __all__ = [
     "WeightedKL",
     "conv_decoder",
     "conv_encoder",
+    "evaluate",
+    "fit",
     "lambda_from_pixel_mean",
+    "load",
     "mlp",
     "propose_lambda",
 ]

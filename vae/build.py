@@ -33,7 +33,6 @@ from vae.objectives import (
     TotalCorrelation,
     WassersteinCritic,
     WeightedKL,
-    lambda_from_pixel_mean,
 )
 from vae.priors import LearnedGaussian, LearnedMixture, Prior, StandardNormal
 
@@ -62,24 +61,33 @@ def resolve(config: Config, data: Data) -> Config:
         changes["lambda_"] = config.beta + default_weight(config, math.prod(data.shape))
     if config.threads is None:
         changes["threads"] = 1 if config.network == "mlp" else torch.get_num_threads()
-    if config.schedule_steps is None:
+    if config.schedule_steps is None and config.schedule != "constant":
         per_epoch = max(1, len(data.train) // config.batch_size)
         changes["schedule_steps"] = max(1, config.epochs * per_epoch // 2)
     return config.replace(**changes)
 
 
 def default_weight(config: Config, n_pixels: int) -> float:
-    """The weight of D where none is given, in nats; see the table of `python -m vae presets`.
+    """The weight of D where none is given, in nats; see the table of docs/vae.md.
 
-    σ² is `Config.variance`: where it is learned, its start; for other likelihoods, 1.
+    The weight is that of a pixel *mean*, converted: a mean squared error of 1 is D/2σ² nats (σ² is
+    `Config.variance`, where it is learned its start), a mean absolute error of 1 is D/b, a mean
+    cross entropy of 1 is D.
     """
+    match config.likelihood:
+        case "laplace":
+            unit = 1 / config.scale
+        case "bernoulli" | "categorical":
+            unit = 1.0
+        case _:
+            unit = 1 / (2 * config.variance)
     by_divergence = {
-        "mmd": lambda_from_pixel_mean(n_pixels, config.variance),
-        "energy": lambda_from_pixel_mean(n_pixels, config.variance, 0.25),
-        "imq": 100.0 / config.variance,
-        "sliced": lambda_from_pixel_mean(n_pixels, config.variance),
+        "mmd": unit * n_pixels,
+        "energy": unit * n_pixels / 4,
+        "imq": unit * 200,
+        "sliced": unit * n_pixels,
         "critic": 1.0,
-        "wasserstein": lambda_from_pixel_mean(n_pixels, config.variance, 0.25),
+        "wasserstein": unit * n_pixels / 4,
     }
     return by_divergence[config.divergence.removesuffix("-normal")]
 
@@ -123,7 +131,7 @@ def _likelihood(config: Config) -> Likelihood:
         case "gaussian-learned":
             return GaussianLikelihood(config.variance, learned=True)
         case "gaussian-pixel":
-            return PixelGaussianLikelihood(config.variance)
+            return PixelGaussianLikelihood(config.floor)
         case "bernoulli":
             return BernoulliLikelihood()
         case "laplace":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -32,6 +32,7 @@ DivergenceName = Literal[
     "wasserstein",
 ]
 
+GAUSSIAN = ("gaussian", "gaussian-learned", "gaussian-pixel")
 OPTIONAL_COUNTS = (
     "heldout", "limit", "size", "schedule_steps", "patience", "check_every", "threads",
 )  # fmt: skip
@@ -55,7 +56,7 @@ class Config:
     root: str | None = _option(None, "folder of the IDX files of mnist and fashion-mnist")
     binarise: Binarise = _option("none", "pixels to 0 and 1: drawn anew each time, or once")
     heldout: int | None = _option(None, "rows kept from training, where the data bring no split")
-    limit: int | None = _option(None, "use this many rows of the data at most")
+    limit: int | None = _option(None, "train on this many rows at most")
     size: int | None = _option(None, "side in pixels to which a folder's images are brought")
 
     network: Network = _option("mlp", "encoder and decoder")
@@ -66,9 +67,8 @@ class Config:
     components: int = _option(10, "of a mixture prior")
 
     likelihood: LikelihoodName = _option("gaussian", "p(x|z)")
-    variance: float = _option(
-        1.0, "σ² of a Gaussian likelihood, its start if learned, its floor if per pixel"
-    )
+    variance: float = _option(1.0, "σ² of a Gaussian likelihood, its start if learned")
+    floor: float = _option(1e-3, "least σ² where it is learned per pixel")
     scale: float = _option(1.0, "b of a Laplace likelihood: an L1 term of weight 1/b")
     levels: int = _option(256, "values of a categorical likelihood")
 
@@ -93,7 +93,9 @@ class Config:
     epochs: int = _option(100, "passes over the training rows")
     batch_size: int = _option(100, "rows to a step")
     learning_rate: float = _option(1e-3, "of Adam at the first step, decaying to 0 on a cosine")
-    critic_learning_rate: float | None = _option(None, "of the critics, constant (that of the rest)")
+    critic_learning_rate: float | None = _option(
+        None, "of the critics, constant (as the rest)"
+    )
     critic_steps: int = _option(1, "steps of the critics to one of the rest")
     patience: int | None = _option(None, "stop after so many epochs without a better held-out loss")
     check_every: int | None = _option(None, "steps between looks at held-out rows (an epoch)")
@@ -122,7 +124,7 @@ class Config:
         self._check("levels", self.levels >= 2, "at least 2")
         self._check("devices", self.devices >= 1, "at least 1")
         self._check("seed", 0 <= self.seed < 2**31, "between 0 and 2^31 - 1")
-        for name in ("variance", "scale", "learning_rate"):
+        for name in ("variance", "floor", "scale", "learning_rate"):
             value = getattr(self, name)
             self._check(name, value > 0 and math.isfinite(value), "positive and finite")
         for name in ("beta", "start", "capacity", "gamma", "mutual_weight", "dimension_weight"):
@@ -133,6 +135,23 @@ class Config:
     def _check(self, name: str, passed: bool, need: str) -> None:
         if not passed:
             raise ValueError(f"{_flag(name)} must be {need}, got {getattr(self, name)}")
+
+    @property
+    def adversarial(self) -> bool:
+        """There are critics."""
+        return (
+            self.rate == "adversarial"
+            or self.divergence in ("critic", "wasserstein")
+            or self.data_critic
+        )
+
+    def check_used(self, names: Iterable[str]) -> None:
+        """Raises ValueError for a setting among these that has no effect beside the others."""
+        for name in names:
+            if name in MEANT_FOR:
+                needs, present = MEANT_FOR[name]
+                if not present(self):
+                    raise ValueError(f"{_flag(name)} has no effect here: it needs {needs}")
 
     @property
     def alpha(self) -> float:
@@ -163,6 +182,31 @@ class Config:
             if not _fits(value, hints[known[name]]):
                 raise ValueError(f"{name} must be {_words(hints[known[name]])}, got {value!r}")
         return cls(**{known[name]: value for name, value in values.items()})
+
+
+Test = Callable[[Config], bool]
+
+MEANT_FOR: Mapping[str, tuple[str, Test]] = {
+    "components": ("a mixture prior", lambda c: c.prior == "mixture"),
+    "variance": ("a Gaussian likelihood", lambda c: c.likelihood in GAUSSIAN),
+    "floor": ("likelihood gaussian-pixel", lambda c: c.likelihood == "gaussian-pixel"),
+    "scale": ("likelihood laplace", lambda c: c.likelihood == "laplace"),
+    "levels": ("likelihood categorical", lambda c: c.likelihood == "categorical"),
+    "schedule": ("rate kl or capacity", lambda c: c.rate in ("kl", "capacity")),
+    "start": ("a schedule", lambda c: c.schedule != "constant"),
+    "schedule_steps": ("a schedule", lambda c: c.schedule != "constant"),
+    "cycles": ("schedule cyclical", lambda c: c.schedule == "cyclical"),
+    "beta": ("rate kl, tc or adversarial", lambda c: c.rate != "capacity"),
+    "gamma": ("rate capacity", lambda c: c.rate == "capacity"),
+    "capacity": ("rate capacity", lambda c: c.rate == "capacity"),
+    "mutual_weight": ("rate tc", lambda c: c.rate == "tc"),
+    "dimension_weight": ("rate tc", lambda c: c.rate == "tc"),
+    "estimator": ("rate tc", lambda c: c.rate == "tc"),
+    "lambda_": ("a divergence", lambda c: c.divergence != "none"),
+    "constraint": ("divergence wasserstein", lambda c: c.divergence == "wasserstein"),
+    "critic_learning_rate": ("an objective with critics", lambda c: c.adversarial),
+    "critic_steps": ("an objective with critics", lambda c: c.adversarial),
+}
 
 
 def _flag(name: str) -> str:

@@ -157,7 +157,7 @@ def configure(preset: str = "mmd-vae", **changes: Any) -> Config:
 
     Raises:
         ValueError: an unknown preset (the nearest names are suggested) or setting, a value outside
-            its range, or both alpha and beta.
+            its range, one that has no effect beside the others, or both alpha and beta.
     """
     if preset not in PRESETS:
         near = difflib.get_close_matches(preset, PRESETS, n=3, cutoff=0.4)
@@ -168,4 +168,6 @@ def configure(preset: str = "mmd-vae", **changes: Any) -> Config:
             raise ValueError("give alpha or beta = 1 − alpha, not both")
         changes["beta"] = 1 - changes.pop("alpha")
     settings = {**PRESETS[preset].settings, **changes, "preset": preset}
-    return Config.from_dict({name.rstrip("_"): value for name, value in settings.items()})
+    config = Config.from_dict({name.rstrip("_"): value for name, value in settings.items()})
+    config.check_used(changes)
+    return config

@@ -28,7 +28,7 @@ from divergences.files import replacing
 from vae._extras import needs_extra
 from vae.build import build_model, load_data, resolve
 from vae.config import Config
-from vae.data import Data
+from vae.data import NAMES, Data
 from vae.model import VAE
 
 with needs_extra():
@@ -62,11 +62,14 @@ class Run:
                 f"{folder} holds a run: `resume` it, name another folder with --out, "
                 "or replace it with --overwrite"
             )
-        if Path(config.data).exists():
-            config = config.replace(data=str(Path(config.data).resolve()))
+        if config.data not in NAMES and Path(config.data).expanduser().exists():
+            config = config.replace(data=str(Path(config.data).expanduser().resolve()))
+        if config.root is not None:  # so that the folder says it all, wherever one stands
+            config = config.replace(root=str(Path(config.root).expanduser().resolve()))
         data = load_data(config)
         run = cls(folder, resolve(config, data), data)
-        run.untrained()  # refuses what does not fit together before anything is replaced
+        # refuses what does not fit together before anything is replaced
+        run.untrained().likelihood.check(data.rows("train"))
         if not first_process():
             return run
         folder.mkdir(parents=True, exist_ok=True)

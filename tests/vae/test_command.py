@@ -51,7 +51,7 @@ def test_a_run_holds_everything(run: Path) -> None:
     assert (config["preset"], config["latent"], config["likelihood"]) == (
         "vae", 2, "gaussian-learned",
     )  # fmt: skip
-    assert config["schedule_steps"] is not None
+    assert config["schedule_steps"] is None  # there is no schedule
     assert config["threads"] == 1
 
 
@@ -162,6 +162,8 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["fit", "--divergence", "mdm"], "--divergence must be one of 'none', 'mmd'"),
         (["fit", "--latnt", "3"], "unrecognized arguments: --latnt 3"),
         (["fit", "--alpha", "0.5", "--beta", "0.7"], "give --alpha or --beta = 1 − alpha"),
+        (["fit", "--preset", "vae", "--lambda", "5"], "lambda has no effect here: it needs a div"),
+        (["fit", "--gamma", "5"], "gamma has no effect here: it needs rate capacity"),
         (["fit", "--data", "nix.npy"], "nix.npy"),
         (["fit", "--data", "digts"], "digits"),
         (["fit", "--config", "nix.yaml"], "nix.yaml"),
@@ -243,6 +245,31 @@ def test_a_broken_or_missing_checkpoint(
     assert "best.ckpt" in error_of(["sample", str(other)], capsys)
 
 
+def test_a_run_whose_checkpoint_is_gone_is_not_begun_again(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = copy(run, tmp_path / "other")
+    assert "last.ckpt is missing, though metrics.csv" in error_of(["resume", str(other)], capsys)
+
+
+def test_a_name_is_not_taken_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert main(["fit", "--preset", "vae", *SHORT, "--out", "run", "--quiet"]) == 0
+    assert Run.open(Path("run")).config.data == "digits"
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_weights_are_printed_whatever_is_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = ["--quiet", "--out", str(tmp_path / "run")]
+    assert main(["fit", "--beta", "-1", "--lambda", "9", *SHORT, *quiet]) == 0
+    output, error = capsys.readouterr()
+    assert "β = 1−α = -1 on KL, λ = 9 (α+λ−1 = 10 on mmd), σ² = 1; nats per sample" in output
+    assert error.count("the KL has a weight of -1 < 0") == 1
+
+
 def test_changed_data_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = np.random.default_rng(0).normal(size=(80, 5)).astype(np.float32)
     np.save(tmp_path / "rows.npy", rows)
@@ -250,6 +277,7 @@ def test_changed_data_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[
     fit = ["fit", "--data", str(tmp_path / "rows.npy"), *SHORT, "--heldout", "20"]
     assert main([*fit, "--out", str(out), "--quiet"]) == 0
     np.save(tmp_path / "rows.npy", rows + 1)
+    capsys.readouterr()
     assert "its rows have changed" in error_of(["sample", str(out)], capsys)
 
 

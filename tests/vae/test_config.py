@@ -33,6 +33,15 @@ IMAGES = Data(
         ({"compile": 1}, "compile must be true or false, got 1"),
         ({"width": 3}, "unknown settings: width"),
         ({"alpha": 0.5, "beta": 0.5}, "alpha or beta"),
+        ({"lambda_": 5.0}, "lambda has no effect here: it needs a divergence"),
+        ({"gamma": 5.0}, "gamma has no effect here: it needs rate capacity"),
+        ({"levels": 4}, "levels has no effect here: it needs likelihood categorical"),
+        ({"cycles": 3}, "cycles has no effect here: it needs schedule cyclical"),
+        (
+            {"critic_steps": 3},
+            "critic-steps has no effect here: it needs an objective with critics",
+        ),
+        ({"likelihood": "bernoulli", "variance": 0.5}, "variance has no effect .* a Gaussian"),
     ],
 )
 def test_refusals(changes: dict[str, object], message: str) -> None:
@@ -47,9 +56,10 @@ def test_an_unknown_preset_suggests_the_nearest() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_settings_survive_a_round_trip(preset: str) -> None:
-    config = configure(preset, lambda_=12.5, latent=3)
+    config = configure(preset, learning_rate=0.25, latent=3).replace(lambda_=12.5)
     values = config.to_dict()
     assert values["lambda"] == 12.5
+    assert values["learning_rate"] == 0.25
     assert Config.from_dict(values) == config
     assert config.preset == preset
 
@@ -79,6 +89,9 @@ def test_alpha_sets_beta() -> None:
         ("mmd-vae", {"divergence": "energy"}, 12 / 8),
         ("infovae", {"variance": 1.0}, 1 + 12 / 2),  # α+λ−1 = D/2σ²
         ("wae-mmd", {"variance": 0.5}, 200.0),
+        ("mmd-vae", {"likelihood": "bernoulli"}, 12.0),  # D: a mean cross entropy
+        ("mmd-vae", {"likelihood": "laplace", "scale": 0.5}, 24.0),  # D/b
+        ("wae-mmd", {"likelihood": "bernoulli"}, 200.0),
         ("aae", {}, 1.0),
         ("wae-critic", {}, 12 / 8),
         ("mmd-vae", {"lambda_": 7.0}, 7.0),

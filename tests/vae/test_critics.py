@@ -352,3 +352,33 @@ def test_refusals() -> None:
         WassersteinCritic(M, "hope")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="beta must be finite and at least 0, got -1"):
         AdversarialKL(D, M, -1)
+
+
+class Line(nn.Module):
+    """f(u) = slope·u₁ + bend·(u₁ − u₂)², whose gradient is (slope, 0) where u₁ = u₂."""
+
+    def __init__(self, slope: float, bend: float) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(slope))
+        self.bend = bend
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.slope * u[:, 0] + self.bend * (u[:, 0] - u[:, 1]).square()
+
+
+@pytest.mark.parametrize("slope", [1.0, 3.0])
+def test_the_gradient_penalty_is_taken_between_the_samples(slope: float) -> None:
+    """10·(‖∇f‖ − 1)² on the segments from z to p: here on the diagonal, where f bends not."""
+    divergence = WassersteinCritic(2)
+    divergence.critic = Line(slope, bend=7.0)
+    z, p = torch.zeros(50, 2), normal(50, 1, seed=0).expand(-1, 2)
+    expected = -slope * float(p[:, 0].mean()) + 10 * (slope - 1) ** 2
+    assert float(divergence.critic_loss(z, p).detach()) == pytest.approx(expected, abs=1e-4)
+
+
+def test_clipping_follows_the_critics_step() -> None:
+    objective = InfoVAE(1, 5, WassersteinCritic(M, "clip"))
+    for parameter in objective.parameters():
+        nn.init.constant_(parameter, 1.0)
+    objective.after_critic_step()
+    assert all(float(p.detach().abs().max()) <= 0.01 for p in objective.parameters())

@@ -229,3 +229,13 @@ def test_a_scale_must_be_positive(make: type[Likelihood], value: float) -> None:
 def test_fewer_than_two_levels_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 2, got 1"):
         CategoricalLikelihood(1)
+
+
+@pytest.mark.parametrize("off", [-0.4, 0.0, 0.4])
+def test_a_level_is_the_nearest_one(off: float) -> None:
+    levels = torch.arange(1, 255)
+    x = ((levels + off) / 255).float().unsqueeze(0)
+    logits = torch.full((1, 256, 254), -30.0)  # [B, K, D]
+    logits[0, levels, levels - 1] = 30.0
+    likelihood = CategoricalLikelihood(256)
+    assert float(likelihood.log_prob(x, logits.reshape(1, -1))) == pytest.approx(0.0, abs=1e-6)

@@ -9,7 +9,14 @@ import torch
 from oracle import root
 from scipy.special import gammaln, hyp1f1
 from torch import Tensor, nn
-from torch.distributions import Independent, Laplace, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Independent,
+    Laplace,
+    MixtureSameFamily,
+    Normal,
+    kl_divergence,
+)
 
 from divergences.kl_decomposition import MinibatchEstimator
 from vae import (
@@ -458,7 +465,7 @@ def test_refuses_non_finite_weights(alpha: float, lambda_: float) -> None:
 
 
 def test_warns_where_a_large_kl_is_rewarded() -> None:
-    with pytest.warns(UserWarning, match=r"alpha = 1.5 > 1 .* rewards a large KL"):
+    with pytest.warns(UserWarning, match=r"alpha = 1.5 > 1.* rewards a large KL"):
         InfoVAE(1.5, 1)
 
 
@@ -509,3 +516,43 @@ def test_the_total_correlation_needs_a_product_and_the_size_of_the_data() -> Non
         build(Objective(TotalCorrelation()))(data())
     with pytest.raises(ValueError, match=r"the weights must be finite, got 1\.0, nan, 1\.0"):
         TotalCorrelation(beta=math.nan)
+
+
+def test_a_divergence_returns_one_number() -> None:
+    model = build(InfoVAE(1, 5, lambda z, p: (z - p).square().sum(1)))
+    with pytest.raises(ValueError, match=r"must return one number .* <lambda> returned \[7\]"):
+        model(torch.rand(7, D, dtype=torch.float64))
+
+
+def test_a_learned_divergence_needs_a_loss_of_its_own() -> None:
+    class Learned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, z: Tensor, p: Tensor) -> Tensor:
+            return self.scale * (z.mean() - p.mean()).square()
+
+    with pytest.raises(TypeError, match=r"Learned has parameters, .* AdversarialDivergence"):
+        InfoVAE(1, 5, Learned())
+
+
+def test_the_kl_to_a_mixture_pulls_at_the_codes() -> None:
+    """At fixed noise: log q(z|x) − log p(z) differentiated through z, by torch.distributions."""
+    torch.manual_seed(0)
+    prior = LearnedMixture(M, 4)
+    model = VAE(mlp(D, 2 * M), mlp(M, D), GaussianLikelihood(), Objective(WeightedKL()), prior)
+    model = model.double()
+    x, noise = torch.rand(B, D).double(), torch.randn(B, M).double()
+    terms = model.terms(x, noise, noise)
+    assert terms.kl is not None
+    weights = list(model.encoder.parameters())
+    ours = torch.autograd.grad(terms.kl.sum(), weights)
+    encoded = model.encoder(x)
+    posterior = Independent(Normal(encoded[:, :M], (encoded[:, M:] / 2).exp()), 1)
+    z = posterior.mean + posterior.stddev * noise
+    parts = Independent(Normal(prior.means, (prior.log_variances / 2).exp()), 1)
+    mixture = MixtureSameFamily(Categorical(logits=prior.logits), parts)
+    kl = (posterior.log_prob(z) - mixture.log_prob(z)).sum()
+    for a, b in zip(ours, torch.autograd.grad(kl, weights), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)

@@ -22,7 +22,7 @@ with needs_extra():
 from divergences import __version__
 from divergences.two_sample import Method
 from vae.command import running
-from vae.config import Config
+from vae.config import MEANT_FOR, Config
 from vae.demo import Config as Demo
 from vae.objectives import DIVERGENCES
 from vae.presets import PRESETS, configure
@@ -91,7 +91,13 @@ def _fit(argv: Sequence[str]) -> None:
         if given["beta"] not in (defaults["beta"], 1 - alpha):
             raise ValueError("give --alpha or --beta = 1 − alpha, not both")
         given["beta"] = 1 - alpha
-    running.fit(Config.from_dict(given), **extra)
+    config = Config.from_dict(given)
+    config.check_used(
+        name
+        for name in hints
+        if name in MEANT_FOR and given[name.rstrip("_")] != defaults[name.rstrip("_")]
+    )
+    running.fit(config, **extra)
 
 
 def _preset_named(argv: Sequence[str]) -> str:
@@ -175,7 +181,7 @@ def _picture(name: str, what: str, count: int, counted: str) -> Callable[[Sequen
 def _compare(argv: Sequence[str]) -> None:
     def add(argument: Any) -> None:
         argument("--method", type=Method, default="fuse", help="of `two_sample_test`")
-        argument("--n", type=int | None, default=None, help="rows of each sample, at most")
+        argument("--n", type=int | None, default=None, help="rows of each sample, at most (2000)")
         argument("--resamples", type=int, default=999, help="permutations")
         argument("--out", type=Path | None, default=None, help="figure (in the run)")
         argument("--seed", type=int, default=0, help="of every draw")
@@ -285,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _one_line
+            warnings.showwarning = _printed_once()
             COMMANDS[name][1](rest)
     except SystemExit as exit_:  # from the parser
         return int(exit_.code or 0)
@@ -308,5 +314,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _one_line(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+def _printed_once() -> Callable[..., None]:
+    """For ``warnings.showwarning``: a line for each message, however often the model is built."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    return show

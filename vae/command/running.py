@@ -42,9 +42,20 @@ def fit(
 
 
 def resume(folder: Path, *, live_plots: bool, quiet: bool) -> None:
-    """Go on where the last checkpoint of a run stands; from the start if there is none."""
+    """Go on where the last checkpoint of a run stands; from the start if none was written yet.
+
+    Raises:
+        FileNotFoundError: the checkpoint of a run that had begun is gone.
+    """
+    from vae.training import read_metrics
+
     run = Run.open(folder)
     started = (folder / "checkpoints" / "last.ckpt").exists()
+    if not started and read_metrics(folder / "metrics.csv"):
+        raise FileNotFoundError(
+            f"{folder}/checkpoints/last.ckpt is missing, though metrics.csv says that the run had "
+            "begun: restore it, or train anew with `fit --config` and --overwrite"
+        )
     _train(run, resume=started, live_plots=live_plots, quiet=quiet)
 
 
@@ -53,12 +64,15 @@ def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
 
     config, data = run.config, run.data
     first = first_process()
-    if first and not quiet:
+    model = run.untrained()
+    if first:
         print(f"{_described(data)}\n{run.folder}", flush=True)
+        if quiet:  # which means no progress; what is minimised is always said
+            print(model.weights(), flush=True)
     try:
         with threads(config.threads):
             fit(
-                run.untrained(),
+                model,
                 data,
                 epochs=config.epochs,
                 batch_size=config.batch_size,
@@ -224,13 +238,13 @@ def compare(
     as_json: bool,
 ) -> None:
     """Generated against held-out rows; other held-out rows against them as the control."""
-    from vae.evaluation.samples import generate
+    from vae.evaluation.samples import TESTED, generate
     from vae.figures import save_figure
     from vae.figures.views import heldout_rows
 
     run = Run.open(folder)
     path = _writable(run.figures / "comparison.png" if out is None else out, False)
-    half = min(len(run.data.heldout) // 2, n or 2**62)
+    half = min(len(run.data.heldout) // 2, n or TESTED)
     rows = heldout_rows(run.data, 2 * half, seed=seed)[0]
     first, second = rows[:half], rows[half:]
     samples = generate(run.model(which), run.data, half, seed=seed)

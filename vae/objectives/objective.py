@@ -26,7 +26,7 @@ class Objective(nn.Module):
         data_critic: of reconstructions and samples (α-GAN); None for none.
 
     Raises:
-        TypeError: a divergence that cannot be called.
+        TypeError: a divergence that cannot be called, or with parameters but no critic_loss.
         ValueError: a weight that is negative or not finite.
     """
 
@@ -42,6 +42,12 @@ class Objective(nn.Module):
             raise TypeError(
                 f"divergence must be a function of (z, prior_sample), such as those in DIVERGENCES "
                 f"({', '.join(DIVERGENCES)}); got {divergence!r}"
+            )
+        learned = isinstance(divergence, nn.Module) and any(True for _ in divergence.parameters())
+        if learned and not isinstance(divergence, AdversarialDivergence):
+            raise TypeError(
+                f"{type(divergence).__name__} has parameters, which would follow no loss: derive "
+                "it from AdversarialDivergence, with a critic_loss"
             )
         if not (weight >= 0 and math.isfinite(weight)):
             raise ValueError(f"the weight of D must be finite and at least 0, got {weight}")
@@ -105,7 +111,13 @@ class Objective(nn.Module):
                     f"a divergence of the batch needs at least 2 rows, got {len(terms.z)}: "
                     "drop or merge the short batch"
                 )
-            parts["divergence"] = self.divergence(terms.z, terms.prior_sample)
+            value = self.divergence(terms.z, terms.prior_sample)
+            if value.dim() != 0:
+                raise ValueError(
+                    f"a divergence must return one number for the batch, a 0-d tensor; "
+                    f"{self.divergence_name} returned {list(value.shape)}"
+                )
+            parts["divergence"] = value
             total = total + self.divergence_weight * parts["divergence"]
         if self.data_critic is not None:
             parts["data_critic"] = self.data_critic(terms)

@@ -46,11 +46,11 @@ class WeightedKL(Rate):
 
     def __init__(self, beta: float | Schedule = 1.0) -> None:
         super().__init__()
-        self.schedule = Constant(float(beta)) if isinstance(beta, int | float) else beta
+        self.schedule = beta if callable(beta) else Constant(float(beta))
         self.needs_density = not (isinstance(self.schedule, Constant) and self.beta == 0)
         if self.beta < 0:
             warnings.warn(
-                f"alpha = {1 - self.beta:g} > 1 gives the KL a weight of {self.beta:g} < 0: "
+                f"the KL has a weight of {self.beta:g} < 0 (alpha = {1 - self.beta:g} > 1): "
                 "the objective rewards a large KL",
                 stacklevel=2,
             )
@@ -87,7 +87,7 @@ class Capacity(Rate):
         if not (gamma >= 0 and math.isfinite(gamma)):
             raise ValueError(f"gamma must be finite and at least 0, got {gamma}")
         self.gamma = gamma
-        self.schedule = Constant(float(capacity)) if isinstance(capacity, int | float) else capacity
+        self.schedule = capacity if callable(capacity) else Constant(float(capacity))
 
     def forward(self, terms: Terms, step: int) -> Loss:
         assert terms.kl is not None
