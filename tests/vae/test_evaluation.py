@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,69 @@ def test_json_is_strict_and_the_table_aligned(
     assert "n/a: disentanglement: the data have no known factors, or only one" in lines
 
 
+def line_of(text: str, start: str, after: int = 0) -> str:
+    """The only line that starts so, or one some lines after it."""
+    lines = text.splitlines()
+    (place,) = [i for i, line in enumerate(lines) if line.startswith(start)]
+    return lines[place + after]
+
+
+def test_the_table_says_what_was_compared(known: tuple[Evaluation, Tensor]) -> None:
+    found, _ = known
+    text = str(found)
+    assert "effect: share of the mean squared distance" in text
+    effect = f"{found.generated.energy.effect_size:.2%}"
+    assert found.generated.fuse.effect_size == pytest.approx(found.generated.energy.effect_size)
+    energy = line_of(text, "samples (means of p(x|z)) against data, energy")
+    assert effect in energy
+    fuse = line_of(text, "samples (means of p(x|z)) against data, fuse")
+    control = line_of(text, "samples (means of p(x|z)) against data, fuse", after=1)
+    assert "control" in control
+    for line in (fuse, control):  # what the energy distance shows is not repeated
+        assert "%" not in line
+        assert len(line) == len(energy)
+    assert "classes of samples (means of p(x|z)), total variation" in text
+    binary = replace(found, generated=replace(found.generated, pixel_noise=True))
+    assert "samples (draws from p(x|z)) against data, energy" in str(binary)
+
+
+def test_parts_of_the_kl_are_of_equally_many_rows() -> None:
+    """More training than held-out rows: log n, a ceiling, is the same for both columns."""
+    data, model, _ = linear_data(160)
+    more = Data("more", data.train, data.heldout[:30], (D,))
+    found = evaluate(model, more, **FEW)
+    assert (found.train.n, found.heldout.n) == (79, 30)
+    assert found.train.aggregate_n == found.heldout.aggregate_n == 30
+    text = str(found)
+    assert line_of(text, "rows in the aggregate q(z)").split()[-2:] == ["30", "30"]
+    assert "I(z; row), at most log n = 3.40" in text
+    with torch.no_grad():
+        model.encoder.bias[M:] -= 20  # every row is told from every other
+    certain = evaluate(model, more, **FEW)
+    for part in (certain.train, certain.heldout):
+        assert part.mutual_information == pytest.approx(math.log(30))
+    assert any("I(z; row) is at its ceiling, log 30 = 3.40" in note for note in certain.notes)
+    assert not any("ceiling" in note for note in found.notes)
+
+
+def test_codes_off_the_prior_and_loose_bounds_are_noted() -> None:
+    data, model, _ = linear_data()
+    assert evaluate(model, data, **FEW).notes == ()
+    with torch.no_grad():
+        model.encoder.bias[:M] += 1.5  # 1.5²/2 = 1.13 nats per dimension
+    found = evaluate(model, data, **FEW | {"n_importance": 200})
+    off, loose = found.notes
+    assert re.match(r"q\(z\) is off the prior by 1\.[01]\d? nats per dimension", off)
+    assert found.importance.mean_ess < 4
+    assert loose.startswith(f"of the 200 draws of the IWAE bound {found.importance.mean_ess:.1f} c")
+    assert f"note: {loose}" in str(found)
+    with torch.no_grad():
+        model.encoder.weight.zero_()
+        model.encoder.bias.zero_()
+    (collapse,) = evaluate(model, data, **FEW).notes
+    assert collapse.startswith("the posterior has collapsed: KL(q(z|x)‖p(z)) = 0 nats")
+
+
 def test_a_seed_is_all_there_is_to_a_number() -> None:
     data, model, _ = linear_data(120)
     model.train()
@@ -198,7 +263,7 @@ def test_known_factors(monkeypatch: pytest.MonkeyPatch) -> None:
     content = strict(found.to_json())["disentanglement"]
     assert content["dci"].keys() == {"disentanglement", "completeness", "informativeness"}
     assert len(content["mutual_information"]) == 3
-    assert found.notes[0].startswith("the classifier is right about")
+    assert found.notes[-1].startswith("the classifier is right about")
     other = Data(
         "sprites", data.train, data.heldout, (1, 8, 8), None, None,
         data.train_factors, data.heldout_factors, data.factor_names,
@@ -234,7 +299,21 @@ def test_generated_rows_are_like_the_data() -> None:
     assert float(((generate(model, grey, 300) > 0.01) & (rows < 0.99)).double().mean()) > 0
     binary = binarised(grey, "dynamic", seed=0)
     assert set(generate(model, binary, 300).unique().tolist()) == {0.0, 1.0}
+    means = generate(model, binary, 300, pixel_noise=False)
+    assert torch.equal(means, generate(model, grey, 300))
+    assert set(generate(model, grey, 300, pixel_noise=True).unique().tolist()) == {0.0, 1.0}
     assert compare_generated(model, binary, binary.rows("heldout"), n_resamples=9).pixel_noise
+
+
+def test_samples_are_clipped_unless_told() -> None:
+    grey = Data("grey", torch.rand(50, 2), torch.rand(50, 2), (2,))
+    model = identity_decoder()
+    free = generate(model, grey, 500, clip=False)
+    assert float(free.min()) < 0
+    assert float(free.max()) > 1
+    assert torch.equal(generate(model, grey, 500), free.clamp(0, 1))
+    noisy = generate(model, grey, 4000, clip=False, pixel_noise=True)
+    assert float(noisy.var()) == pytest.approx(2, rel=0.1)  # N(0, 1) and a noise of variance 1
 
 
 def identity_decoder() -> VAE:

@@ -1,6 +1,7 @@
 """Measures of planted codes: rate, active units, parts of the KL, covariance, q(z) against p(z)."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +85,24 @@ def test_codes_far_apart() -> None:
     assert found.total_correlation == pytest.approx(math.log(n))  # z_2 follows from z_1
     assert found.aggregate_kl == pytest.approx(found.kl - math.log(n), rel=0.01)
     assert found.active_units == 2
+
+
+def test_parts_of_the_kl_of_some_of_the_rows() -> None:
+    """As of these rows alone; everything else is of all."""
+    x = torch.cat([2 * normal(90, 2), torch.zeros(90, 2) - 3], 1)
+    model = model_of(2)
+    encoded = encode(model, x, generator=generator_for(model, 0, "test"))
+    few = replace(
+        encoded, z=encoded.z[:40], mean=encoded.mean[:40], log_variance=encoded.log_variance[:40],
+        kl=encoded.kl[:40], kl_per_dimension=encoded.kl_per_dimension[:40],
+        distortion=encoded.distortion[:40], squared_error=encoded.squared_error[:40],
+    )  # fmt: skip
+    found, alone = measure_codes(model, encoded, aggregate_n=40), measure_codes(model, few)
+    whole = measure_codes(model, encoded, aggregate_n=1000)
+    assert (found.n, found.aggregate_n, whole.aggregate_n) == (90, 40, 90)
+    for name in ("mutual_information", "total_correlation", "dimension_wise_kl", "aggregate_kl"):
+        assert getattr(found, name) == getattr(alone, name) != getattr(whole, name)
+    assert found.kl == whole.kl != alone.kl
 
 
 def test_active_units_vary_by_more_than_a_hundredth() -> None:

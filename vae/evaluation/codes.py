@@ -31,13 +31,15 @@ class CodeMeasures(Record):
     """Of n rows with codes in d dimensions. Nats per row, means over rows; standard errors are
     those of the mean over rows. None: not defined, and ``not_available`` says why.
 
-    ``mutual_information`` is at most log n. ``aggregate_kl`` is KL(q(z)‖p) for the aggregate
-    q(z) = 1/n Σ q(z|x_i) of these rows: the sum of ``total_correlation`` and ``dimension_wise_kl``
-    where the prior factorises.
+    The parts of the KL are those of the aggregate q(z) = 1/m Σ q(z|x_i) of the first m =
+    ``aggregate_n`` rows, and depend on m. ``mutual_information`` is at most log m; where it is
+    there, ``total_correlation`` and ``aggregate_kl``, KL(q(z)‖p), are larger than of more rows.
+    ``aggregate_kl`` is ``total_correlation`` + ``dimension_wise_kl`` where the prior factorises.
     """
 
     n: int
     d: int
+    aggregate_n: int  # m
     distortion: float  # −log p(x|z)
     distortion_standard_error: float
     squared_error: float  # ‖x − E[x|z]‖², summed over pixels: compares across likelihoods
@@ -54,10 +56,12 @@ class CodeMeasures(Record):
     not_available: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def measure_codes(model: VAE, encoded: Encoded) -> CodeMeasures:
-    """The measures of rows that ``encode`` has seen. O(n²·d) time, for the exact aggregate."""
+def measure_codes(model: VAE, encoded: Encoded, *, aggregate_n: int | None = None) -> CodeMeasures:
+    """The measures of rows that ``encode`` has seen; the parts of the KL are of the first
+    `aggregate_n` (None: all), in O(m²·d) time for the exact aggregate."""
     z, absent = encoded.z, {}
     n, d = z.shape
+    m = n if aggregate_n is None else min(aggregate_n, n)
     elbo = None if encoded.kl is None else -encoded.distortion - encoded.kl
     if elbo is None:
         absent["kl"] = absent["elbo"] = no_density(model)
@@ -69,10 +73,11 @@ def measure_codes(model: VAE, encoded: Encoded) -> CodeMeasures:
     log_det = log_det_covariance(z)
     if log_det is None:
         absent["log_det_covariance"] = f"the covariance of {n} codes in {d} dimensions is singular"
-    parts, reasons = _parts_of_kl(model, encoded)
+    parts, reasons = _parts_of_kl(model, encoded, m)
     return CodeMeasures(
         n=n,
         d=d,
+        aggregate_n=m,
         distortion=float(encoded.distortion.mean()),
         distortion_standard_error=standard_error(encoded.distortion),
         squared_error=float(encoded.squared_error.mean()),
@@ -118,11 +123,14 @@ def _whole(model: VAE) -> str:
     return f"the prior {model.prior} does not factorise over dimensions"
 
 
-def _parts_of_kl(model: VAE, encoded: Encoded) -> tuple[dict[str, float | None], dict[str, str]]:
+def _parts_of_kl(
+    model: VAE, encoded: Encoded, m: int
+) -> tuple[dict[str, float | None], dict[str, str]]:
     names = ("mutual_information", "total_correlation", "dimension_wise_kl", "aggregate_kl")
     if encoded.mean is None or encoded.log_variance is None:
         return dict.fromkeys(names), dict.fromkeys(names, no_density(model))
-    z, mean, log_variance, prior = encoded.z, encoded.mean, encoded.log_variance, model.prior
+    z, mean, log_variance = encoded.z[:m], encoded.mean[:m], encoded.log_variance[:m]
+    prior = model.prior
     device = like(model).device
     factorises = prior.factorises
     found = decompose_kl(

@@ -19,6 +19,7 @@ from vae.evaluation.disentanglement import (
     gap,
     mutual_information_table,
 )
+from vae.evaluation.notes import notes
 from vae.evaluation.passes import encode, features, generator_for
 from vae.evaluation.probes import (
     ClassShares,
@@ -29,11 +30,9 @@ from vae.evaluation.probes import (
 )
 from vae.evaluation.result import Evaluation, ImportanceSummary
 from vae.evaluation.samples import TESTED, compare_generated, generate
-from vae.likelihoods import BernoulliLikelihood
 from vae.model import VAE
 
 LEAST_ROWS = 4  # held out: two in each half
-TRUSTED = 0.8  # accuracy of a classifier below which a note says so
 CLASSIFIED = 2000  # generated rows whose classes are counted
 
 
@@ -74,8 +73,10 @@ def evaluate(
         n_importance: K of the IWAE bound.
         n_resamples: B of the permutation tests.
         seed: of every draw.
-        max_rows: at most how many rows of each part are looked at, drawn at random. Time grows
-            with their square; tests see ``vae.evaluation.samples.TESTED`` of them.
+        max_rows: rows of each part, those trained on and those held out, that are looked at, at
+            most, drawn at random. Time grows with their square; tests see
+            ``vae.evaluation.samples.TESTED`` of them. The parts of the KL, which depend on the
+            number of rows, are of as many training as held-out rows.
         progress: bars on a terminal for what takes more than some seconds.
 
     Raises:
@@ -93,9 +94,9 @@ def evaluate(
         train = _Part(model, data, "train", max_rows, seed)
         heldout = _Part(model, data, "heldout", max_rows, seed)
         tick()
-        measures = {}
+        measures, fewer = {}, min(len(train.rows), len(heldout.rows))
         for name, part in (("train", train), ("heldout", heldout)):
-            measures[name] = measure_codes(model, part.encoded)
+            measures[name] = measure_codes(model, part.encoded, aggregate_n=fewer)
             tick()
         absent = {
             f"{name}.{key}": reason
@@ -132,7 +133,17 @@ def evaluate(
         classes=classes,
         disentanglement=factors,
         not_available=absent,
-        notes=_notes(model, heldout.rows, probe),
+        notes=tuple(
+            notes(
+                model,
+                heldout.rows,
+                heldout.encoded,
+                measures["heldout"],
+                importance,
+                probe,
+                seed=seed,
+            )
+        ),
     )
 
 
@@ -231,15 +242,3 @@ def renderer(data: Data) -> Callable[[Tensor], Tensor] | None:
         return rows.round() if binary else rows
 
     return render
-
-
-def _notes(model: VAE, rows: Tensor, probe: Probe | None) -> tuple[str, ...]:
-    notes = []
-    if isinstance(model.likelihood, BernoulliLikelihood) and bool(((rows > 0) & (rows < 1)).any()):
-        notes.append("between 0 and 1 a Bernoulli's −log p(x|z) is a cross entropy, no likelihood")
-    if probe is not None and probe.pixels < TRUSTED:
-        notes.append(
-            f"the classifier is right about {probe.pixels:.0%} of held-out rows only: what it says "
-            "of the classes of samples means little"
-        )
-    return tuple(notes)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from divergences.results import TwoSampleResult
+from vae.evaluation.samples import what_samples_are
 
 if TYPE_CHECKING:
     from vae.evaluation.result import Evaluation
 
 NONE = "n/a"
+EFFECT = "effect: share of the mean squared distance between two samples that is due to P ≠ Q"
 
 
 def report(found: Evaluation) -> str:
     """Tables of the rows, the tests and what labels and factors tell; then why what is n/a is."""
     lines = [f"{found.data}: {found.weights}", ""]
     lines += aligned([*_measures(found)])
-    lines += ["", *aligned([*_tests(found)])]
+    lines += ["", *aligned([*_tests(found)]), EFFECT]
     known = [*_known(found)]
     if known:
         lines += ["", *aligned(known)]
@@ -63,11 +66,16 @@ def _measures(found: Evaluation) -> Iterator[Sequence[str]]:
         yield (f"IWAE-{iwae.k} bound", "", _number(iwae.bound, iwae.standard_error))
         ess = f"{iwae.mean_ess:.1f} (least {iwae.least_ess:.1f})"
         yield ("  effective sample size", "", ess)
+    m = found.heldout.aggregate_n
+    yield ("rows in the aggregate q(z)", *(str(part.aggregate_n) for part in both))
     for name, key in (
-        ("mutual information I(z; row)", "mutual_information"),
-        ("total correlation", "total_correlation"),
-        ("dimension-wise KL", "dimension_wise_kl"),
-        ("KL(q(z)‖p)", "aggregate_kl"),
+        (
+            f"  mutual information I(z; row), at most log n = {math.log(m):.2f}",
+            "mutual_information",
+        ),
+        ("  total correlation", "total_correlation"),
+        ("  dimension-wise KL", "dimension_wise_kl"),
+        ("  KL(q(z)‖p)", "aggregate_kl"),
         ("log det Cov q(z)", "log_det_covariance"),
         (f"active units of {found.heldout.d}", "active_units"),
     ):
@@ -77,17 +85,19 @@ def _measures(found: Evaluation) -> Iterator[Sequence[str]]:
 def _tests(found: Evaluation) -> Iterator[Sequence[str]]:
     yield ("permutation tests, held out", "n", "m", "statistic", "effect", "p")
     prior, generated = found.prior, found.generated
+    samples = f"samples ({what_samples_are(generated.pixel_noise)}) against data"
     yield _test("codes against the prior, MMD", prior.mmd)
     yield _test("codes against the prior, energy", prior.energy)
-    yield _test("samples against data, fuse", generated.fuse)
-    yield _test("  control: data against data", generated.fuse_control)
-    yield _test("samples against data, energy", generated.energy)
+    # the effect of fuse is that of the energy distance
+    yield _test(f"{samples}, fuse", generated.fuse, effect=False)
+    yield _test("  control: data against data", generated.fuse_control, effect=False)
+    yield _test(f"{samples}, energy", generated.energy)
     yield _test("  control: data against data", generated.energy_control)
 
 
-def _test(name: str, result: TwoSampleResult) -> Sequence[str]:
-    effect = NONE if result.effect_size is None else f"{result.effect_size:.2%}"
-    numbers = (f"{result.statistic:.4g}", effect, f"{result.pvalue:.3g}")
+def _test(name: str, result: TwoSampleResult, *, effect: bool = True) -> Sequence[str]:
+    size = NONE if result.effect_size is None else f"{result.effect_size:.2%}"
+    numbers = (f"{result.statistic:.4g}", size if effect else "", f"{result.pvalue:.3g}")
     return (name, str(result.n), str(result.m), *numbers)
 
 
@@ -99,7 +109,8 @@ def _known(found: Evaluation) -> Iterator[Sequence[str]]:
         yield ("  of the data themselves", f"{probe.pixels:.2%}")
         yield ("  of the commonest class", f"{probe.majority:.2%}")
     if classes is not None:
-        yield ("classes of samples, total variation", f"{classes.total_variation:.2%}")
+        samples = f"samples ({what_samples_are(found.generated.pixel_noise)})"
+        yield (f"classes of {samples}, total variation", f"{classes.total_variation:.2%}")
         yield ("  of held-out rows", f"{classes.total_variation_control:.2%}")
     if factors is not None:
         yield ("mutual information gap", _number(factors.mig))

@@ -35,21 +35,43 @@ class GeneratedTests(Record):
         return without_nulls(self)
 
 
-def generate(model: VAE, data: Data, n: int, *, seed: int = 0) -> Tensor:
-    """[n, D] forward samples on the CPU, comparable with the rows of `data`: draws from p(x|z) for
-    binarised data; otherwise means of p(x|z), clamped to [0, 1] where all data lie there."""
+def generate(
+    model: VAE,
+    data: Data,
+    n: int,
+    *,
+    seed: int = 0,
+    pixel_noise: bool | None = None,
+    clip: bool = True,
+) -> Tensor:
+    """[n, D] forward samples on the CPU, comparable with the rows of `data`.
+
+    Args:
+        model: on any device.
+        data: whose rows they are to be like.
+        n: how many.
+        seed: of every draw.
+        pixel_noise: True draws from p(x|z), False takes its mean; None draws where the data are
+            binarised (grey means would differ from black and white whatever was learned).
+        clip: clamp to [0, 1] where all data lie there.
+    """
     generator = generator_for(model, seed, "samples")
-    noise = has_pixel_noise(data)
+    noise = has_pixel_noise(data) if pixel_noise is None else pixel_noise
     with evaluating(model):
         sizes = [min(GENERATED, n - start) for start in range(0, n, GENERATED)]
         parts = [model.sample(m, generator=generator, pixel_noise=noise) for m in sizes]
     rows = torch.cat([part.flatten(1).float().cpu() for part in parts])
-    return rows.clamp(0, 1) if data.unit else rows
+    return rows.clamp(0, 1) if clip and data.unit else rows
 
 
 def has_pixel_noise(data: Data) -> bool:
-    """Grey means would differ from black and white data whatever was learned."""
+    """Whether ``generate`` draws from p(x|z) unless it is told."""
     return data.binarise != "none"
+
+
+def what_samples_are(pixel_noise: bool) -> str:
+    """For titles and tables."""
+    return "draws from p(x|z)" if pixel_noise else "means of p(x|z)"
 
 
 def compare_generated(
