@@ -148,6 +148,12 @@ class TwoSampleResult(HypothesisResult):
     def sizes(self) -> str:
         return f"n = {self.n}, m = {self.m}, d = {self.d}"
 
+    def plot(self, *, names: tuple[str, str] = ("x", "y")) -> Figure:
+        """As of every test; `names` are what to call the two samples in the figure."""
+        from .plots import plot_result
+
+        return plot_result(self, names=names)
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):

@@ -16,14 +16,15 @@ from .witness import draw_witness
 LEVEL = 0.05  # to compare the p-values of kernels with
 
 
-def plot_result(result: HypothesisResult) -> Figure:
+def plot_result(result: HypothesisResult, *, names: tuple[str, str] = ("x", "y")) -> Figure:
     """The null distribution with the observed statistic; of two samples also where they differ, by
     the witness function of the kernel (the aggregated tests': of the kernel with the smallest p);
     for several kernels, the p-value of each.
 
     In one dimension the witness lies below the histograms, in two below the points; in more the
     points are shown on the first two principal components of the pooled sample, coloured by it.
-    Large samples are thinned for drawing, and the legend says so.
+    Large samples are thinned for drawing, and the legend says so. Samples in hand are called by
+    their `names`.
     """
     two_samples = isinstance(result, TwoSampleResult) and result._samples is not None
     several = sum(row.bandwidth is not None for row in result.kernels) > 1
@@ -37,7 +38,7 @@ def plot_result(result: HypothesisResult) -> Figure:
             right = columns[0, 1].subgridspec(2, 1)
             places = [columns[0, 0], right[0], right[1]]
         if isinstance(result, TwoSampleResult) and two_samples:
-            draw_witness(figure, places.pop(0), result)
+            draw_witness(figure, places.pop(0), result, names)
         draw_null_distribution(figure.add_subplot(places.pop(0)), result)
         if several:
             axes = figure.add_subplot(places.pop(0))

@@ -28,13 +28,15 @@ CENTRAL = (0.025, 0.975)  # quantiles that are shown where the range is much wid
 
 
 class _Shown(NamedTuple):
-    """What is drawn: two samples, at most ``ROWS`` of each, and a kernel with its name."""
+    """What is drawn: two samples, at most ``ROWS`` of each, with their names, and a kernel with
+    its own."""
 
     x: Tensor
     y: Tensor
     kernel: Kernel
     title: str
     sizes: tuple[int, int]
+    names: tuple[str, str]
 
     def witness(self, points: Tensor) -> Array:
         """f at points [p, d], without the noise that rounding leaves where it is 0."""
@@ -52,12 +54,15 @@ class _Shown(NamedTuple):
 
     def label(self, position: int, drawn: int) -> str:
         """`x`, or how many of its rows are drawn."""
-        name, size = "xy"[position], self.sizes[position]
+        name, size = self.names[position], self.sizes[position]
         return name if drawn == size else f"{name} ({drawn:,} of {size:,} rows)"
 
 
-def draw_witness(figure: Figure, place: SubplotSpec, result: TwoSampleResult) -> None:
-    """Draw the witness of a ``result`` that has its samples x [n, d], y [m, d] and its kernel."""
+def draw_witness(
+    figure: Figure, place: SubplotSpec, result: TwoSampleResult, names: tuple[str, str]
+) -> None:
+    """Draw the witness of a ``result`` that has its samples x [n, d], y [m, d] and its kernel; the
+    samples are called by their ``names``."""
     assert result._samples is not None and result._kernel is not None
     x, y = result._samples
     kernel, name = _kernel(result, result._kernel)
@@ -68,7 +73,7 @@ def draw_witness(figure: Figure, place: SubplotSpec, result: TwoSampleResult) ->
     )
     thinned = len(near_x) < len(x) or len(near_y) < len(y)
     title = f"Witness of {name}" + (f" (at most {ROWS:,} rows of each)" if thinned else "")
-    shown = _Shown(near_x, near_y, kernel, title, (len(x), len(y)))
+    shown = _Shown(near_x, near_y, kernel, title, (len(x), len(y)), names)
     if result.d == 1:
         halves = place.subgridspec(2, 1, height_ratios=[1.2, 1], hspace=0.02)
         above = figure.add_subplot(halves[0])
@@ -116,7 +121,7 @@ def _line(above: Axes, below: Axes, x: Array, y: Array, shown: _Shown) -> None:
     inside = pooled[(pooled >= low) & (pooled <= high)]
     count = len(np.histogram_bin_edges(inside, "fd")) - 1  # Freedman & Diaconis
     bins = np.linspace(low, high, 1 + int(np.clip(count, 10, 60)))
-    for values, colour, name in ((x, BLUE, "x"), (y, ORANGE, "y")):
+    for values, colour, name in zip((x, y), (BLUE, ORANGE), shown.names, strict=True):
         counts = np.histogram(values, bins)[0]
         density = counts / (len(values) * np.diff(bins))
         above.stairs(density, bins, color=colour, fill=True, alpha=0.3)
@@ -135,7 +140,7 @@ def _line(above: Axes, below: Axes, x: Array, y: Array, shown: _Shown) -> None:
     below.plot(grid[top], f[top], "o", color=INK, markersize=3)
     digits = max(0, int(np.ceil(-np.log10(grid[1] - grid[0]))))
     place = round(grid[top], digits) + 0.0  # never −0
-    more = "x" if f[top] > 0 else "y"
+    more = shown.names[0 if f[top] > 0 else 1]
     most = f"; most of {more} at {place:.{digits}f}" if f[top] else " (0 throughout)"
     above.set_title(shown.title + most)
     above.set(ylabel="density", xlim=(low, high))
@@ -170,14 +175,14 @@ def _plane(figure: Figure, axes: Axes, shown: _Shown) -> None:
         label = shown.label(position, int((of_y == position).sum()))
         axes.scatter([], [], color=colour, label=label, **look)
     values = np.concatenate(_at_own_points(shown))
-    for index, name in ((values.argmax(), "most x"), (values.argmin(), "most y")):
-        _mark(axes, rows[index], name)
+    for index, name in zip((values.argmax(), values.argmin()), shown.names, strict=True):
+        _mark(axes, rows[index], f"most {name}")
     axes.set_title(shown.title)
     central = " (the central 95 %)"
     axes.set_xlabel("column 1" + central * clipped_1)
     axes.set_ylabel("column 2" + central * clipped_2)
     _legend(axes)
-    _bar(figure, axes, filled)
+    _bar(figure, axes, filled, shown.names)
 
 
 def _mark(axes: Axes, point: Array, name: str) -> None:
@@ -203,10 +208,10 @@ def _legend(axes: Axes) -> None:
     )
 
 
-def _bar(figure: Figure, axes: Axes, mappable: Any) -> None:
+def _bar(figure: Figure, axes: Axes, mappable: Any, names: tuple[str, str]) -> None:
     ticks = MaxNLocator(5, symmetric=True)
     bar = figure.colorbar(mappable, ax=axes, fraction=0.05, pad=0.02, ticks=ticks)
-    bar.set_label("more y  ←  witness  →  more x", fontsize=7)
+    bar.set_label(f"more {names[1]}  ←  witness  →  more {names[0]}", fontsize=7)
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=6)
 
@@ -244,7 +249,7 @@ def _components(figure: Figure, axes: Axes, shown: _Shown) -> None:
     axes.set_xlabel(f"principal component 1 of the pooled sample ({share[0]:.0%} of its variance)")
     axes.set_ylabel(f"principal component 2 ({share[1]:.0%})")
     _legend(axes)
-    _bar(figure, axes, filled)
+    _bar(figure, axes, filled, shown.names)
 
 
 def _at_own_points(shown: _Shown) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,28 @@ def test_more_dimensions() -> None:
     gram = torch.exp(-torch.cdist(x, torch.cat([x, y])).square() / 18.0)
     expected = (gram[:, :60].sum(1) - 1.0) / 59 - gram[:, 60:].mean(1)
     np.testing.assert_allclose(np.sort(of_x.get_array()), np.sort(expected.numpy()), atol=1e-9)
+    check_limits(figure)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_samples_have_names(d: int) -> None:
+    """x is much the more about 0, y about 5."""
+    x, y = normal(0, 60, d), normal(1, 50, d) + 5.0
+    result = two_sample_test(x, y, method="mmd", bandwidth=2.0, n_resamples=19, rng=0)
+    figure = result.plot(names=("generated", "held out"))
+    words = texts(figure)
+    if d == 1:
+        assert "generated, n = 60" in words
+        assert "held out, n = 50" in words
+        assert re.search("; most of (generated at -?[012]|held out at [3-7])", words)
+    else:
+        assert "more held out  ←  witness  →  more generated" in words
+        legend = figure.axes[0].get_legend().get_texts()
+        assert [text.get_text() for text in legend] == ["generated", "held out"]
+        assert not re.search(r"more [xy]\b", words)
+    if d == 2:
+        places = {text.get_text(): text.xy for text in figure.axes[0].texts}
+        assert places["most generated"][0] < 2.5 < places["most held out"][0]
     check_limits(figure)
 
 
