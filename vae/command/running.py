@@ -257,7 +257,7 @@ def compare(
             ("Control: do other held-out rows differ from them?", second),
         )
     ]
-    save_figure(comparisons[0].result.plot(), path)
+    save_figure(comparisons[0].result.plot(names=("generated", "held out")), path)
     if as_json:
         names = ("generated", "control")
         found = {k: c.result.to_dict() for k, c in zip(names, comparisons, strict=True)}
