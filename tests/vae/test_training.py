@@ -105,7 +105,8 @@ import torch
 from vae import VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
 from vae.training import fit
 model = VAE(mlp(5, 4), mlp(2, 5), GaussianLikelihood(), InfoVAE(), StandardNormal(2))
-fit(model, torch.rand(50, 5), epochs=3, batch_size=20, accelerator="cpu")
+rows = 3 * torch.randn(50, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 5)
+fit(model, rows, epochs=3, batch_size=20, accelerator="cpu")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == build().weights() + "\n"

@@ -239,10 +239,18 @@ def test_modes_and_generators_are_left_alone() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_the_total_correlation_learns_the_size_of_the_data() -> None:
-    rate = TotalCorrelation()
-    train(build(Objective(rate)))
-    assert rate.n_data == N
+@pytest.mark.parametrize("given", [None, 40])
+def test_the_total_correlation_takes_the_size_of_each_data_set(given: int | None) -> None:
+    """Unless it was given one; and it forgets it, so that no other data inherit it."""
+    rate = TotalCorrelation(n_data=given)
+    model = build(Objective(rate))
+    for n in (N, 30):
+        seen: list[int | None] = []
+        hook = rate.register_forward_pre_hook(lambda *_, seen=seen: seen.append(rate.n_data))
+        fit(model, rows(n), epochs=1, batch_size=BATCH, accelerator="cpu", progress=False)
+        hook.remove()
+        assert set(seen) == {given or n}
+        assert rate.n_data == given
 
 
 def test_a_schedule_that_cannot_finish_is_said() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vae.data.data import Data
 from vae.model import VAE
 from vae.training.draws import Stream, generator, seed_of
+from vae.training.identity import checksum
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,17 +23,28 @@ class Rows:
 
     Args:
         source: ``Data``, or a tensor [N, …] of training rows.
-        heldout: [H, …]; None takes those of ``Data``.
+        heldout: [H, …] floats; None for none.
+        dtype: of the batches.
     """
 
     source: Data | Tensor
     heldout: Tensor | None
+    dtype: torch.dtype = torch.float32
 
     @classmethod
-    def of(cls, source: Data | Tensor, heldout: Tensor | None) -> Rows:
+    def of(
+        cls,
+        source: Data | Tensor | NDArray[Any],
+        heldout: Tensor | NDArray[Any] | None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Rows:
         if heldout is None and isinstance(source, Data):
             heldout = source.rows("heldout")
-        return cls(source, heldout)
+        return cls(
+            source if isinstance(source, Data) else _tensor(source),
+            None if heldout is None else _tensor(heldout),
+            dtype,
+        )
 
     def __len__(self) -> int:
         return len(self._values)
@@ -43,8 +56,12 @@ class Rows:
     def at(self, indices: Tensor, draws: torch.Generator | None = None) -> Tensor:
         """[n, …] floats of training rows [n]."""
         if isinstance(self.source, Data):
-            return self.source.rows("train", indices, generator=draws)
-        return self.source[indices.to(self.source.device)]
+            return self.source.rows("train", indices, generator=draws).to(self.dtype)
+        return self.source[indices.to(self.source.device)].to(self.dtype)
+
+    def some(self, n: int) -> Tensor:
+        """[n, …] the first training rows; torch's global generators are left alone."""
+        return self.at(torch.arange(n), torch.Generator().manual_seed(0))
 
     def check(self, model: VAE) -> None:
         """Raises ValueError for shapes, dtypes and values that cannot be trained on."""
@@ -55,20 +72,28 @@ class Rows:
                 "rows.float(), or vae.data.Data for bytes"
             )
         # bytes are finite and within [0, 1]: one row stands for all
-        model.likelihood.check(train if train.is_floating_point() else self.at(torch.arange(1)))
+        model.likelihood.check(train.to(self.dtype) if train.is_floating_point() else self.some(1))
         if self.heldout is not None:
+            if not self.heldout.is_floating_point():
+                raise ValueError(f"held-out rows must be floats, got {self.heldout.dtype}")
             if len(self.heldout) < 2 or self.heldout.shape[1:] != train.shape[1:]:
                 raise ValueError(
                     f"held-out rows must be 2 or more of shape {list(train.shape[1:])} each, got "
                     f"{list(self.heldout.shape)}"
                 )
-            model.likelihood.check(self.heldout)
+            model.likelihood.check(self.heldout.to(self.dtype))
 
-    def checksum(self) -> int:
-        """Of the training rows, to tell whether a resumed run sees the same."""
-        values = self._values.detach().cpu().contiguous()
-        content: Any = values.view(torch.uint8).numpy()
-        return zlib.crc32(content)
+    def checksums(self) -> tuple[int, int]:
+        """Of training and held-out rows, to tell whether a resumed run sees the same."""
+        how = self.source.binarise if isinstance(self.source, Data) else "none"
+        heldout = 0 if self.heldout is None else checksum(self.heldout)
+        return checksum(self._values, how), heldout
+
+
+def _tensor(rows: Tensor | NDArray[Any]) -> Tensor:
+    if isinstance(rows, np.ndarray):  # torch takes neither negative strides nor read-only memory
+        rows = np.require(rows, requirements=["C", "W"])
+    return torch.as_tensor(rows)
 
 
 @dataclass(frozen=True)

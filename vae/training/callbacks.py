@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vae._extras import needs_extra
@@ -109,8 +108,9 @@ class Checks(Callback):
         self.rows.append(row)
         if self.folder is not None and trainer.is_global_zero:
             append_metrics(self.folder / "metrics.csv", row)
-        better = self.heldout is not None and row["heldout_loss"] < self.best
-        if better:
+        # critics move: their losses at different steps do not compare, and the newest is the best
+        better = module.adversarial or row.get("heldout_loss", math.inf) < self.best
+        if self.heldout is not None and better:
             self.best, self.best_step = row["heldout_loss"], module.step
             self._save(trainer, BEST)
         waited = module.step - self.best_step
@@ -147,7 +147,7 @@ class Checks(Callback):
         terms, loss = self.heldout(
             module.model,
             device=module.device,
-            dtype=plugin.convert_input(torch.zeros(())).dtype,
+            dtype=plugin.convert_input(self.heldout.rows[:0]).dtype,
             context=plugin.forward_context(),
         )
         self.alarms.check(terms, module.step)

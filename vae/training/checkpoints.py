@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +15,14 @@ from torch import Tensor, nn
 from divergences.files import replacing
 from vae._extras import needs_extra
 from vae.model import VAE
+from vae.training.records import KEY, misfit, n_optimized
 
 with needs_extra():
     from lightning.pytorch.plugins.io import CheckpointIO
 
-FORMAT = 1
-KEY = "vae_training"
+FORMAT = 2
 LAST, BEST = "last.ckpt", "best.ckpt"
 PREFIX = "model."  # of the names of parameters in a checkpoint
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a resumed training must share with the one it goes on with."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    critic_learning_rate: float
-    critic_steps: int
-    seed: int
-    rows: int
-    checksum: int
-
-    def check(self, path: Path, saved: Mapping[str, Any]) -> None:
-        """Raises ValueError with what differs."""
-        now = dataclasses.asdict(self)
-        if saved.get("checksum") != self.checksum:
-            raise ValueError(f"{path} was trained on other rows: resume it with the same data")
-        differ = [
-            f"{name} {saved.get(name)}, now {now[name]}"
-            for name in now
-            if saved.get(name) != now[name]
-        ]
-        if differ:
-            raise ValueError(
-                f"{path} belongs to another training ({'; '.join(differ)}): a resumed run ends as "
-                "the uninterrupted one would, so take the same settings, or train in a new folder"
-            )
 
 
 class AtomicCheckpoints(CheckpointIO):
@@ -100,31 +69,45 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged, or not one of this version's.
+        ValueError: it is damaged (any flipped bit), or not one of this version's.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a checkpoint")
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no checkpoint {path}: nothing has been trained there yet"
         )
     other = path.with_name(BEST if path.name == LAST else LAST)
     advice = f"; {other} is still there" if other.exists() else ""
+    content = io.BytesIO(path.read_bytes())
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises whatever its readers do
+        _check_sums(content)
+        checkpoint: Any = torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and zipfile raise whatever their readers do
         raise ValueError(
             f"{path} is damaged or not a checkpoint ({type(error).__name__}){advice}"
         ) from error
     record = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
-    if not isinstance(record, dict) or "state_dict" not in checkpoint:
+    if not isinstance(record, dict):
         raise ValueError(f"{path} is not a checkpoint of vae.training{advice}")
     if record.get("format") != FORMAT:
         raise ValueError(
             f"{path} has format {record.get('format')}, this version reads {FORMAT}: open it with "
             "the version that wrote it"
         )
-    return checkpoint
+    what = misfit(checkpoint)
+    if what:
+        raise ValueError(f"{path} is not a checkpoint of vae.training: {what}{advice}")
+    found: dict[str, Any] = checkpoint
+    return found
+
+
+def _check_sums(content: io.BytesIO) -> None:
+    """What torch.load leaves out: it takes a flipped bit for a weight."""
+    with zipfile.ZipFile(content) as archive:
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
+    content.seek(0)
 
 
 def parameters_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -145,6 +128,17 @@ def check_fit(path: Path, state: Mapping[str, Tensor], module: nn.Module) -> Non
         f"{path} is of another model: {len(names)} parameters differ, the first {first} "
         f"({found.get(first, 'absent')} in the file, {wanted.get(first, 'absent')} in the model)"
     )
+
+
+def check_optimizers(path: Path, states: Sequence[Mapping[str, Any]], model: VAE) -> None:
+    """Raises ValueError where a checkpoint's optimizers had other numbers of parameters."""
+    critics = len(list(model.objective.parameters()))
+    wanted = [len(model.autoencoder_parameters()), *([critics] if critics else [])]
+    found = [n_optimized(state) for state in states]
+    if wanted != found:
+        raise ValueError(
+            f"{path} is of another training: its optimizers had {found} parameters, now {wanted}"
+        )
 
 
 def load_weights(model: VAE, path: Path) -> int:

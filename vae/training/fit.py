@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vae.data.data import Data
 from vae.model import VAE
-from vae.objectives.rates import TotalCorrelation
 from vae.training.alarms import Alarms
+from vae.training.arguments import (
+    check_networks,
+    check_options,
+    dtype_of,
+    make_plan,
+    size_known,
+    warn_of_schedule,
+)
 from vae.training.batches import Batches, Plan, Rows
 from vae.training.callbacks import Checks, Progress, say
 from vae.training.checkpoints import (
-    KEY,
     LAST,
-    RunSettings,
     check_fit,
+    check_optimizers,
     load_weights,
     parameters_of,
     read_checkpoint,
     remove_leftovers,
 )
 from vae.training.heldout import HeldOut, most_rows
+from vae.training.identity import RunSettings, describe
 from vae.training.interruption import Interruption
 from vae.training.metrics import Row, read_metrics, write_metrics
 from vae.training.module import TrainingModule
+from vae.training.records import KEY
 from vae.training.trainer import Hardware, on_first_process, train
 
 History = list[Row]
@@ -38,7 +47,7 @@ the rate, now), ``seconds``."""
 
 def fit(
     model: VAE,
-    data: Tensor | Data,
+    data: Tensor | NDArray[Any] | Data,
     *,
     epochs: int,
     batch_size: int = 100,
@@ -46,14 +55,14 @@ def fit(
     seed: int = 0,
     critic_learning_rate: float | None = None,
     critic_steps: int = 1,
-    heldout: Tensor | None = None,
+    heldout: Tensor | NDArray[Any] | None = None,
     accelerator: str = "auto",
     devices: int = 1,
     precision: str = "32-true",
     compile: bool = False,
     patience: int | None = None,
     check_every: int | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     resume: bool = False,
     live_plots: bool = False,
     progress: bool = True,
@@ -67,9 +76,11 @@ def fit(
 
     Args:
         model: to be trained.
-        data: ``Data``, or training rows [N, …], finite and within the likelihood's support.
+        data: ``Data``, or training rows [N, …], finite and within the likelihood's support; floats
+            of any width, trained on in the model's.
         epochs: passes over the data.
-        batch_size: rows per step, all devices together, at least 2; N if that is less.
+        batch_size: rows per step, all devices together, at least 2; N if that is less, which is
+            said.
         learning_rate: at the first step.
         seed: of the order of the rows and of every draw, in [0, 2³¹).
         critic_learning_rate: of adversarial objectives, constant; ``learning_rate`` if None.
@@ -82,12 +93,13 @@ def fit(
         precision: Lightning's, e.g. "bf16-mixed"; "64-true" leaves the model in fp64.
         compile: encoder, decoder and terms by ``torch.compile``.
         patience: stop after so many epochs without a better held-out loss; this cuts the decay of
-            the learning rate short.
+            the learning rate short. Not with critics, whose estimates at different steps do not
+            compare.
         check_every: steps between checks; one epoch if None.
         folder: for checkpoints/last.ckpt, checkpoints/best.ckpt (least held-out loss, schedules at
-            their end) and metrics.csv; None writes nothing.
-        resume: go on from checkpoints/last.ckpt with the same settings and data. Of a finished
-            training it only loads the weights.
+            their end; with critics the newest) and metrics.csv; None writes nothing.
+        resume: go on from checkpoints/last.ckpt with the same model, settings and data; another
+            accelerator is allowed. Of a finished training it only loads the weights.
         live_plots: redraw curves.png in the folder as the training goes.
         progress: show the bar and the line of effective weights.
 
@@ -102,11 +114,20 @@ def fit(
         FileExistsError: the folder holds a training, and ``resume`` is not set.
         OSError: the folder cannot be written; checkpoints that are there stay as they are.
         KeyboardInterrupt: Ctrl-C, after the current step and a checkpoint; a second one at once.
+            Also where the training ended before it could stop.
     """
-    rows = Rows.of(data, heldout)
-    plan = _plan(rows, epochs, batch_size, seed, devices)
-    _check_options(rows, critic_steps, patience, check_every, folder, needs=resume or live_plots)
+    folder = None if folder is None else Path(folder)
+    if folder is None and (resume or live_plots):
+        raise ValueError("resume and live_plots need a folder")
+    rows = Rows.of(data, heldout, dtype_of(model, precision))
+    plan = make_plan(rows, epochs, batch_size, seed, devices)
+    check_options(
+        model, rows, critic_steps=critic_steps, patience=patience, check_every=check_every
+    )
     rows.check(model)
+    check_networks(model, rows)
+    warn_of_schedule(model, plan)
+    checksum, heldout_checksum = (0, 0) if folder is None else rows.checksums()
     settings = RunSettings(
         epochs=epochs,
         batch_size=plan.batch_size,
@@ -116,10 +137,15 @@ def fit(
         ),
         critic_steps=critic_steps,
         seed=seed,
+        devices=devices,
+        precision=str(precision),
+        patience=patience,
+        check_every=check_every,
         rows=len(rows),
-        checksum=0 if folder is None else rows.checksum(),
+        checksum=checksum,
+        heldout=heldout_checksum,
+        model=describe(model),
     )
-    finish_objective(model, plan)
     checkpoint = None if folder is None else folder / "checkpoints" / LAST
     start, finished = _start(model, checkpoint, settings, resume=resume)
     shown = progress and on_first_process()
@@ -133,10 +159,12 @@ def fit(
             print(f"this training has ended, after {start} of {plan.n_steps} steps: nothing to do")
         return history
 
+    if batch_size > len(rows) and on_first_process():
+        say(f"batch_size {batch_size} > {len(rows)} rows: {plan.batch_size} are used")
     module = TrainingModule(
         model, settings, Batches(rows, plan, seed=seed, start=start), compiled=compile
     )
-    with Interruption() as interruption:
+    with size_known(model, len(rows)), Interruption() as interruption:
         checks = Checks(
             plan,
             every=plan.steps_per_epoch if check_every is None else check_every,
@@ -152,7 +180,7 @@ def fit(
         )
         bar = Progress(plan, checks, visible=shown)
         try:
-            stopped = train(
+            torn = train(
                 module,
                 [checks, bar],
                 Hardware(accelerator, devices, precision),
@@ -160,68 +188,22 @@ def fit(
             )
         finally:
             bar.close()
-    if stopped or checks.interrupted:
-        raise KeyboardInterrupt(_interrupted(plan, module.step, checkpoint, checks.interrupted))
+    if torn or checks.interrupted or interruption.requested:
+        ended = checks.stopped_early or module.step == plan.n_steps
+        raise KeyboardInterrupt(
+            _interrupted(plan, module.step, checkpoint, saved=not torn, ended=ended and not torn)
+        )
     return history
 
 
 # --- Before ---------------------------------------------------------------------------------------
 
 
-def _plan(rows: Rows, epochs: int, batch_size: int, seed: int, devices: int) -> Plan:
-    if epochs < 1 or batch_size < 2 or len(rows) < 2:
-        raise ValueError(
-            f"training needs epochs >= 1, batch_size >= 2 and 2 rows, "
-            f"got epochs={epochs}, batch_size={batch_size}, {len(rows)} rows"
-        )
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be between 0 and 2^31 - 1, got {seed}")
-    if devices < 1 or batch_size % devices or len(rows) < devices:
-        raise ValueError(
-            f"batch_size must be a multiple of devices, and rows as many, got "
-            f"batch_size={batch_size}, devices={devices}, {len(rows)} rows"
-        )
-    return Plan(len(rows), min(batch_size, len(rows)) // devices * devices, epochs)
-
-
-def _check_options(
-    rows: Rows,
-    critic_steps: int,
-    patience: int | None,
-    check_every: int | None,
-    folder: Path | None,
-    *,
-    needs: bool,
-) -> None:
-    counts = {"critic_steps": critic_steps, "patience": patience, "check_every": check_every}
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if patience is not None and rows.heldout is None:
-        raise ValueError("patience needs held-out rows: fit(..., heldout=rows)")
-    if needs and folder is None:
-        raise ValueError("resume and live_plots need a folder")
-
-
-def finish_objective(model: VAE, plan: Plan) -> None:
-    """Tells the objective the size of the data; warns of a schedule that the run cuts short."""
-    rate = model.objective.rate
-    if isinstance(rate, TotalCorrelation) and rate.n_data is None:
-        rate.n_data = plan.n_rows
-    missing = rate.schedule.length - plan.n_steps
-    if missing > 0:
-        warnings.warn(
-            f"the schedule {rate.schedule} ends {missing} steps after the training, which takes "
-            f"{plan.n_steps}: shorten it, or train for "
-            f"{-(-rate.schedule.length // plan.steps_per_epoch)} epochs",
-            stacklevel=3,
-        )
-
-
 def _heldout(model: VAE, rows: Rows, plan: Plan, seed: int) -> HeldOut | None:
     if rows.heldout is None:
         return None
-    return HeldOut(rows.heldout, batch_size=plan.batch_size, seed=seed, most=most_rows(model))
+    chosen = rows.heldout.to(rows.dtype)
+    return HeldOut(chosen, batch_size=plan.batch_size, seed=seed, most=most_rows(model))
 
 
 def _start(
@@ -240,6 +222,7 @@ def _start(
     record = checkpoint[KEY]
     settings.check(path, record["settings"])
     check_fit(path, parameters_of(checkpoint), model)
+    check_optimizers(path, checkpoint["optimizer_states"], model)
     ended = (
         record["step"] >= record["n_steps"] or checkpoint["callbacks"]["Checks"]["stopped_early"]
     )
@@ -266,13 +249,18 @@ def _drawing() -> Callable[[list[Row], Path], None]:
     return save_curves
 
 
-def _interrupted(plan: Plan, step: int, checkpoint: Path | None, saved: bool) -> str:
+def _interrupted(
+    plan: Plan, step: int, checkpoint: Path | None, *, saved: bool, ended: bool
+) -> str:
     done = step // plan.steps_per_epoch
     text = (
-        f"training interrupted after {done} of {plan.epochs} epochs (step {step} of {plan.n_steps})"
+        f"training {'ended before Ctrl-C could stop it,' if ended else 'interrupted'} after {done} "
+        f"of {plan.epochs} epochs (step {step} of {plan.n_steps})"
     )
     if checkpoint is None:
         return text
-    if saved:
-        return f"{text}; {checkpoint} holds its state: resume goes on from there"
-    return f"{text}; not saved since the last check"
+    if not saved:
+        return f"{text}; not saved since the last check"
+    return f"{text}; {checkpoint} holds its state" + (
+        "" if ended else ": resume goes on from there"
+    )

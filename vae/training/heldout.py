@@ -22,8 +22,8 @@ class HeldOut:
     """At most ``most`` held-out rows, drawn once.
 
     The loss of all of them as one batch is what selects best.ckpt and stops early: it does not
-    depend on a schedule's state. What it is worth with critics is another matter, since they keep
-    moving: an adversarial term of an early step and one of a late step do not compare.
+    depend on a schedule's state. With critics it selects nothing: they keep moving, and an
+    adversarial term of an early step does not compare with one of a late step.
 
     Args:
         rows: [H, …].

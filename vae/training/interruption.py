@@ -8,7 +8,10 @@ from types import FrameType, TracebackType
 
 
 class Interruption:
-    """While it is entered, a first SIGINT only sets ``requested``; handlers are restored after."""
+    """While it is entered, a first SIGINT only sets ``requested``; handlers are restored after.
+
+    A process that ignores SIGINT (a shell's background job) goes on ignoring it.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -17,7 +20,8 @@ class Interruption:
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.getsignal(signal.SIGINT)
-            signal.signal(signal.SIGINT, self._handle)
+            if self._previous is not signal.SIG_IGN:
+                signal.signal(signal.SIGINT, self._handle)
         return self
 
     def _handle(self, _: int, __: FrameType | None) -> None:

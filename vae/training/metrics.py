@@ -11,11 +11,20 @@ Row = dict[str, float]
 
 
 def read_metrics(path: Path, *, up_to: float = float("inf")) -> list[Row]:
-    """The whole rows of a file, those of steps beyond ``up_to`` left out; [] without a file."""
+    """The whole rows of a file, those of steps beyond ``up_to`` left out; [] without a file.
+
+    Raises:
+        ValueError: it is not a metrics.csv.
+    """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a metrics.csv: {error}") from error
+    if len(lines) > 1 and "step" not in lines[0]:
+        raise ValueError(f"{path} is not a metrics.csv: its first line names no column 'step'")
     rows: list[Row] = []
     for cells in lines[1:]:
         try:

@@ -14,9 +14,11 @@ from vae._extras import needs_extra
 from vae.model import VAE
 from vae.terms import Loss, Terms
 from vae.training.batches import Batches
-from vae.training.checkpoints import FORMAT, KEY, RunSettings
+from vae.training.checkpoints import FORMAT
 from vae.training.distributed import detached, gather
 from vae.training.draws import Stream, generator, seed_global, seed_of
+from vae.training.identity import RunSettings
+from vae.training.records import KEY
 from vae.training.watch import Watch
 
 with needs_extra():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ with needs_extra():
     from lightning.pytorch.utilities.exceptions import SIGTERMException
     from lightning_utilities.core.rank_zero import rank_zero_only
 
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # Lightning sets it to be deterministic
 TERMINATED = 128 + 15  # the exit code of a process that SIGTERM ended
 
 
@@ -73,7 +75,12 @@ def train(
     module.train()
     gpus = [] if hardware.on_cpu else list(range(torch.cuda.device_count()))
     try:
-        with _quiet(), torch.random.fork_rng(devices=gpus), torch.enable_grad():
+        with (
+            _quiet(),
+            torch.random.fork_rng(devices=gpus),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             trainer = _trainer(module, callbacks, hardware)
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         if trainer.received_sigterm:
@@ -103,7 +110,7 @@ def _trainer(
         devices=hardware.devices,
         precision=hardware.precision,  # type: ignore[arg-type]
         strategy=strategy,
-        deterministic=hardware.on_cpu,
+        deterministic=hardware.on_cpu or None,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -120,6 +127,8 @@ def _quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    workspace = os.environ.get(WORKSPACE)
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -131,4 +140,7 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        os.environ.pop(WORKSPACE, None)
+        if workspace is not None:
+            os.environ[WORKSPACE] = workspace

@@ -25,9 +25,15 @@ class Watch:
     @torch.no_grad()
     def add(self, parts: Mapping[str, Tensor], step: int) -> None:
         """The 0-d parts of a step (numbered from 0)."""
+        names = tuple(parts)
+        if self.names and names != self.names:
+            raise ValueError(
+                f"an objective must keep its parts, also in a resumed run: the loss was made of "
+                f"{', '.join(self.names)}, now of {', '.join(names)}"
+            )
         values = torch.stack([part.detach().float() for part in parts.values()])
         if not self.names:
-            self.names = tuple(parts)
+            self.names = names
             self._sums = torch.zeros_like(values)
         if self._bad_values.numel() == 0:
             self._bad_values = torch.zeros_like(values)
