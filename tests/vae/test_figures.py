@@ -1,5 +1,6 @@
 """Figures hold what the model says: values, labels, finite limits. Their looks are looked at."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vae import (
     StandardNormal,
     mlp,
 )
-from vae.data import Data
+from vae.data import Data, shapes
 from vae.evaluation import evaluate
 from vae.evaluation.passes import encode
 from vae.figures import (
@@ -181,13 +182,21 @@ def test_dimensions_are_ranked_by_their_kl() -> None:
     assert labels == [ranking.label(j) for j in ranking.order[:2]]
     assert labels[0].startswith("$z_{1}$")
     assert [t.get_text() for t in axes.get_xticklabels()] == ["−3", *[""] * 4, "0", *[""] * 4, "3"]
-    assert "KL in nats" in titles(figure)
+    assert axes.get_ylabel() == "dimension, KL in nats"
+    row = int(re.search(r"Traversals of held-out row (\d+) \(class \d\)$", titles(figure))[1])
+    code = encode(model, data.heldout).features[row]
+    shown = traverse(model, code, ranking.order[:2], steps=11)
+    canvas = np.asarray(axes.images[0].get_array())  # cells of 4 pixels and a margin of 1
+    expected = shown[0, 0].clamp(0, 1).reshape(4, 4)
+    np.testing.assert_allclose(canvas[1:5, 1:5], expected, atol=1e-6)
+    assert f"(class {int(data.heldout_labels[row])})" in titles(figure)
     deterministic = VAE(
         nn.Linear(16, 2), mlp(2, 16), GaussianLikelihood(), InfoVAE(), StandardNormal(2),
         "deterministic",
     )  # fmt: skip
     assert rank(encode(deterministic, data.heldout)).what == "variance"
-    assert "variance" in titles(traversals_figure(deterministic, data))
+    (axes,) = traversals_figure(deterministic, data).axes
+    assert axes.get_ylabel() == "dimension, variance"
 
 
 def test_bars_stand_in_order() -> None:
@@ -256,9 +265,10 @@ def test_contours_hold_their_share_of_the_prior(prior: Prior) -> None:
 
 def test_codes_off_the_prior_stay_in_view() -> None:
     axes = new_figure(3, 3).add_subplot()
-    z = rows_of(200, 2) * 2 + 9
+    z = rows_of(200, 2) * 2 + 90
     latent_space(axes, z, None, "")
-    assert axes.get_xlim()[1] > 10
+    assert axes.get_xlim()[1] > 90
+    assert [text.get_text() for text in axes.texts] == ["99%"]  # no room for more
     near = new_figure(3, 3).add_subplot()
     latent_space(near, rows_of(200, 2), None, "")
     assert near.get_xlim() == (-3.6, 3.6)
@@ -289,6 +299,18 @@ def test_the_plane_shows_what_there_is() -> None:
     assert torch.equal(latent_plane(z[:, :2], None).basis, torch.eye(2).double())
 
 
+def test_classes_have_their_names() -> None:
+    data = shapes(train=20, heldout=30, size=8)
+    model = model_of(data)
+    (axes,) = latent_figure(model, data).axes
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["square", "ellipse", "heart"]
+    row = int(re.search(r"row (\d+) \(", titles(traversals_figure(model, data)))[1])
+    assert f"({names[data.heldout_labels[row]]})" in titles(traversals_figure(model, data))
+    other = latent_figure(model_of(DATA["grey"]), DATA["grey"]).axes[0].get_legend()
+    assert [text.get_text() for text in other.get_texts()] == ["0", "1", "2"]
+
+
 # --- Whole figures -------------------------------------------------------------------------------
 
 
@@ -296,6 +318,33 @@ def test_the_plane_shows_what_there_is() -> None:
 @pytest.mark.parametrize("kind", DATA)
 def test_every_figure_of_every_kind_of_data(draw: Any, kind: str) -> None:
     check(draw(model_of(DATA[kind]), DATA[kind]))
+
+
+def test_samples_say_what_they_are() -> None:
+    for kind in ("grey", "plane"):
+        data = DATA[kind]
+        model = model_of(data)
+        for noise, words in ((None, "means of"), (True, "draws from")):
+            figure = samples_figure(model, data, pixel_noise=noise)
+            assert f"Samples: {words} $p(x|z)$" in f"{figure.get_suptitle()}\n{titles(figure)}"
+    black = Data("black", DATA["grey"].train.round(), DATA["grey"].heldout.round(), (1, 4, 4),
+                 binarise="fixed")  # fmt: skip
+    assert samples_figure(model_of(black), black).get_suptitle() == "Samples: draws from $p(x|z)$"
+    figure = reconstructions_figure(model_of(black), black)
+    assert figure.get_suptitle() == "Held-out rows $x$, reconstructions $\\hat{x}$"
+
+
+def test_curves_of_points_say_where_they_go() -> None:
+    data = DATA["plane"]
+    model = model_of(data)
+    (traversed,) = traversals_figure(model, data).axes
+    assert "lines from −3 to 3 (dot)" in traversed.get_xlabel()
+    assert traversed.get_legend().get_title().get_text() == "dimension, KL in nats"
+    (between,) = interpolations_figure(model, data, n=2).axes
+    assert between.get_title(loc="left") == "Interpolations between held-out rows"
+    assert "lines from one row to another (dot)" in between.get_xlabel()
+    curve, dot = between.lines[:2]
+    np.testing.assert_array_equal(dot.get_xydata()[0], curve.get_xydata()[-1])
 
 
 @pytest.mark.parametrize("dim", [1, 2])
@@ -314,8 +363,8 @@ def test_the_page(kind: str, tmp_path: Path) -> None:
     check(figure)
     words = titles(figure)
     for letter, title in zip("abcdefghi", (
-        "Held-out data", "Reconstructions", "Samples", "Traversals", "Interpolations",
-        "Held-out codes, prior contours", "KL in nats of every dimension",
+        "Held-out data", "Reconstructions", "Samples: means of $p(x|z)$", "Traversals",
+        "Interpolations", "Held-out codes, prior contours", "KL in nats of every dimension",
         "Samples against held-out data", "loss",
     ), strict=True):  # fmt: skip
         assert f"$\\bf{{{letter}}}$   {title}" in words
@@ -353,6 +402,14 @@ def test_curves() -> None:
     assert kl.get_ylim()[1] > 20
     check(figure)
     check(curves_figure(HISTORY[:1]))
+    for count, grid in ((1, (1, 1)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3)), (7, (3, 3))):
+        panels = curves_figure([{f"term {i}": 1.0 for i in range(count)}]).axes
+        places = panels[0].get_subplotspec().get_gridspec()
+        assert (len(panels), places.nrows, places.ncols) == (count, *grid)
+    hovering = curves_figure([{"divergence": 0.010 + 0.004 * (i % 3)} for i in range(30)])
+    assert hovering.axes[0].get_ylim()[0] == pytest.approx(0.01 - 0.08 * 0.008)
+    near = curves_figure([{"divergence": 0.005 + 0.004 * (i % 3)} for i in range(30)])
+    assert -0.002 < near.axes[0].get_ylim()[0] < 0
     check(curves_figure([{"loss": float("nan")}, {"loss": 1.0}]))
     with pytest.raises(ValueError, match="no rows"):
         curves_figure([])

@@ -9,14 +9,13 @@ from vae._extras import needs_extra
 
 with needs_extra():
     from divergences.plots.style import save_figure
-    from vae.figures.charts import kl_bars, null_distribution, training_curve
+    from vae.figures.charts import curves_figure, kl_bars, null_distribution, training_curve
     from vae.figures.demo import demo_figure
     from vae.figures.latent import class_plane, latent_space
     from vae.figures.look import Look, image_grid, paths, point_cloud, scatter, strips
     from vae.figures.page import evaluation_page
     from vae.figures.pictures import interpolate, reconstruct, traverse
     from vae.figures.views import (
-        curves_figure,
         interpolations_figure,
         latent_figure,
         reconstructions_figure,

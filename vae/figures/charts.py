@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,17 @@ from vae._extras import needs_extra
 
 with needs_extra():
     from divergences.plots.results import draw_null_distribution
-    from divergences.plots.style import BLUE, GREY, INK, ORANGE, Axes, MaxNLocator
+    from divergences.plots.style import (
+        BLUE,
+        GREY,
+        INK,
+        ORANGE,
+        Axes,
+        Figure,
+        MaxNLocator,
+        new_figure,
+        style,
+    )
 
 ACCENT = "#c1272d"
 HELDOUT = "heldout_"
@@ -26,6 +37,7 @@ NAMES = {
     "dimension_wise_kl": "dimension-wise KL",
 }
 NOT_CURVES = frozenset({"step", "epoch", "learning_rate", "schedule", "seconds"})
+MOST_COLUMNS = 3  # of curves
 SPIKE = 1.5  # of the range of the later curve, beyond which its start is cut off
 
 Rows = Sequence[Mapping[str, float]]
@@ -63,6 +75,30 @@ def curve_names(history: Rows) -> list[str]:
     return [name for name in names if name not in NOT_CURVES]
 
 
+def curves_figure(history: Rows) -> Figure:
+    """Every term of the loss over the steps.
+
+    Args:
+        history: what ``vae.training.fit`` returns, or the rows of metrics.csv.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    names = curve_names(history)
+    if not names:
+        raise ValueError("there is nothing to draw: the history has no rows")
+    lines = math.ceil(len(names) / MOST_COLUMNS)
+    columns = math.ceil(len(names) / lines)  # four are two lines of two
+    with style():
+        figure = new_figure(2.4 * columns, 1.8 * lines)
+        for i, name in enumerate(names):
+            axes = figure.add_subplot(lines, columns, i + 1)
+            training_curve(axes, history, name)
+            if i == 0:
+                axes.legend()
+    return figure
+
+
 def training_curve(axes: Axes, history: Rows, name: str) -> None:
     """One term in nats over the steps, in training and held out."""
     columns = columns_of(history)
@@ -83,7 +119,8 @@ def training_curve(axes: Axes, history: Rows, name: str) -> None:
 
 
 def _range(curves: Sequence[Any]) -> tuple[float, float]:
-    """Limits that show the last nine tenths of the curves, and the first where it fits in."""
+    """Limits that show the last nine tenths of the curves, and the first where it fits in; with 0
+    where it is near, so that what hovers above it does not fill the panel."""
     values = np.concatenate([curve[np.isfinite(curve)] for curve in curves])
     later = np.concatenate([c[len(c) // 10 :][np.isfinite(c[len(c) // 10 :])] for c in curves])
     if len(later) == 0:
@@ -91,5 +128,7 @@ def _range(curves: Sequence[Any]) -> tuple[float, float]:
     low, high = float(later.min()), float(later.max())
     reach = SPIKE * (high - low)
     low, high = max(float(values.min()), low - reach), min(float(values.max()), high + reach)
-    margin = 0.05 * (high - low) or 0.5
+    if 0 < low < high - low:
+        low = 0.0
+    margin = 0.08 * (high - low) or 0.5
     return low - margin, high + margin

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ SPAN = 3.6  # of the axes, unless the codes reach further
 MOST_CLASSES = 20  # with a legend
 DRAWS = 20_000  # for the levels of contours
 GRID = 160
+APART = 0.14, 0.06  # least distance of contour labels, across and up, as shares of the axes
 
 
 def by_class(labels: Tensor) -> Iterator[tuple[Any, Any]]:
@@ -69,6 +70,7 @@ def latent_space(
     *,
     prior: Prior | None = None,
     basis: Tensor | None = None,
+    names: Mapping[int, str] | None = None,
 ) -> None:
     """Codes coloured by class over the contours of the prior that hold 50, 90 and 99 % of it.
 
@@ -77,22 +79,23 @@ def latent_space(
         labels: [N], or None.
         prior: None is N(0, I). One that is neither that nor one of ours is shown by its draws.
         basis: [M, 2] orthonormal.
+        names: of classes; None, or those without one: their numbers.
     """
     flat = z if basis is None else z @ basis
     points = flat.double().numpy()
     size = 7 if len(z) < 1000 else 3
     if prior is None or isinstance(prior, StandardNormal):
-        _circles(axes)
-        centre = np.zeros(2)
+        centre, lowest = np.zeros(2), _circles(axes)
     else:
-        centre = _contours(axes, prior, basis)
+        centre, lowest = _contours(axes, prior, basis)
     if labels is None:
         axes.scatter(points[:, 0], points[:, 1], s=size, color=INK, alpha=0.5, linewidths=0)
     else:
-        names = sorted(set(labels.tolist()))
-        for (rows, colour), name in zip(by_class(labels), names, strict=True):
+        classes = sorted(set(labels.tolist()))
+        for (rows, colour), each in zip(by_class(labels), classes, strict=True):
             x, y = points[rows].T
-            axes.scatter(x, y, s=size, color=colour, alpha=0.7, linewidths=0, label=str(name))
+            name = (names or {}).get(each, str(each))
+            axes.scatter(x, y, s=size, color=colour, alpha=0.7, linewidths=0, label=name)
     span = max(SPAN, 1.05 * float(np.quantile(np.abs(points - centre), 0.998)))
     axes.set(
         xlim=(centre[0] - span, centre[0] + span),
@@ -104,6 +107,7 @@ def latent_space(
         axes.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
     else:
         axes.locator_params(nbins=5)
+    _label_contours(axes, lowest, 2 * span)
 
 
 def class_legend(axes: Axes) -> None:
@@ -138,27 +142,35 @@ def latent_line(axes: Axes, z: Tensor, prior: Prior, title: str) -> None:
 # --- Contours ------------------------------------------------------------------------------------
 
 
-def _circles(axes: Axes) -> None:
-    for mass in MASSES:
-        radius = (-2 * np.log(1 - mass)) ** 0.5
+def _circles(axes: Axes) -> list[Any]:
+    """Draws them, and returns their lowest points."""
+    radii = [(-2 * np.log(1 - mass)) ** 0.5 for mass in MASSES]
+    for radius in radii:
         axes.add_patch(Circle((0, 0), radius, fill=False, color=INK, linewidth=0.7, zorder=2))
-        _mass_label(axes, mass, (0, -radius))
+    return [np.array([0, -radius]) for radius in radii]
 
 
-def _mass_label(axes: Axes, mass: float, place: Any) -> None:
-    axes.annotate(
-        f"{mass:.0%}",
-        place,
-        ha="center",
-        va="center",
-        fontsize=6,
-        color=INK,
-        bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.9},
-    )
+def _label_contours(axes: Axes, places: Sequence[Any], extent: float) -> None:
+    """The mass at the place of each contour, from the outermost inwards, where the labels before
+    leave room; `extent` of both axes."""
+    taken: list[Any] = []
+    for mass, place in reversed(list(zip(MASSES, places, strict=False))):
+        if all((np.abs(place - other) > np.multiply(APART, extent)).any() for other in taken):
+            taken.append(place)
+            axes.annotate(
+                f"{mass:.0%}",
+                place,
+                ha="center",
+                va="center",
+                fontsize=6,
+                color=INK,
+                bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.9},
+            )
 
 
-def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> Any:
-    """Draws the contours, and returns the middle of the prior [2]."""
+def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> tuple[Any, list[Any]]:
+    """Draws the contours; returns the middle of the prior [2] and their lowest points, none for a
+    prior that is shown by its draws."""
     m = prior.dim
     basis = (torch.eye(m) if basis is None else basis).double().cpu()
     generator = torch.Generator().manual_seed(0)
@@ -169,7 +181,7 @@ def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> Any:
         with torch.no_grad():
             draws = prior.sample(1000, generator=own, like=like).cpu().double() @ basis
         axes.scatter(draws[:, 0], draws[:, 1], s=2, color="0.75", linewidths=0, zorder=0)
-        return draws.mean(0).numpy()
+        return draws.mean(0).numpy(), []
     draws = planar.sample(DRAWS, generator)
     levels = planar.log_density(draws).quantile(1 - torch.tensor(MASSES, dtype=torch.float64))
     low, high = draws.quantile(torch.tensor([1e-4, 1 - 1e-4], dtype=torch.float64), 0)
@@ -191,10 +203,8 @@ def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> Any:
         linestyles="solid",
         zorder=2,
     )
-    for mass, segments in zip(MASSES[::-1], drawn.allsegs, strict=True):
-        line = np.concatenate(segments)
-        _mass_label(axes, mass, line[line[:, 1].argmin()])
-    return draws.mean(0).numpy()
+    lines = [np.concatenate(segments) for segments in reversed(drawn.allsegs)]
+    return draws.mean(0).numpy(), [line[line[:, 1].argmin()] for line in lines]
 
 
 def _device(prior: Prior) -> torch.device:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae._extras import needs_extra
-from vae.data import Data
+from vae.data import FACTOR_SIZES, Data
+from vae.data.shapes import SHAPES
 
 with needs_extra():
     from divergences.plots.style import GREY, INK, Axes
@@ -76,6 +77,12 @@ class Look:
         axes.locator_params(nbins=4)
         if self.plane is None:
             axes.set_yticks([])
+
+
+def class_names(data: Data) -> dict[int, str]:
+    """Names of the labels, where the data have some."""
+    sprites = data.name == "shapes" and data.factor_names == tuple(FACTOR_SIZES)
+    return dict(enumerate(SHAPES)) if sprites else {}
 
 
 # --- Images --------------------------------------------------------------------------------------
@@ -164,9 +171,18 @@ def point_cloud(axes: Axes, rows: Tensor, look: Look, labels: Tensor | None, tit
 
 
 def paths(
-    axes: Axes, rows: Tensor, look: Look, title: str, *, data: Tensor, labels: Sequence[str] = ()
+    axes: Axes,
+    rows: Tensor,
+    look: Look,
+    title: str,
+    *,
+    data: Tensor,
+    way: str,
+    labels: Sequence[str] = (),
+    heading: str = "",
 ) -> None:
-    """[R, C, D]: R curves of C points each over the data [N, D], which are grey."""
+    """[R, C, D]: R curves of C points each over the data [N, D], which are grey. `way` says from
+    where to where they go; the end is a dot. `heading` is that of the `labels`."""
     x, y = look.points(data).T
     axes.scatter(x, y, s=3, color=CONTEXT, linewidths=0)
     for i, curve in enumerate(look.points(rows)):
@@ -176,5 +192,12 @@ def paths(
         axes.plot(*curve[-1], "o", color=colour, markersize=4.5)
     axes.set_title(title)
     look.name_axes(axes)
+    axes.set_xlabel(f"{axes.get_xlabel()}\nlines {way} (dot); grey: data")
     if labels:
-        axes.legend(handlelength=1.2, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.legend(
+            title=heading,
+            title_fontsize=7,
+            handlelength=1.2,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+        )

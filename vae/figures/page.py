@@ -20,6 +20,7 @@ with needs_extra():
         heldout_rows,
         interpolations,
         latent,
+        samples_title,
         traversals,
         use_of_dimensions,
     )
@@ -90,7 +91,7 @@ def _rows(
     panels = (
         (rows, labels, "$\\bf{a}$   Held-out data"),
         (reconstruct(model, rows, seed=seed), labels, "$\\bf{b}$   Reconstructions"),
-        (generate(model, data, n, seed=seed), None, "$\\bf{c}$   Samples"),
+        (generate(model, data, n, seed=seed), None, f"$\\bf{{c}}$   {samples_title(data)}"),
     )
     places = place.subgridspec(1, 3)
     first = None

@@ -10,17 +10,18 @@ from torch import Tensor
 from vae._extras import needs_extra
 from vae.data import Data
 from vae.evaluation.passes import Encoded, encode, generator_for
-from vae.evaluation.samples import generate
+from vae.evaluation.samples import generate, has_pixel_noise, what_samples_are
 from vae.figures.pictures import LIMIT, interpolate, rank, reconstruct, traverse
 from vae.model import VAE
 
 with needs_extra():
     from divergences.plots.style import Axes, Figure, new_figure, style
-    from vae.figures.charts import Rows, curve_names, kl_bars, training_curve
+    from vae.figures.charts import kl_bars
     from vae.figures.latent import class_legend, latent_line, latent_plane, latent_space
-    from vae.figures.look import Look, image_grid, paths, point_cloud, strips
+    from vae.figures.look import Look, class_names, image_grid, paths, point_cloud, strips
 
 CELL = 0.42  # inches of an image
+LEAST_WIDTH = 2.6  # inches of a figure, for its title
 MOST_CODES = 3000  # in the latent space
 STEPS = 11
 POINTS = 1000  # of a plane
@@ -29,34 +30,67 @@ RANKED = 2000  # rows by whose KL dimensions are ordered
 
 def heldout_rows(data: Data, n: int, *, seed: int = 0) -> tuple[Tensor, Tensor | None]:
     """At most n held-out rows [n, D], drawn at random, and their labels where there are any."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(data.heldout), generator=generator)[:n]
+    chosen = _order(data, seed)[:n]
     labels = data.heldout_labels
     return data.rows("heldout", chosen), None if labels is None else labels[chosen]
+
+
+def _order(data: Data, seed: int) -> Tensor:
+    """In which held-out rows are drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(len(data.heldout), generator=generator)
 
 
 # --- Figures -------------------------------------------------------------------------------------
 
 
-def samples_figure(model: VAE, data: Data, *, n: int = 64, seed: int = 0) -> Figure:
-    """Forward samples, as ``vae.evaluation`` compares them with the data: images in a grid, or
-    points beside as many of the data."""
-    samples = generate(model, data, n if data.is_image else max(n, POINTS), seed=seed)
-    look = Look.of(data)
+def samples_figure(
+    model: VAE,
+    data: Data,
+    *,
+    n: int = 64,
+    seed: int = 0,
+    pixel_noise: bool | None = None,
+    clip: bool = True,
+) -> Figure:
+    """Forward samples, by ``vae.evaluation.samples.generate``: images in a grid, or points beside
+    as many of the data."""
+    samples = generate(
+        model,
+        data,
+        n if data.is_image else max(n, POINTS),
+        seed=seed,
+        pixel_noise=pixel_noise,
+        clip=clip,
+    )
+    look, title = Look.of(data), samples_title(data, pixel_noise)
     with style():
         if data.is_image:
             columns = math.ceil(n**0.5)
-            figure = new_figure(CELL * columns + 0.2, CELL * math.ceil(n / columns) + 0.35)
+            width = max(CELL * columns + 0.2, LEAST_WIDTH)
+            figure = new_figure(width, CELL * math.ceil(n / columns) + 0.45)
             images = look.filled(samples, columns)
             image_grid(figure.add_subplot(), images, "", columns=columns, look=look)
+            _over_all(figure, title)
             return figure
         figure = new_figure(6.2, 3.2)
         rows, labels = heldout_rows(data, len(samples), seed=seed)
         left = figure.add_subplot(1, 2, 1)
         right = figure.add_subplot(1, 2, 2, sharex=left, sharey=left)
         point_cloud(left, rows, look, labels, "Held-out data")
-        point_cloud(right, samples, look, None, "Samples")
+        point_cloud(right, samples, look, None, title)
     return figure
+
+
+def _over_all(figure: Figure, title: str) -> None:
+    """Where the axes may be too narrow for it."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=8)
+
+
+def samples_title(data: Data, pixel_noise: bool | None = None) -> str:
+    """Says what they are."""
+    noise = has_pixel_noise(data) if pixel_noise is None else pixel_noise
+    return f"Samples: {what_samples_are(noise)}".replace("p(x|z)", "$p(x|z)$")
 
 
 def reconstructions_figure(model: VAE, data: Data, *, n: int = 32, seed: int = 0) -> Figure:
@@ -74,11 +108,13 @@ def reconstructions_figure(model: VAE, data: Data, *, n: int = 32, seed: int = 0
             return figure
         columns = min(len(rows), 16)
         bands = math.ceil(len(rows) / columns)
-        figure = new_figure(CELL * columns + 0.3, (2 * CELL + 0.1) * bands + 0.1)
+        width = max(CELL * columns + 0.3, LEAST_WIDTH)
+        figure = new_figure(width, (2 * CELL + 0.1) * bands + 0.25)
         for i, axes in enumerate(figure.subplots(bands, 1, squeeze=False)[:, 0]):
             band = slice(i * columns, (i + 1) * columns)
             pair = torch.stack([look.filled(part[band], columns) for part in (rows, again)])
             strips(axes, pair, look, "", labels=["$x$", "$\\hat{x}$"])
+        _over_all(figure, "Held-out rows $x$, reconstructions $\\hat{x}$")
     return figure
 
 
@@ -90,7 +126,7 @@ def traversals_figure(model: VAE, data: Data, *, n: int = 10, seed: int = 0) -> 
     n = min(n, model.prior.dim)
     with style():
         if data.is_image:
-            figure = new_figure(CELL * STEPS + 0.8, CELL * n + 0.6)
+            figure = new_figure(CELL * STEPS + 1.0, CELL * n + 0.6)
         else:
             figure = new_figure(4.6, 3.4)
         axes = figure.add_subplot()
@@ -108,7 +144,7 @@ def interpolations_figure(model: VAE, data: Data, *, n: int = 8, seed: int = 0) 
             figure = new_figure(CELL * (STEPS + 2) + 0.3, CELL * n + 0.45)
         else:
             figure = new_figure(3.6, 3.4)
-        interpolations(figure.add_subplot(), model, data, look, "", n=n, seed=seed)
+        interpolations(figure.add_subplot(), model, data, look, "Interpolations", n=n, seed=seed)
     return figure
 
 
@@ -117,30 +153,6 @@ def latent_figure(model: VAE, data: Data, *, n: int = MOST_CODES, seed: int = 0)
     with style():
         figure = new_figure(4.2, 3.6)
         latent(figure.add_subplot(), model, data, "Held-out codes, prior contours", n=n, seed=seed)
-    return figure
-
-
-def curves_figure(history: Rows) -> Figure:
-    """Every term of the loss over the steps.
-
-    Args:
-        history: what ``vae.training.fit`` returns, or the rows of metrics.csv.
-
-    Raises:
-        ValueError: there are no rows.
-    """
-    names = curve_names(history)
-    if not names:
-        raise ValueError("there is nothing to draw: the history has no rows")
-    columns = min(len(names), 3)
-    lines = math.ceil(len(names) / columns)
-    with style():
-        figure = new_figure(2.4 * columns, 1.8 * lines)
-        for i, name in enumerate(names):
-            axes = figure.add_subplot(lines, columns, i + 1)
-            training_curve(axes, history, name)
-            if i == 0:
-                axes.legend()
     return figure
 
 
@@ -159,32 +171,38 @@ def traversals(
     axes: Axes, model: VAE, data: Data, look: Look, title: str, *, n: int = 10, seed: int = 0
 ) -> None:
     """Of the n dimensions that are used most, around the code of a held-out row; the title goes on
-    with how they are labelled."""
-    rows, _, encoded = encoded_heldout(model, data, RANKED, seed=seed)
+    with which row (by its place in ``data.heldout``) and its class."""
+    rows, labels, encoded = encoded_heldout(model, data, RANKED, seed=seed)
     ranking = rank(encoded)
     shown = ranking.order[:n]
     decoded = traverse(model, encoded.features[0], shown, steps=STEPS)
-    labels = [ranking.label(j) for j in shown]
-    title += f"; dimension, {ranking.what}"
+    lines, heading = [ranking.label(j) for j in shown], f"dimension, {ranking.what}"
+    title += f" of held-out row {int(_order(data, seed)[0])}"
+    if labels is not None:
+        label = int(labels[0])
+        title += f" ({class_names(data).get(label, f'class {label}')})"
     if look.shape is None:
-        paths(axes, decoded, look, title, data=rows[:POINTS], labels=labels)
-        axes.set_xlabel(f"{axes.get_xlabel()}; from −{LIMIT:g} to {LIMIT:g}, the dot")
+        way = f"from −{LIMIT:g} to {LIMIT:g}"
+        points = rows[:POINTS]
+        paths(axes, decoded, look, title, data=points, way=way, labels=lines, heading=heading)
         return
     ticks = [""] * STEPS
     ticks[0], ticks[STEPS // 2], ticks[-1] = f"−{LIMIT:g}", "0", f"{LIMIT:g}"
-    strips(axes, decoded, look, title, labels=labels, ticks=ticks)
+    strips(axes, decoded, look, title, labels=lines, ticks=ticks)
+    axes.set_ylabel(heading)
 
 
 def interpolations(
     axes: Axes, model: VAE, data: Data, look: Look, title: str, *, n: int = 8, seed: int = 0
 ) -> None:
-    """Between n pairs of held-out rows."""
+    """Between n pairs of held-out rows, as the title goes on to say."""
+    title += " between held-out rows"
     rows, _ = heldout_rows(data, max(2 * n, POINTS), seed=seed + 1)
     n = min(n, len(rows) // 2)
     first, second = rows[:n], rows[n : 2 * n]
     steps = interpolate(model, first, second, steps=STEPS, seed=seed)
     if look.shape is None:
-        paths(axes, steps, look, title, data=rows)
+        paths(axes, steps, look, title, data=rows, way="from one row to another")
         return
     framed = torch.cat([first.unsqueeze(1), steps, second.unsqueeze(1)], 1)
     strips(axes, framed, look, title, ticks=["$x$", *[""] * STEPS, "$x'$"])
@@ -200,7 +218,8 @@ def latent(
         latent_line(axes, z, model.prior, title)
         return
     plane = latent_plane(z, labels)
-    latent_space(axes, z, labels, title, prior=model.prior, basis=plane.basis)
+    names = class_names(data)
+    latent_space(axes, z, labels, title, prior=model.prior, basis=plane.basis, names=names)
     axes.set_xlabel(plane.name or "$z_0$")
     axes.set_ylabel("" if plane.name else "$z_1$")
     class_legend(axes)
