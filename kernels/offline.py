@@ -176,7 +176,8 @@ def _cases(full: bool, first: bool) -> Iterator[Case]:
 
 
 @contextmanager
-def _recorded(arch: int) -> Iterator[list[Launch]]:
+def recorded(arch: int, processors: int = PROCESSORS) -> Iterator[list[Launch]]:
+    """Inside, sweeps do not run: what they would launch on such a GPU is noted down."""
     from . import triton_problem
 
     found: list[Launch] = []
@@ -184,7 +185,7 @@ def _recorded(arch: int) -> Iterator[list[Launch]]:
     def record(kernel: Any, _: tuple[int, ...], config: Config, **arguments: Any) -> None:
         found.append(Launch(kernel, config, arguments))
 
-    device = Device(ARCHITECTURES[arch], PROCESSORS)
+    device = Device(ARCHITECTURES[arch], processors)
     with (
         mock.patch.object(triton_problem, "launch", record),
         mock.patch.object(triton_problem, "device_of", return_value=device),
@@ -202,12 +203,12 @@ def record(case: Case, arch: int) -> list[Launch]:
     if case.labels:
         centres = torch.zeros(case.copies, case.rows, dtype=torch.float64)
         labels = torch.ones(case.rows, case.labels, dtype=torch.int8)
-        with _recorded(arch) as found:
+        with recorded(arch) as found:
             triton_labels.label_sweep(x[0], components, [1.0] * case.copies, centres, labels)
         return found
     weights = torch.ones(1, case.rows) if case.weighted else None
     coefs = [1.0] * (3 if case.blocks == "all" else 1) * case.copies
-    with _recorded(arch) as found:
+    with recorded(arch) as found:
         triton_backend.sweep(
             x, x, weights, weights, components, [1.0] * case.copies, coefs, case.blocks, case.wanted
         )
@@ -217,7 +218,7 @@ def record(case: Case, arch: int) -> list[Launch]:
 TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16"}
 
 
-def _key(launch: Launch, arch: int) -> str:
+def code_key(launch: Launch, arch: int) -> str:
     """Equal for launches that compile to the same code."""
     import triton
 
@@ -322,16 +323,25 @@ def _keep(key: str, code: dict[str, int]) -> None:
     get_cache_manager(key).put(json.dumps(code), "usage.json", binary=False)
 
 
-def measure(case: Case, launch: Launch, arch: int) -> Usage:
-    """Compile one launch, unless that has been done, and read the result."""
+def _compiled(launch: Launch, arch: int) -> Any:
     import triton
 
-    key = _key(launch, arch)
+    with tempfile.TemporaryDirectory() as folder, triton.knobs.cache.scope():
+        triton.knobs.cache.dir = folder  # the code itself would fill gigabytes
+        return _compile(launch, arch)
+
+
+def disassembled(launch: Launch, arch: int) -> str:
+    """The machine code of one launch, compiled anew, as ``cuobjdump`` prints it."""
+    return _dump(_compiled(launch, arch).asm["cubin"])
+
+
+def measure(case: Case, launch: Launch, arch: int) -> Usage:
+    """Compile one launch, unless that has been done, and read the result."""
+    key = code_key(launch, arch)
     code = _kept(key)
     if code is None:
-        with tempfile.TemporaryDirectory() as folder, triton.knobs.cache.scope():
-            triton.knobs.cache.dir = folder  # the code itself would fill gigabytes
-            code = _read(_compile(launch, arch), arch)
+        code = _read(_compiled(launch, arch), arch)
         _keep(key, code)
     kernel, given = launch.kernel.__name__, launch.arguments
     gram = bool(given.get("GRAM", kernel == "norm_kernel"))
@@ -374,7 +384,7 @@ def jobs(archs: Sequence[int], full: bool = False) -> list[Job]:
             for number, launch in enumerate(record(case, arch)):
                 pairs = launch.kernel.__name__ in PAIRS
                 if full or first or pairs or launch.arguments.get("PANEL"):
-                    key = _key(launch, arch)
+                    key = code_key(launch, arch)
                     if key not in found:
                         known = measure(case, launch, arch) if _kept(key) else None
                         found[key] = Job(case, number, arch, known)
