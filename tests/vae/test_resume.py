@@ -4,23 +4,42 @@ Run as a program, this file is the training that gets killed.
 """
 
 import csv
+import functools
 import os
 import re
 import signal
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from vae import VAE, GaussianLikelihood, LearnedGaussian, Objective, WassersteinCritic, WeightedKL
+from divergences.wasserstein import sliced_wasserstein
+from vae import (
+    VAE,
+    Capacity,
+    GaussianLikelihood,
+    LaplaceLikelihood,
+    LearnedGaussian,
+    Objective,
+    StandardNormal,
+    WassersteinCritic,
+    WeightedKL,
+)
 from vae.objectives import Anneal
-from vae.objectives.slots import mmd, sliced
+from vae.objectives.slots import energy, mmd, sliced
+from vae.terms import Loss, Terms
 from vae.training import fit, load_weights, read_metrics
 from vae.training.checkpoints import read_checkpoint
+from vae.training.heldout import HeldOut
+from vae.training.identity import describe
+from vae.training.watch import Watch
 
 EPOCHS, CHECK, KILLED_AT = 4, 3, 9  # steps; five to an epoch, so that both are within one
 CASES = ("annealed-mmd", "critic")
@@ -116,6 +135,14 @@ def test_dropout_and_projections_differ_from_step_to_step(tmp_path: Path) -> Non
     assert not torch.equal(model.encoder[0].weight, other.encoder[0].weight)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[Any]:
+    """Python's handler, also where the tests are a background job that ignores SIGINT."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, inherited)
+
+
 def interrupt_at(model: VAE, calls: int, *, times: int = 1) -> None:
     def interrupt(module: nn.Module, _: Any) -> None:
         nonlocal calls
@@ -127,15 +154,16 @@ def interrupt_at(model: VAE, calls: int, *, times: int = 1) -> None:
     model.encoder.register_forward_pre_hook(interrupt)
 
 
-def test_ctrl_c_saves_and_the_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+def test_ctrl_c_saves_and_the_resumed_run_is_the_uninterrupted_one(
+    ctrl_c: Any, tmp_path: Path
+) -> None:
     model = build("annealed-mmd")
     interrupt_at(model, 8)
     last = tmp_path / "checkpoints" / "last.ckpt"
     message = f"after 1 of 4 epochs (step 8 of 20); {last} holds its state: resume goes on"
     with pytest.raises(KeyboardInterrupt, match=re.escape(message)):
         train("annealed-mmd", tmp_path, model=model)
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
     resumed, _ = train("annealed-mmd", tmp_path, resume=True)
     expected, _ = train("annealed-mmd", tmp_path / "whole")
     assert torch.equal(resumed.encoder[0].weight, expected.encoder[0].weight)
@@ -144,14 +172,110 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_uninterrupted_one(tmp_path: Pat
     assert without_seconds(tmp_path / "metrics.csv") == whole
 
 
-def test_a_second_ctrl_c_is_obeyed_at_once(tmp_path: Path) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+def test_a_second_ctrl_c_is_obeyed_at_once(ctrl_c: Any, tmp_path: Path) -> None:
     model = build("annealed-mmd")
     interrupt_at(model, 8, times=2)
     with pytest.raises(KeyboardInterrupt, match="step 7 of 20\\); not saved since the last check"):
         train("annealed-mmd", tmp_path, model=model)
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
     assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["vae_training"]["step"] == 6
+
+
+def test_ctrl_c_in_the_last_check_is_not_swallowed(
+    ctrl_c: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = HeldOut.__call__
+
+    def interrupted(self: HeldOut, model: VAE, **options: Any) -> tuple[Terms, Loss]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return look(self, model, **options)
+
+    monkeypatch.setattr(HeldOut, "__call__", interrupted)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    message = (
+        f"ended before Ctrl-C could stop it, after 4 of 4 epochs (step 20 of 20); {last} holds its "
+        "state"
+    )
+    with pytest.raises(KeyboardInterrupt, match=re.escape(message) + "$"):
+        train("annealed-mmd", tmp_path, check_every=20)
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
+
+
+def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path) -> None:
+    model = build("annealed-mmd")
+    interrupt_at(model, 8, times=2)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _, history = train("annealed-mmd", tmp_path, model=model)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert history[-1]["step"] == 20
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
+    """Held-out losses as they are given, one per check, across calls of fit."""
+    look = HeldOut.__call__
+
+    def script(losses: list[float]) -> None:
+        left = iter(losses)
+
+        def scripted(self: HeldOut, model: VAE, **options: Any) -> tuple[Terms, Loss]:
+            terms, loss = look(self, model, **options)
+            return terms, Loss(torch.tensor(next(left)), loss.parts)
+
+        monkeypatch.setattr(HeldOut, "__call__", scripted)
+
+    return script
+
+
+def test_patience_ends_after_exactly_so_many_epochs(
+    scripted: Callable[[list[float]], None], tmp_path: Path
+) -> None:
+    scripted([3.0, 2.0, 2.0, 2.5, 1.0])
+    _, history = train("annealed-mmd", tmp_path, check_every=5, patience=2, epochs=8)
+    assert [row["step"] for row in history] == [5, 10, 15, 20]
+    best = read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
+    assert best["vae_training"]["step"] == 10
+
+
+def test_a_resumed_run_remembers_what_was_best_and_when(
+    ctrl_c: Any, scripted: Callable[[list[float]], None], tmp_path: Path
+) -> None:
+    del ctrl_c
+    options = {"check_every": 5, "patience": 2, "epochs": 8}
+    scripted([3.0, 1.0, 2.0, 1.5, 0.0])
+    model = build("annealed-mmd")
+    interrupt_at(model, 13)  # after the best at 10: resumed, it waits until 20, for less than 1
+    with pytest.raises(KeyboardInterrupt):
+        train("annealed-mmd", tmp_path, model=model, **options)
+    _, history = train("annealed-mmd", tmp_path, resume=True, **options)
+    assert [row["step"] for row in history] == [5, 10, 15, 20]
+    best = read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
+    assert best["vae_training"]["step"] == 10
+
+
+def test_with_critics_the_newest_is_the_best(
+    scripted: Callable[[list[float]], None], tmp_path: Path
+) -> None:
+    """Their estimates at different steps do not compare, so that nobody can wait for a better."""
+    scripted([1.0, 2.0, 3.0, 4.0])
+    train("critic", tmp_path, check_every=5)
+    last, best = (states(tmp_path / "checkpoints" / name) for name in ("last.ckpt", "best.ckpt"))
+    assert all(torch.equal(a, b) for a, b in zip(last, best, strict=True))
+    with pytest.raises(ValueError, match=r"has critics: what they estimate at different steps"):
+        train("critic", tmp_path / "other", patience=1)
+    assert not (tmp_path / "other").exists()
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    train("annealed-mmd", tmp_path)
+    for name in (".last.ckpt.abc", ".best.ckpt.abc"):
+        (folder / name).touch()
+    train("annealed-mmd", tmp_path, resume=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
 def test_a_finished_training_is_left_as_it_is(
@@ -187,13 +311,93 @@ def test_early_stopping_keeps_the_best_and_ends_the_training(tmp_path: Path) -> 
     [
         ({"epochs": 5}, "epochs 4, now 5"),
         ({"seed": 4, "batch_size": 6}, "batch_size 5, now 6; seed 3, now 4"),
+        ({"learning_rate": 2e-2, "critic_learning_rate": 1e-2}, "learning_rate 0.01, now 0.02"),
+        ({"critic_steps": 3}, "critic_steps 2, now 3"),
+        ({"critic_learning_rate": 1e-4}, "critic_learning_rate 0.01, now 0.0001"),
+        ({"precision": "bf16-mixed"}, "precision 32-true, now bf16-mixed"),
+        ({"patience": 2}, "patience None, now 2"),
+        ({"check_every": 4}, "check_every 3, now 4"),
+        ({"devices": 5}, "devices 1, now 5"),
     ],
-    ids=["epochs", "seed"],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_other_settings_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     train("annealed-mmd", tmp_path)
-    with pytest.raises(ValueError, match=f"another training \\({message}\\)"):
+    with pytest.raises(ValueError, match=f"another training \\({re.escape(message)}\\)"):
         train("annealed-mmd", tmp_path, resume=True, **change)
+
+
+MODELS: dict[str, tuple[dict[str, Callable[[], Any]], str]] = {
+    "weight": (
+        {"objective": lambda: Objective(WeightedKL(Anneal(2.0, 0.5, 15)), mmd, 10.0000001)},
+        "objective.divergence_weight 10, now 10.0000001",
+    ),
+    "divergence": (
+        {"objective": lambda: Objective(WeightedKL(Anneal(2.0, 0.5, 15)), energy, 10.0)},
+        "objective.divergence mmd, now energy",
+    ),
+    "schedule": (
+        {"objective": lambda: Objective(WeightedKL(Anneal(2.0, 0.5, 14)), mmd, 10.0)},
+        "objective.rate.schedule Anneal(start=2, final=0.5, length=15, shape=linear), now "
+        "Anneal(start=2, final=0.5, length=14, shape=linear)",
+    ),
+    "rate": (
+        {"objective": lambda: Objective(Capacity(1.0, Anneal(2.0, 0.5, 15)), mmd, 10.0)},
+        "objective.rate WeightedKL, now Capacity",
+    ),
+    "variance": (
+        {"likelihood": lambda: GaussianLikelihood(0.5)},
+        "likelihood.fixed_variance 1, now 0.5",
+    ),
+    "likelihood": ({"likelihood": LaplaceLikelihood}, "likelihood GaussianLikelihood, now Laplace"),
+    "prior": ({"prior": lambda: StandardNormal(2)}, "prior LearnedGaussian, now StandardNormal"),
+    "network": (
+        {"encoder": lambda: Mortal(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 4))},
+        "encoder.2 Dropout(p=0.3, inplace=False), now Dropout(p=0.2, inplace=False)",
+    ),
+    "posterior": ({"posterior": lambda: "deterministic"}, "posterior gaussian, now deterministic"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_other_models_are_refused(name: str, tmp_path: Path) -> None:
+    """Also where every parameter has its name and shape."""
+    train("annealed-mmd", tmp_path)
+    parts, message = MODELS[name]
+    model = build("annealed-mmd")
+    for part, make in parts.items():
+        setattr(model, part, make())
+    if name == "posterior":
+        model.encoder[3] = nn.Linear(8, 2)
+        model.objective = Objective(WeightedKL(0.0), mmd, 10.0)
+    with pytest.raises(ValueError, match=r"another training \(.*" + re.escape(message)):
+        train("annealed-mmd", tmp_path, resume=True, model=model)
+
+
+def test_a_model_is_described_the_same_wherever_it_is_made() -> None:
+    """What it learns, its modes and where it lies in memory are not part of it."""
+
+    def made() -> VAE:
+        divergence = functools.partial(sliced_wasserstein, n_projections=3)
+        objective = Objective(Capacity(1.0, 2.0), divergence, np.float64(2.0))
+        return VAE(
+            nn.Sequential(nn.Linear(5, 4), Addressed()), nn.Linear(2, 5),
+            GaussianLikelihood(learned=True), objective, LearnedGaussian(2),
+        )  # fmt: skip
+
+    first, other = made(), made()
+    other.likelihood.log_variance.data += 1.0
+    other.eval()
+    described = describe(first)
+    assert described == describe(other)
+    assert described["objective.divergence"] == "partial(sliced_wasserstein, (), (n_projections=3))"
+    assert described["objective.divergence_weight"] == "2"
+    assert described["encoder.1"] == "Addressed(f=<object object>)"
+
+
+class Addressed(nn.Identity):
+    def extra_repr(self) -> str:
+        return f"f={object()!r}"
 
 
 def test_other_rows_and_other_models_are_refused(tmp_path: Path) -> None:
@@ -245,6 +449,106 @@ def test_damaged_checkpoints_are_named(damage: str, tmp_path: Path) -> None:
         load_weights(build("annealed-mmd"), path)
     assert str(path) in str(caught.value)
     assert ("best.ckpt is still there" in str(caught.value)) == (damage != "version")
+
+
+def test_a_flipped_bit_is_damage(tmp_path: Path) -> None:
+    """In any of the records of the file, where torch.load would take it for a weight."""
+    train("annealed-mmd", tmp_path)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        records = [(info.header_offset, info.file_size) for info in archive.infolist()]
+    for offset, size in records:
+        header = 30 + sum(int.from_bytes(content[offset + i : offset + i + 2], "little")
+                          for i in (26, 28))  # fmt: skip
+        flipped = bytearray(content)
+        flipped[offset + header + size // 2] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"last.ckpt is damaged .*best.ckpt is still there"):
+            load_weights(build("annealed-mmd"), path)
+    path.write_bytes(content)
+    assert load_weights(build("annealed-mmd"), path) == 20
+
+
+def keys(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Of a checkpoint, but for what is inside its settings, weights and alarms."""
+    if isinstance(value, dict) and path[-1:] not in [("settings",), ("state_dict",), ("alarms",)]:
+        for key, below in value.items():
+            yield (*path, key)
+            yield from keys(below, (*path, key))
+
+
+def replaced(checkpoint: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A copy with another value, without the key where it is None."""
+    copy = dict(checkpoint)
+    if len(path) > 1:
+        copy[path[0]] = replaced(checkpoint[path[0]], path[1:], value)
+    elif value is None:
+        del copy[path[0]]
+    else:
+        copy[path[0]] = value
+    return copy
+
+
+def test_foreign_and_edited_checkpoints_are_named(tmp_path: Path) -> None:
+    """Whatever is missing or of another type: nothing but a ValueError with the file's name."""
+    model = build("critic")
+    interrupt_at(model, 13)  # in the fifth step, of three passes each
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train("critic", tmp_path, model=model)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    moments = checkpoint["optimizer_states"]
+    edits = [(at, value) for at in keys(checkpoint) for value in (None, "x")]
+    edits += [
+        (("vae_training", "step"), 21),
+        (("vae_training", "step"), -1),
+        (("vae_training", "step"), True),
+        (("vae_training", "watch", "sums"), torch.zeros(1)),
+        (("vae_training", "watch", "names"), [1, 2]),
+        (("callbacks", "Checks", "alarms"), {"collapse": "x"}),
+        (("state_dict",), {"model.decoder.weight": 1}),
+        (("state_dict",), {"model.decoder.weight": torch.zeros(2)}),
+        (("optimizer_states",), []),
+        (("optimizer_states",), moments[:1]),
+        (("optimizer_states",), [moments[1], moments[0]]),
+        (("optimizer_states",), [{"state": {}, "param_groups": 1}] * 2),
+        (("optimizer_states",), [moments[0] | {"state": {0: {"step": 1}}}, moments[1]]),
+    ]
+    assert len(edits) > 50
+    for at, value in edits:
+        torch.save(replaced(checkpoint, at, value), path)
+        with pytest.raises(ValueError, match=r"last\.ckpt") as caught:
+            train("critic", tmp_path, resume=True)
+        assert type(caught.value) is ValueError, at
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"last\.ckpt is a folder"):
+        train("critic", tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\x89PNG\r\n\x1a\n\xff", "codec can't decode"), (b"a,b\n1,2\n", "no column 'step'")],
+    ids=["binary", "foreign"],
+)
+def test_metrics_that_are_none(content: bytes, message: str, tmp_path: Path) -> None:
+    train("annealed-mmd", tmp_path)
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=f"metrics.csv is not a metrics.csv: .*{message}"):
+        train("annealed-mmd", tmp_path, resume=True)
+
+
+def test_the_parts_of_the_loss_stay_the_same() -> None:
+    watch, again = Watch(), Watch()
+    watch.add({"loss": torch.ones(()), "kl": torch.ones(())}, 0)
+    again.load_state_dict(watch.state_dict())
+    with pytest.raises(ValueError, match="made of loss, kl, now of loss, mutual_information"):
+        again.add({"loss": torch.ones(()), "mutual_information": torch.ones(())}, 1)
 
 
 class Trap:

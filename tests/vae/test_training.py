@@ -46,6 +46,19 @@ def test_global_state_is_left_alone() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.parametrize("warn_only", [False, True])
+def test_deterministic_algorithms_stay_as_they_were(warn_only: bool) -> None:
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    try:
+        trained()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is warn_only
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == workspace
+
+
 def test_the_loss_falls_and_every_epoch_is_recorded() -> None:
     history = fit(
         build(), data(200), epochs=15, batch_size=50, learning_rate=1e-2, progress=False,
@@ -117,7 +130,7 @@ fit(model, rows, epochs=3, batch_size=20, accelerator="cpu")
 
 
 def test_ctrl_c_says_how_far_it_got(monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may ignore it
     steps = 0
     terms = VAE.terms
 
@@ -129,10 +142,13 @@ def test_ctrl_c_says_how_far_it_got(monkeypatch: pytest.MonkeyPatch) -> None:
         return terms(self, x, *draws)
 
     monkeypatch.setattr(VAE, "terms", interrupted)
-    with pytest.raises(KeyboardInterrupt, match=r"after 1 of 5 epochs \(step 5 of 15\)$"):
-        trained(60, epochs=5)
-    assert steps == 5
-    assert signal.getsignal(signal.SIGINT) is handler
+    try:
+        with pytest.raises(KeyboardInterrupt, match=r"after 1 of 5 epochs \(step 5 of 15\)$"):
+            trained(60, epochs=5)
+        assert steps == 5
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def test_a_diverged_training_says_so() -> None:

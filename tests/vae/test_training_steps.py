@@ -4,7 +4,9 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,11 +26,13 @@ from vae import (
 )
 from vae.data import Data
 from vae.objectives import Anneal
-from vae.objectives.slots import mmd
+from vae.objectives.slots import mmd, sliced
 from vae.training import fit
+from vae.training.arguments import check_networks
 from vae.training.batches import Batches, Plan, Rows
 from vae.training.draws import Stream, generator, seed_of
 from vae.training.heldout import MOST_ROWS, HeldOut, most_rows
+from vae.training.module import TrainingModule
 
 N, BATCH, EPOCHS, RATE = 17, 5, 2, 1e-2
 
@@ -102,9 +106,10 @@ def test_a_training_is_adam_with_a_cosine_on_the_loss() -> None:
     [
         lambda: Objective(WeightedKL(0.1), CodeCritic(2), 2.0),
         lambda: Objective(WeightedKL(0.1), WassersteinCritic(2, "clip", (8,)), 2.0),
+        lambda: Objective(WeightedKL(0.1), WassersteinCritic(2, hidden=(8,)), 2.0),
         lambda: Objective(AdversarialKL(5, 2)),
     ],
-    ids=["code", "clip", "avb"],
+    ids=["code", "clip", "penalty", "avb"],
 )
 def test_critics_step_after_the_autoencoder_on_draws_of_their_own(
     objective: Callable[[], Objective],
@@ -120,6 +125,7 @@ def test_critics_step_after_the_autoencoder_on_draws_of_their_own(
     second = torch.optim.Adam(theirs, lr=3e-3, betas=(0.5, 0.999))
     steps = EPOCHS * (N // BATCH)
     losses = []
+    state = torch.get_rng_state()
     for step, x in enumerate(batches()):
         first.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
         loss = expected.objective(expected.terms(x, *draws(expected, step)), step).total
@@ -129,6 +135,7 @@ def test_critics_step_after_the_autoencoder_on_draws_of_their_own(
         first.step()
         for part in (1, 2):
             terms = expected.terms(x, *draws(expected, step, part))
+            torch.manual_seed(seed_of(7, Stream.OBJECTIVE, step, part))  # of points in between
             critic_loss = expected.objective.critic_loss(terms)
             gradients = torch.autograd.grad(critic_loss, theirs, allow_unused=True)
             for p, g in zip(theirs, gradients, strict=True):
@@ -136,8 +143,54 @@ def test_critics_step_after_the_autoencoder_on_draws_of_their_own(
             second.step()
             expected.objective.after_critic_step()
         losses.append(critic_loss.item())
+    torch.set_rng_state(state)
     assert_same(model, expected)
     assert history[-1]["critic_loss"] == pytest.approx(sum(losses[3:]) / 3, rel=1e-5)
+
+
+def test_clipped_weights_leave_a_training_clipped() -> None:
+    critic = WassersteinCritic(2, "clip", (8,))
+    assert max(float(p.detach().abs().max()) for p in critic.parameters()) > critic.CLIP
+    train(build(Objective(WeightedKL(0.1), critic, 2.0)))
+    assert max(float(p.detach().abs().max()) for p in critic.parameters()) <= critic.CLIP
+
+
+def dropout_masks(model: VAE, run: Callable[[], object]) -> list[Tensor]:
+    """Of every pass of the encoder in training mode."""
+    masks: list[Tensor] = []
+
+    def keep(module: nn.Module, _: object, output: Tensor) -> None:
+        if module.training:
+            masks.append(output != 0)
+
+    hook = model.encoder[1].register_forward_hook(keep)
+    run()
+    hook.remove()
+    return masks
+
+
+def test_dropout_differs_from_step_to_step() -> None:
+    encoder = nn.Sequential(nn.Linear(5, 40), nn.Dropout(0.5), nn.Linear(40, 4))
+    model = build(Objective(WeightedKL(1.0), CodeCritic(2)), encoder=encoder)
+    masks = dropout_masks(model, lambda: train(model))
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) == len(masks) == 2 * 6
+
+
+def test_dropout_differs_from_process_to_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two shards of a batch, one after the other, in the place of two processes."""
+    encoder = nn.Sequential(nn.Linear(5, 40), nn.Dropout(0.5), nn.Linear(40, 4))
+    model = build(Objective(WeightedKL(1.0)), encoder=encoder)
+    steps = Batches(Rows.of(rows(), None), Plan(N, 4, 1), seed=7)
+    settings = SimpleNamespace(batch_size=4, seed=7)
+    module = TrainingModule(model, settings, steps, compiled=False)
+    monkeypatch.setattr(TrainingModule, "_gathers", False)
+    masks = []
+    for rank in (0, 1, 0):
+        monkeypatch.setattr(TrainingModule, "global_rank", rank)
+        with torch.random.fork_rng():
+            masks += dropout_masks(model, lambda: module._terms(rows(2), 0))
+    assert torch.equal(masks[0], masks[2])
+    assert not torch.equal(masks[0], masks[1])
 
 
 def test_every_epoch_is_a_permutation_and_processes_share_each_batch() -> None:
@@ -170,8 +223,10 @@ def test_bytes_are_binarised_anew_at_every_step_and_the_same_again() -> None:
         Objective(WeightedKL(1.0)), likelihood=BernoulliLikelihood(),
         encoder=nn.Linear(4, 4), decoder=nn.Linear(2, 4),
     )  # fmt: skip
+    state = torch.get_rng_state()
     history = fit(model, data, epochs=2, batch_size=4, accelerator="cpu", progress=False)
     assert history[-1]["heldout_distortion"] > 0
+    assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("other", [{"step": 1}, {"part": 1}, {"rank": 1}, {"seed": 1}])
@@ -190,8 +245,14 @@ def test_the_heldout_loss_does_not_depend_on_the_schedule() -> None:
     for row in history:
         expected = row["heldout_distortion"] + 0.5 * row["heldout_kl"]
         assert row["heldout_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_heldout_loss_has_the_same_draws_at_every_check() -> None:
+    """Also those that a divergence takes from torch's global generator."""
+    model = build(Objective(WeightedKL(1.0), sliced, 5.0))
     frozen = train(model, heldout=rows(9), learning_rate=1e-12, epochs=3)
     assert len({row["heldout_loss"] for row in frozen}) == 1
+    assert len({row["divergence"] for row in frozen}) == 3
 
 
 def test_heldout_rows_are_one_batch_in_evaluation_mode() -> None:
@@ -316,6 +377,111 @@ def test_arguments_that_make_no_sense(options: dict[str, object], message: str) 
 def test_rows_that_are_no_rows_of_floats(bad: Tensor) -> None:
     with pytest.raises(ValueError, match=r"rows must be floats \[N, …\]"):
         fit(build(Objective(WeightedKL(1.0))), bad, epochs=1)
+
+
+# --- What rows come as ---
+
+
+@pytest.mark.parametrize("width", [torch.float16, torch.bfloat16, torch.float64])
+def test_rows_of_any_width_train_a_model_in_its_own(width: torch.dtype) -> None:
+    given = rows().to(width)
+    options = {"epochs": 1, "batch_size": BATCH, "accelerator": "cpu", "progress": False}
+    model, expected = (build(Objective(WeightedKL(1.0))) for _ in range(2))
+    found = fit(model, given, heldout=given[:4], **options)
+    wanted = fit(expected, given.float(), heldout=given[:4].float(), **options)
+    assert all(map(torch.equal, model.parameters(), expected.parameters()))
+    assert found[-1]["heldout_loss"] == wanted[-1]["heldout_loss"]
+
+
+@pytest.mark.parametrize("width", [torch.float32, torch.float64])
+def test_a_model_in_fp64_trains_in_fp64(width: torch.dtype) -> None:
+    model = build(Objective(WeightedKL(1.0))).double()
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
+    history = fit(
+        model, rows().to(width), heldout=rows(4), epochs=1, batch_size=BATCH, accelerator="cpu",
+        progress=False,
+    )  # fmt: skip
+    assert set(seen) == {torch.float64}
+    assert math.isfinite(history[-1]["heldout_loss"])
+
+
+def test_a_training_in_fp64_sees_rows_in_fp64() -> None:
+    """In full: 1 + 10⁻¹² is 1 in fp32."""
+    seen: list[Tensor] = []
+    model = build(Objective(WeightedKL(1.0)))
+    model.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    fine = torch.full((4, 5), 1 + 1e-12, dtype=torch.float64)
+    fit(
+        model, fine, heldout=fine, epochs=1, batch_size=2, precision="64-true", accelerator="cpu",
+        progress=False,
+    )  # fmt: skip
+    assert all(torch.equal(x, fine[: len(x)]) for x in seen[1:])  # after the look at two rows
+    assert len(seen) > 3
+
+
+def test_numpy_arrays_are_rows(tmp_path: Path) -> None:
+    """Also read-only, reversed and wide ones."""
+    array = rows().double().numpy()[::-1]
+    array.flags.writeable = False
+    folder = str(tmp_path / "run")
+    options = {"epochs": 1, "batch_size": BATCH, "accelerator": "cpu", "progress": False}
+    model, expected = (build(Objective(WeightedKL(1.0))) for _ in range(2))
+    fit(model, array, heldout=np.ascontiguousarray(array[:4]), folder=folder, **options)
+    fit(expected, rows().flip(0), **options)
+    assert all(map(torch.equal, model.parameters(), expected.parameters()))
+    assert (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_a_training_within_inference_mode() -> None:
+    model, expected = (build(Objective(WeightedKL(1.0), mmd)) for _ in range(2))
+    train(expected, heldout=rows(9))
+    with torch.inference_mode():
+        train(model, heldout=rows(9))
+        assert torch.is_inference_mode_enabled()
+        frozen = build(Objective(WeightedKL(1.0)))
+    assert all(map(torch.equal, model.parameters(), expected.parameters()))
+    with pytest.raises(ValueError, match=r"made within torch.inference_mode\(\)"):
+        train(frozen)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"encoder": nn.Linear(6, 4)}, r"encoder cannot take rows of shape \[5\]: mat1 and mat2"),
+        (
+            {"decoder": nn.Linear(3, 5)},
+            r"decoder cannot take codes of shape \[2\] for rows of shape \[5\]: mat1 and mat2",
+        ),
+    ],
+    ids=["encoder", "decoder"],
+)
+def test_networks_of_other_widths_are_named(
+    parts: dict[str, nn.Module], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        train(build(Objective(WeightedKL(1.0)), **parts), folder=tmp_path / "run")
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_look_at_two_rows_changes_nothing() -> None:
+    encoder = nn.Sequential(nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 4))
+    model = build(Objective(WeightedKL(1.0)), encoder=encoder)
+    encoder[1].eval()
+    modes = [module.training for module in model.modules()]
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    check_networks(model, Rows.of(rows(), None))
+    assert all(map(torch.equal, model.state_dict().values(), before.values()))
+    assert modes == [module.training for module in model.modules()]
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_fewer_rows_than_a_batch_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    train(build(Objective(WeightedKL(1.0))), batch_size=100)
+    assert capsys.readouterr().err.count("warning: batch_size 100 > 17 rows: 17 are used\n") == 1
+    train(build(Objective(WeightedKL(1.0))), batch_size=17)
+    assert "batch_size" not in capsys.readouterr().err
 
 
 def test_rows_outside_the_support(tmp_path: Path) -> None:

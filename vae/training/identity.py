@@ -124,7 +124,7 @@ def _text(value: Any) -> str:
     if isinstance(value, str | bool | None):
         return str(value)
     if isinstance(value, numbers.Real):
-        return format(float(value), ".17g")
+        return repr(float(value)).removesuffix(".0")
     if isinstance(value, Tensor):
         return f"Tensor({checksum(value)})"
     if isinstance(value, tuple | list):

@@ -7,6 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from vae._extras import needs_extra
+
+with needs_extra():
+    from packaging.version import InvalidVersion, Version
+
 KEY = "vae_training"  # of what is ours in a checkpoint of Lightning
 NUMBER = (int, float)
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
@@ -45,6 +50,8 @@ def misfit(checkpoint: Mapping[str, Any]) -> str | None:
         # True is an int to Python
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             return f"{path} is of type {type(value).__name__}"
+    if not _is_version(checkpoint["pytorch-lightning_version"]):
+        return "pytorch-lightning_version is not a version"
     record, state = checkpoint[KEY], checkpoint["state_dict"]
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         return "state_dict does not map names to tensors"
@@ -64,6 +71,14 @@ def misfit(checkpoint: Mapping[str, Any]) -> str | None:
 def n_optimized(state: Mapping[str, Any]) -> int:
     """How many parameters an optimizer had."""
     return sum(len(group["params"]) for group in state["param_groups"])
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True
 
 
 def _of_optimizer(state: object) -> bool:
