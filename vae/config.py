@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -93,9 +94,7 @@ class Config:
     epochs: int = _option(100, "passes over the training rows")
     batch_size: int = _option(100, "rows to a step")
     learning_rate: float = _option(1e-3, "of Adam at the first step, decaying to 0 on a cosine")
-    critic_learning_rate: float | None = _option(
-        None, "of the critics, constant (as the rest)"
-    )
+    critic_learning_rate: float | None = _option(None, "of the critics, constant (as the rest)")
     critic_steps: int = _option(1, "steps of the critics to one of the rest")
     patience: int | None = _option(None, "stop after so many epochs without a better held-out loss")
     check_every: int | None = _option(None, "steps between looks at held-out rows (an epoch)")
@@ -174,9 +173,14 @@ class Config:
             ValueError: unknown names, or values of another type.
         """
         known = {f.name.rstrip("_"): f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(map(str, set(values) - set(known)))
         if unknown:
-            raise ValueError(f"unknown settings: {', '.join(map(str, unknown))}")
+            near = [difflib.get_close_matches(name, known, n=1) for name in unknown]
+            hints = [
+                f"{a} (did you mean {b[0]}?)" if b else a
+                for a, b in zip(unknown, near, strict=True)
+            ]
+            raise ValueError(f"unknown settings: {', '.join(hints)}")
         hints = get_type_hints(cls)
         for name, value in values.items():
             if not _fits(value, hints[known[name]]):

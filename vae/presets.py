@@ -160,7 +160,7 @@ def configure(preset: str = "mmd-vae", **changes: Any) -> Config:
             its range, one that has no effect beside the others, or both alpha and beta.
     """
     if preset not in PRESETS:
-        near = difflib.get_close_matches(preset, PRESETS, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(preset, PRESETS, n=2, cutoff=0.55)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(PRESETS)}"
         raise ValueError(f"unknown preset {preset!r}; {hint}")
     if "alpha" in changes:

@@ -128,24 +128,31 @@ def first_process() -> bool:
 
 
 def read_config(path: Path) -> Config:
-    """A configuration from YAML.
+    """A whole configuration from YAML; raises as `read_settings`."""
+    return Config.from_dict(read_settings(path))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Settings from YAML, some or all.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: not YAML, or settings that this version does not know.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {path.parent} does not hold a run")
+        hint = f": {path.parent} does not hold a run" if path.name == CONFIG else ""
+        raise FileNotFoundError(f"{path} is missing{hint}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("it holds no settings")
-        return Config.from_dict(values)
+        Config.from_dict(values)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         by = _read_versions(path.parent).get("divergences")
         origin = f" (written by divergences {by}, this is {divergences.__version__})" if by else ""
         detail = " ".join(str(error).split())
         raise ValueError(f"{path}{origin}: {detail}") from error
+    return values
 
 
 def write_text(path: Path, text: str) -> None:

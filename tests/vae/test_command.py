@@ -225,6 +225,25 @@ def test_settings_of_another_version(
     assert "teleport" in error
 
 
+def test_a_misspelt_setting_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: vae\nlatnt: 3\n")
+    error = error_of(["fit", "--config", str(path), "--out", str(tmp_path / "run")], capsys)
+    assert f"{path}: unknown settings: latnt (did you mean latent?)" in error
+
+
+@pytest.mark.filterwarnings("default")
+def test_data_of_another_scale_are_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "rows.npy", 20 * np.random.default_rng(0).normal(size=(80, 5)))
+    flags = ["--heldout", "20", "--out", str(tmp_path / "run"), "--quiet"]
+    assert main(["fit", "--data", str(tmp_path / "rows.npy"), *SHORT, *flags]) == 0
+    assert "variance of 4" in capsys.readouterr().err
+    assert main(["fit", *SHORT, "--out", str(tmp_path / "digits"), "--quiet"]) == 0
+    assert "variance" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["- 1\n", "{", "\x00"], ids=["list", "torn", "binary"])
 def test_a_broken_configuration(
     content: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

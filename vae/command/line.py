@@ -16,7 +16,6 @@ from typing import Any, Literal, NoReturn, get_type_hints
 from vae._extras import needs_extra
 
 with needs_extra():
-    import yaml
     from jsonargparse import ArgumentParser, Namespace
 
 from divergences import __version__
@@ -26,6 +25,7 @@ from vae.config import MEANT_FOR, Config
 from vae.demo import Config as Demo
 from vae.objectives import DIVERGENCES
 from vae.presets import PRESETS, configure
+from vae.runs import read_settings
 
 EPILOG = """\
 exit status  0 done; 1 it failed (diverged, a missing extra, a full disk); 2 wrong usage or input;
@@ -68,7 +68,12 @@ def _fit(argv: Sequence[str]) -> None:
     parser = _parser("fit", "Train a preset, or what a configuration file says.")
     add = parser.add_argument
     add("--config", action="config", help="YAML of settings, such as the config.yaml of a run")
-    defaults = configure(_preset_named(argv)).to_dict()
+    scan = PlainParser(add_help=False, allow_abbrev=False)
+    scan.add_argument("--preset")
+    scan.add_argument("--config", type=Path)
+    known, _ = scan.parse_known_args(list(argv))
+    stored = {} if known.config is None else read_settings(known.config)
+    defaults = configure(str(known.preset or stored.get("preset", "mmd-vae"))).to_dict()
     hints = get_type_hints(Config)
     for setting in dataclasses.fields(Config):
         name = setting.name.rstrip("_")
@@ -98,22 +103,6 @@ def _fit(argv: Sequence[str]) -> None:
         if name in MEANT_FOR and given[name.rstrip("_")] != defaults[name.rstrip("_")]
     )
     running.fit(config, **extra)
-
-
-def _preset_named(argv: Sequence[str]) -> str:
-    """By a flag, or by the configuration file: its settings are the defaults of the others."""
-    scan = PlainParser(add_help=False, allow_abbrev=False)
-    scan.add_argument("--preset")
-    scan.add_argument("--config", type=Path)
-    known, _ = scan.parse_known_args(list(argv))
-    if known.preset is None and known.config is not None and known.config.is_file():
-        try:
-            content = yaml.safe_load(known.config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            content = None  # the parser will say
-        if isinstance(content, dict):
-            known.preset = content.get("preset")
-    return str(known.preset or "mmd-vae")
 
 
 def _of_run(prog: str, what: str, argv: Sequence[str], add: Callable[[Any], None]) -> Namespace:

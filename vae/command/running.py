@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
         print(f"{_described(data)}\n{run.folder}", flush=True)
         if quiet:  # which means no progress; what is minimised is always said
             print(model.weights(), flush=True)
+        _warn_of_scale(config, data)
     try:
         with threads(config.threads):
             fit(
@@ -98,6 +100,18 @@ def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
     _look(run)
     if not quiet:
         print(f"next: python -m vae evaluate {run.folder}")
+
+
+def _warn_of_scale(config: Config, data: Data) -> None:
+    """σ² is in squared units of the data: beside data of another scale it is a mistake."""
+    variance = float(data.rows("train").var(0).mean())
+    if config.likelihood == "gaussian" and variance > 20 * config.variance:
+        warnings.warn(
+            f"a column of the data has a variance of {variance:.3g} on average, σ² is "
+            f"{config.variance:g}: rescale the data, or set --variance or --likelihood "
+            "gaussian-learned",
+            stacklevel=2,
+        )
 
 
 def _look(run: Run) -> None:
