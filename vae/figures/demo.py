@@ -30,7 +30,7 @@ def demo_figure(
     """Data, reconstructions and samples above; latent space and null distributions below.
 
     Args:
-        data, reconstructions, samples: [≥ 64, D] images.
+        data, reconstructions, samples: [≥ 64, D] images; samples are means of p(x|z).
         z: [N, M] codes drawn from q(z|x), M ≥ 2. For M > 2 the plane of `class_plane` is shown.
         labels: [N] classes of z.
         generated, control: the two tests against the same held-out rows.
@@ -43,7 +43,7 @@ def demo_figure(
         panels: Sequence[tuple[Tensor, str]] = (
             (data, "$\\bf{a}$   Held-out data"),
             (reconstructions, "$\\bf{b}$   Reconstructions"),
-            (samples, "$\\bf{c}$   Samples"),
+            (samples, "$\\bf{c}$   Samples: means of $p(x|z)$"),
         )
         for column, (images, title) in enumerate(panels):
             image_grid(figure.add_subplot(above[column]), images[:64], title)
