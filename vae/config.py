@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -175,12 +175,7 @@ class Config:
         known = {f.name.rstrip("_"): f.name for f in dataclasses.fields(cls)}
         unknown = sorted(map(str, set(values) - set(known)))
         if unknown:
-            near = [difflib.get_close_matches(name, known, n=1) for name in unknown]
-            hints = [
-                f"{a} (did you mean {b[0]}?)" if b else a
-                for a, b in zip(unknown, near, strict=True)
-            ]
-            raise ValueError(f"unknown settings: {', '.join(hints)}")
+            raise ValueError(f"unknown settings: {', '.join(_with_nearest(unknown, known))}")
         hints = get_type_hints(cls)
         for name, value in values.items():
             if not _fits(value, hints[known[name]]):
@@ -215,6 +210,12 @@ MEANT_FOR: Mapping[str, tuple[str, Test]] = {
 
 def _flag(name: str) -> str:
     return name.rstrip("_").replace("_", "-")
+
+
+def _with_nearest(unknown: Iterable[str], known: Iterable[str]) -> Iterator[str]:
+    for name in unknown:
+        near = difflib.get_close_matches(name, list(known), n=1)
+        yield f"{name} (did you mean {near[0]}?)" if near else name
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:
