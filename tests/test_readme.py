@@ -49,7 +49,8 @@ def test_links_and_named_files_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
-    named = r"(?<![\w/])((?:tests|kernels|bench|docs|examples|divergences|vae)/[\w/-]+\.(?:py|md))\b"
+    folders = "tests|kernels|bench|docs|examples|divergences|vae"
+    named = rf"(?<![\w/])((?:{folders})/[\w/-]+\.(?:py|md))\b"
     for name in re.findall(named, text):
         assert (ROOT / name).exists(), name
 

@@ -132,7 +132,7 @@ def _evaluate(argv: Sequence[str]) -> None:
     def add(argument: Any) -> None:
         argument("--importance", type=int, default=500, help="K of the importance-weighted bound")
         argument("--resamples", type=int, default=999, help="permutations of each test")
-        argument("--max-rows", type=int, default=10_000, help="rows of each part to look at, at most")
+        argument("--max-rows", type=int, default=10_000, help="rows of each part, at most")
         argument("--seed", type=int, default=0, help="of every draw")
         argument("--json", action="store_true", help="print the JSON instead of the table")
 
