@@ -32,10 +32,12 @@ from vae import (
     WassersteinCritic,
     WeightedKL,
 )
+from vae.data import Data
 from vae.objectives import Anneal
 from vae.objectives.slots import energy, mmd, sliced
 from vae.terms import Loss, Terms
 from vae.training import fit, load_weights, read_metrics
+from vae.training.batches import Rows
 from vae.training.checkpoints import read_checkpoint
 from vae.training.heldout import HeldOut
 from vae.training.identity import describe
@@ -208,6 +210,8 @@ def test_an_ignored_ctrl_c_stays_ignored(tmp_path: Path) -> None:
     try:
         _, history = train("annealed-mmd", tmp_path, model=model)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    except KeyboardInterrupt:  # which would end pytest
+        pytest.fail("the training obeyed a signal that its process ignores")
     finally:
         signal.signal(signal.SIGINT, handler)
     assert history[-1]["step"] == 20
@@ -415,6 +419,21 @@ def test_other_rows_and_other_models_are_refused(tmp_path: Path) -> None:
         load_weights(wider, tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(ValueError, match="other held-out rows"):
         train("annealed-mmd", tmp_path, resume=True, heldout=rows(2))
+
+
+def test_rows_are_told_apart_by_values_shape_width_and_binarisation() -> None:
+    grey = torch.zeros(6, 4, dtype=torch.uint8)
+    binary = Data("binary", grey, grey, (4,), binarise="dynamic")
+    sources = [
+        rows(), rows(1), rows().flip(0), rows().reshape(13, 10), torch.zeros(6, 4),
+        torch.zeros(6, 4, dtype=torch.float64), torch.zeros(12, 4, dtype=torch.float16),
+        Data("grey", grey, grey, (4,)), binary,
+    ]  # fmt: skip
+    sums = [Rows.of(source, rows(2)).checksums() for source in sources]
+    assert len({first for first, _ in sums}) == len(sources)
+    assert len({second for _, second in sums}) == 1
+    assert Rows.of(binary, None).checksums()[1] != sums[0][1]
+    assert Rows.of(rows(), None).checksums() == (sums[0][0], 0)
 
 
 def test_a_new_training_does_not_replace_one_that_is_there(tmp_path: Path) -> None:
