@@ -426,7 +426,7 @@ def test_rows_are_told_apart_by_values_shape_width_and_binarisation() -> None:
     binary = Data("binary", grey, grey, (4,), binarise="dynamic")
     sources = [
         rows(), rows(1), rows().flip(0), rows().reshape(13, 10), torch.zeros(6, 4),
-        torch.zeros(6, 4, dtype=torch.float64), torch.zeros(12, 4, dtype=torch.float16),
+        torch.zeros(6, 4, dtype=torch.float16), torch.zeros(6, 4, dtype=torch.bfloat16),
         Data("grey", grey, grey, (4,)), binary,
     ]  # fmt: skip
     sums = [Rows.of(source, rows(2)).checksums() for source in sources]
