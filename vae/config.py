@@ -128,6 +128,10 @@ class Config:
             self._check(name, value > 0 and math.isfinite(value), "positive and finite")
         for name in ("beta", "start", "capacity", "gamma", "mutual_weight", "dimension_weight"):
             self._check(name, math.isfinite(getattr(self, name)), "finite")
+        if self.patience is not None and self.adversarial:
+            raise ValueError(
+                "patience needs a loss whose values at different steps compare; a critic's do not"
+            )
         if self.lambda_ is not None:
             self._check("lambda_", math.isfinite(self.lambda_), "finite")
 

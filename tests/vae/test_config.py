@@ -36,6 +36,7 @@ IMAGES = Data(
         ({"lambda_": 5.0}, "lambda has no effect here: it needs a divergence"),
         ({"gamma": 5.0}, "gamma has no effect here: it needs rate capacity"),
         ({"levels": 4}, "levels has no effect here: it needs likelihood categorical"),
+        ({"divergence": "critic", "lambda_": 2.0, "patience": 3}, "a critic's do not"),
         ({"cycles": 3}, "cycles has no effect here: it needs schedule cyclical"),
         (
             {"critic_steps": 3},
