@@ -13,6 +13,8 @@ import csv
 import sys
 from collections.abc import Sequence
 
+from vae.presets import PRESETS
+
 from .measure import RESULTS
 
 Row = dict[str, str]
@@ -102,7 +104,9 @@ def presets() -> str:
     rows = newest(read("presets"), "data", "preset")
     tables = []
     for data in dict.fromkeys(row["data"] for row in rows):
-        mine = [row for row in rows if row["data"] == data]
+        mine = [
+            row for name in PRESETS for row in rows if (row["data"], row["preset"]) == (data, name)
+        ]
         cells = [
             (
                 f"`{row['preset']}`",
