@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import compiled, ops
+from . import compiled, ops, small
 from .backends import choose
 from .kernel import Group, Kernel
-from .plan import Blocks, Means, Wanted
+from .plan import Blocks, Means, Wanted, mean_factors
 from .validation import canonical, check_samples, check_weights
 
 
@@ -65,10 +66,46 @@ def pair_form(
     """Σ over blocks of block_coef·S[block], [...] in fp64, for checked x and y and a resolved
     kernel; blocks are xx alone (y is None) or xx, yy, xy; S are sums or ``means``. Value and
     gradients in one sweep. The coefficients must not depend on a symbolic size (see ``Means``)."""
+    batch = x.shape[:-2]
+    groups = kernel.groups(batch)
+    if weights_x is None and weights_y is None and small.applies(x, y, groups, backend):
+        return _small_form(x, y, groups[0], block_coefs, means)
+    return _general_form(x, y, groups, block_coefs, means, weights_x, weights_y, backend)
+
+
+def _small_form(
+    x: Tensor, y: Tensor | None, group: Group, block_coefs: tuple[float, ...], means: Means
+) -> Tensor:
+    m = 0 if y is None else len(y)
+    factors = mean_factors(len(x), m, "xx" if y is None else "all", means)
+    coefs = [
+        a * f * c for a, f in zip(block_coefs, factors, strict=True) for c in group.coefficients
+    ]
+    wanted = Wanted()
+    if torch.is_grad_enabled():
+        wanted = Wanted(False, x.requires_grad, y is not None and y.requires_grad)
+
+    def general(x: Tensor, y: Tensor | None) -> Tensor:
+        return _general_form(x, y, [group], block_coefs, means, None, None, None)
+
+    out: Tensor = small.Form.apply(x, y, group, coefs, wanted, general)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _general_form(
+    x: Tensor,
+    y: Tensor | None,
+    groups: Sequence[Group],
+    block_coefs: tuple[float, ...],
+    means: Means,
+    weights_x: Tensor | None,
+    weights_y: Tensor | None,
+    backend: str | None,
+) -> Tensor:
     blocks: Blocks = "xx" if y is None else "all"
     batch, arrays = canonical(x, y, weights_x, weights_y)
     result: Tensor | None = None
-    for group in kernel.groups(batch):
+    for group in groups:
         coefs = tuple(b * c for b in block_coefs for c in group.coefficients)
         part = _pair_form(*arrays, group, coefs, means, blocks, choose(x, backend))
         result = part if result is None else result + part

@@ -327,8 +327,9 @@ def test_compiled_code_follows_changing_sizes(estimator: str) -> None:
     for n in (50, 65, 80):
         x = normal_pair(1, n)[1].requires_grad_()
         a, b = compiled_loss(x, y), loss(x, y)
-        assert_close(a, b, 1e-6)
-        assert_close(torch.autograd.grad(a, x)[0], torch.autograd.grad(b, x)[0], 1e-6)
+        # small eager problems are summed in another order: two fp32 roundings, of terms near 1
+        assert abs(float((a - b).detach())) < 1e-8
+        assert_close(torch.autograd.grad(a, x)[0], torch.autograd.grad(b, x)[0], 2e-6)
 
 
 @pytest.mark.parametrize(

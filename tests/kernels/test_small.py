@@ -1,0 +1,145 @@
+"""Small problems: the short way is taken, gives the oracle's numbers, and yields where it must."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+from oracle import gram
+from torch import Tensor
+
+from divergences.energy import energy_distance
+from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Matern, small
+from divergences.mmd import mmd2, mmd2_to_normal
+
+
+def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def dense(kernel: Kernel, z: Tensor) -> Tensor:
+    """K of the pooled sample, by the textbook."""
+    return torch.stack(
+        [
+            t.coefficient * gram(t.function.name, z, z, float(t.rate), t.shape, t.offset)
+            for t in kernel.terms
+        ]
+    ).sum(0)
+
+
+@contextlib.contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """For every small problem, whether it went the short way to its end."""
+    short = []
+    evaluate = small._evaluate
+
+    def spy(*arguments: object) -> object:
+        found = evaluate(*arguments)  # type: ignore[arg-type]
+        short.append(found is not None)
+        return found
+
+    monkeypatch.setattr(small, "_evaluate", spy)
+    yield short
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [Gaussian(2.0), Gaussian([1.0, 2.0, 5.0]), Energy(), Laplace(1.0) + Gaussian(1.0), Matern(2.0)],
+    ids=repr,
+)
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+@pytest.mark.parametrize("needs", ["x", "y", "both"])
+def test_values_and_gradients_are_the_oracles(
+    kernel: Kernel, estimator: str, needs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = normal(0, 37, 5) + 20.0, normal(1, 52, 5) + 20.0
+    x.requires_grad_(needs != "y")
+    y.requires_grad_(needs != "x")
+    inputs = [t for t in (x, y) if t.requires_grad]
+    with counted(monkeypatch) as short:
+        ours = mmd2(x, y, kernel=kernel, estimator=estimator)  # type: ignore[arg-type]
+    assert short == [True]
+    k = dense(kernel, torch.cat([x, y]))
+    n, m, less = len(x), len(y), 1 if estimator == "unbiased" else 0
+    diagonal = 0.0 if less else (n * k[0, 0] / n**2 + m * k[0, 0] / m**2).detach()
+    off = k - torch.diag(k.diagonal())
+    truth = (
+        off[:n, :n].sum() / (n * (n - less))
+        + off[n:, n:].sum() / (m * (m - less))
+        - 2 * k[:n, n:].mean()
+        + diagonal
+    )
+    torch.testing.assert_close(ours, truth, rtol=1e-11, atol=1e-12)
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs), torch.autograd.grad(truth, inputs), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_one_sample_against_a_normal(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = normal(0, 60, 4)
+    with counted(monkeypatch) as short:
+        ours = mmd2_to_normal(z)
+    assert short == [True]
+    assert abs(float(ours) - float(mmd2(z, normal(1, 900, 4), bandwidth="dimension"))) < 2e-2
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (normal(0, 30, 3).float(), normal(1, 20, 3).float() + 1e5),  # digits would be lost
+        (torch.zeros(9, 2), torch.zeros(7, 2)),
+        (torch.full((9, 2), torch.nan), torch.zeros(7, 2)),
+        (normal(0, 9, 2).float() * 1e-20, normal(1, 7, 2).float() * 1e-20),
+    ],
+    ids=["offset", "equal", "nan", "tiny"],
+)
+def test_it_gives_way(x: Tensor, y: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    with counted(monkeypatch) as short:
+        ours = mmd2(x, y, bandwidth=1.0)
+    assert short == [False]
+    wide = mmd2(x.double().unsqueeze(0), y.double().unsqueeze(0), bandwidth=1.0)
+    torch.testing.assert_close(ours.double(), wide[0], rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_near_pairs_of_the_energy_distance_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = normal(0, 40, 6).float()
+    with counted(monkeypatch) as short:
+        energy_distance(torch.cat([x, x[:1]]), normal(1, 30, 6).float())
+    assert short == [False]
+
+
+def test_second_derivatives_are_the_general_ones() -> None:
+    x, y = normal(0, 12, 3).requires_grad_(), normal(1, 9, 3)
+
+    def penalty(x: Tensor) -> Tensor:
+        (g,) = torch.autograd.grad(mmd2(x, y, bandwidth=1.0), x, create_graph=True)
+        return g.square().sum()
+
+    torch.autograd.gradcheck(penalty, (x,), atol=1e-7)
+    ours = torch.autograd.grad(penalty(x), x)[0]
+    hessian = torch.func.grad(lambda v: torch.func.grad(
+        lambda u: mmd2(u, y, bandwidth=1.0))(v).square().sum())(x.detach())  # fmt: skip
+    torch.testing.assert_close(ours, hessian)
+
+
+def test_what_it_leaves_to_the_general_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = normal(0, 20, 3), normal(1, 20, 3)
+    with counted(monkeypatch) as short:
+        mmd2(x.unsqueeze(0), y.unsqueeze(0), bandwidth=1.0)  # a batch
+        mmd2(x, y, bandwidth=1.0, weights_x=torch.ones(20).double())
+        mmd2(x, y, kernel="polynomial")
+        torch.func.grad(lambda v: mmd2(v, y, bandwidth=1.0))(x)
+        mmd2(normal(0, 600, 2), normal(1, 600, 2), bandwidth=1.0)
+    assert short == []
+
+
+def test_a_gradient_survives_two_backwards() -> None:
+    x, y = normal(0, 20, 3).requires_grad_(), normal(1, 20, 3)
+    loss = mmd2(x, y, bandwidth=1.0)
+    first = torch.autograd.grad(loss, x, retain_graph=True)[0]
+    other = mmd2(x * 2, y, bandwidth=1.0)  # reuses the scratch memory
+    other.backward()
+    torch.testing.assert_close(torch.autograd.grad(loss, x)[0], first, rtol=0, atol=0)
