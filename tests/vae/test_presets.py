@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.report import presets as presets_report
 from vae.build import build_objective, resolve
 from vae.data import Data
 from vae.presets import PRESETS, configure
@@ -27,6 +28,12 @@ def test_the_family_is_complete() -> None:
         "infovae-energy", "mmd-vae", "wae-mmd", "aae", "avb", "wae-critic", "wae-sliced",
         "alpha-gan",
     }  # fmt: skip
+
+
+def test_the_documented_results_are_those_of_the_benchmark() -> None:
+    printed = presets_report()
+    assert printed in DOCS.read_text()
+    assert all(printed.count(f"| `{name}` |") == 2 for name in PRESETS)
 
 
 @pytest.mark.parametrize(("pixels", "expected"), [(784, 392.0), (64, 32.0)])
