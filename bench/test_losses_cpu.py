@@ -18,7 +18,7 @@ from .measure import interleaved, peak_memory, record
 from .rivals import Loss
 
 SIGMA_PER_ROOT_D = 1.0
-SIZES = [(256, 16), (2000, 16), (8000, 64), (8000, 2), (4000, 784)]
+SIZES = [(64, 16), (256, 16), (2000, 16), (8000, 64), (8000, 2), (4000, 784)]
 
 
 def ours_gaussian(sigma: float) -> Loss:
