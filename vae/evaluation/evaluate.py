@@ -202,6 +202,9 @@ def _factors(
     if train.factors is None or heldout.factors is None or len(data.factor_names) < 2:
         absent["disentanglement"] = "the data have no known factors, or only one"
         return None
+    if bool((heldout.factors == heldout.factors[0]).all()):
+        absent["disentanglement"] = "no factor varies among the held-out rows"
+        return None
     table = mutual_information_table(heldout.encoded.features, heldout.factors)
     score = None
     render = renderer(data)

@@ -45,10 +45,11 @@ def like(model: VAE) -> Tensor:
 
 
 def row_batches(model: VAE, x: Tensor, copies: int = 1) -> list[Tensor]:
-    """Batches of rows [b, …] with the device and dtype of the model, such that `copies` of each
-    stay within ``NUMBERS``."""
+    """Batches of rows [b, …] with the device and dtype of the model, such that what the decoder
+    returns for `copies` of each stays within ``NUMBERS``."""
     numbers = NUMBERS_CPU if like(model).device.type == "cpu" else NUMBERS
-    size = max(1, numbers // (copies * math.prod(x.shape[1:])))
+    decoded = copies * model.likelihood.channels * math.prod(x.shape[1:])
+    size = max(1, numbers // decoded)
     return [part.to(like(model)) for part in torch.split(x, size)]
 
 

@@ -58,7 +58,8 @@ def generate(
     generator = generator_for(model, seed, "samples")
     noise = has_pixel_noise(data) if pixel_noise is None else pixel_noise
     with evaluating(model):
-        sizes = [min(GENERATED, n - start) for start in range(0, n, GENERATED)]
+        most = max(1, GENERATED // model.likelihood.channels)
+        sizes = [min(most, n - start) for start in range(0, n, most)]
         parts = [model.sample(m, generator=generator, pixel_noise=noise) for m in sizes]
     rows = torch.cat([part.flatten(1).float().cpu() for part in parts])
     return rows.clamp(0, 1) if clip and data.unit else rows
