@@ -87,21 +87,14 @@ def main() -> None:
     settings = SETTINGS[arguments.data]
     data = None
     for preset in arguments.presets:
-        config = configure(preset, data=arguments.data, root=arguments.root, **settings)
+        config = configure(
+            preset, data=arguments.data, root=arguments.root, accelerator="cpu", **settings
+        )
         data = load_data(config) if data is None else data
         config = resolve(config, data)
         model = build_model(config, data)
         started = time.perf_counter()
-        fit(
-            model,
-            data,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            critic_steps=config.critic_steps,
-            seed=config.seed,
-            accelerator="cpu",
-        )
+        fit(model, data, **config.training())
         seconds = time.perf_counter() - started
         append(row(config, data, evaluate(model, data, seed=config.seed), seconds))
 

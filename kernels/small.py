@@ -1,9 +1,8 @@
 """The form of one small problem: a few hundred rows on a CPU, without weights, in eager mode.
 
-There the number of Python and torch calls decides, not their size: a loss of 128 rows takes two
-thirds of the time that it takes through ``ops``. K of the pooled sample comes from one product, its
-sums and gradients from two sums of rows and one more product. Where fp32 would lose too many
-digits, and where it is differentiated twice, the general way takes over.
+There the number of Python and torch calls decides, not their size. K of the pooled sample comes
+from one product, its sums and gradients from two sums of rows and one more product. Where fp32
+would lose too many digits, and where it is differentiated twice, the general way takes over.
 """
 
 from __future__ import annotations

@@ -34,6 +34,10 @@ DivergenceName = Literal[
 ]
 
 GAUSSIAN = ("gaussian", "gaussian-learned", "gaussian-pixel")
+TRAINING = (
+    "epochs", "batch_size", "learning_rate", "critic_learning_rate", "critic_steps", "seed",
+    "accelerator", "devices", "precision", "compile", "patience", "check_every",
+)  # fmt: skip
 OPTIONAL_COUNTS = (
     "heldout", "limit", "size", "schedule_steps", "patience", "check_every", "threads",
 )  # fmt: skip
@@ -138,6 +142,10 @@ class Config:
     def _check(self, name: str, passed: bool, need: str) -> None:
         if not passed:
             raise ValueError(f"{_flag(name)} must be {need}, got {getattr(self, name)}")
+
+    def training(self) -> dict[str, Any]:
+        """What `vae.fit` is told."""
+        return {name: getattr(self, name) for name in TRAINING}
 
     @property
     def adversarial(self) -> bool:

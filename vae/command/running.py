@@ -76,18 +76,7 @@ def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
             fit(
                 model,
                 data,
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                learning_rate=config.learning_rate,
-                critic_learning_rate=config.critic_learning_rate,
-                critic_steps=config.critic_steps,
-                seed=config.seed,
-                accelerator=config.accelerator,
-                devices=config.devices,
-                precision=config.precision,
-                compile=config.compile,
-                patience=config.patience,
-                check_every=config.check_every,
+                **config.training(),
                 folder=run.folder,
                 resume=resume,
                 live_plots=live_plots,
@@ -104,8 +93,10 @@ def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
 
 def _warn_of_scale(config: Config, data: Data) -> None:
     """σ² is in squared units of the data: beside data of another scale it is a mistake."""
+    if config.likelihood != "gaussian":
+        return
     variance = float(data.rows("train").var(0).mean())
-    if config.likelihood == "gaussian" and variance > 20 * config.variance:
+    if variance > 20 * config.variance:
         warnings.warn(
             f"a column of the data has a variance of {variance:.3g} on average, σ² is "
             f"{config.variance:g}: rescale the data, or set --variance or --likelihood "
