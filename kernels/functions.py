@@ -4,7 +4,8 @@ One block per function, and nothing else to touch when adding one: every test su
 GPU build and the bench parametrise over ``REGISTRY``. A block holds
 
 * ``value(s, a, shape, offset)``: φ, out of place and differentiable (second order, oracles);
-* ``evaluate_(s, a, shape, offset, slope)``: φ and its slope, overwriting ``s`` (the CPU product);
+* ``evaluate(s, a, shape, offset, slope, out)``: φ, written to ``out`` (which may be ``s``), and its
+  slope, in ``slope`` or ``out`` itself, where one is given (the CPU product);
 * ``device(s, a, shape, offset)``: the Triton twin, returning φ and its slope. It is left
   undecorated so that importing the package does not import triton; the Triton backend jits it.
 
@@ -47,7 +48,7 @@ class KernelFunction:
     name: str
     metric: Metric
     value: Callable[[Tensor, Rate, float, float], Tensor]
-    evaluate_: Callable[[Tensor, Rate, float, float, Tensor | None], Evaluation]
+    evaluate: Callable[[Tensor, Rate, float, float, Tensor | None, Tensor], Evaluation]
     device: Callable[[Any, Any, Any, Any], Any]
     definiteness: Literal["positive", "conditional"] = "positive"
     smooth: bool = True
@@ -74,16 +75,16 @@ def register(function: KernelFunction) -> KernelFunction:
     return function
 
 
-def _power_over_s_(s: Tensor, exponent: float, out: Tensor | None) -> Tensor:
-    """Overwrite s with r = s^exponent and, if given, ``out`` with r/s, where 0/0 = 0.
+def _power_over_s(s: Tensor, exponent: float, ratio: Tensor | None, out: Tensor) -> Tensor:
+    """``out`` = r = s^exponent and, if given, ``ratio`` = r/s, where 0/0 = 0.
 
     The smallest normal number under the fraction turns 0/0 into 0 and changes no other quotient
     by a rounding error; a mask would cost ten times as much."""
-    if out is not None:
-        torch.add(s, torch.finfo(s.dtype).tiny, out=out)
-    r = s.sqrt_() if exponent == 0.5 else s.pow_(exponent)
-    if out is not None:
-        torch.div(r, out, out=out)
+    if ratio is not None:
+        torch.add(s, torch.finfo(s.dtype).tiny, out=ratio)
+    r = torch.sqrt(s, out=out) if exponent == 0.5 else torch.pow(s, exponent, out=out)
+    if ratio is not None:
+        torch.div(r, ratio, out=ratio)
     return r
 
 
@@ -100,8 +101,10 @@ def _gaussian(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
     return torch.exp2(s * (-LOG2E * a))
 
 
-def _gaussian_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None) -> Evaluation:
-    k = s.mul_(-LOG2E * a).exp2_()
+def _gaussian_(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None, out: Tensor
+) -> Evaluation:
+    k = torch.mul(s, -LOG2E * a, out=out).exp2_()
     return Evaluation(k, 1.0, k, -2.0 * a)
 
 
@@ -122,8 +125,10 @@ def _laplace(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
     return torch.exp2(_safe_sqrt(s) * (-LOG2E * a))
 
 
-def _laplace_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None) -> Evaluation:
-    k = _power_over_s_(s, 0.5, slope).mul_(-LOG2E * a).exp2_()
+def _laplace_(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None, out: Tensor
+) -> Evaluation:
+    k = _power_over_s(s, 0.5, slope, out).mul_(-LOG2E * a).exp2_()
     return Evaluation(k, 1.0, k if slope is None else slope.mul_(k), -a)
 
 
@@ -146,9 +151,9 @@ def _laplace_l1(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
 
 
 def _laplace_l1_(
-    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None, out: Tensor
 ) -> Evaluation:
-    k = s.mul_(-LOG2E * a).exp2_()
+    k = torch.mul(s, -LOG2E * a, out=out).exp2_()
     return Evaluation(k, 1.0, k, -a)
 
 
@@ -172,8 +177,10 @@ def _energy(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
     return -torch.where(zero, 0.0, torch.where(zero, 1.0, s).pow(0.5 * shape))
 
 
-def _energy_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None) -> Evaluation:
-    r = _power_over_s_(s, 0.5 * shape, slope)
+def _energy_(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None, out: Tensor
+) -> Evaluation:
+    r = _power_over_s(s, 0.5 * shape, slope, out)
     return Evaluation(r, -1.0, r if slope is None else slope, -shape)
 
 
@@ -209,16 +216,14 @@ def _inverse_power(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
 
 
 def _inverse_power_(
-    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None, out: Tensor
 ) -> Evaluation:
-    base = s.mul_(a).add_(1.0)
-    inverse = base if slope is None else torch.reciprocal(base, out=slope)
-    if shape == 0.5:
-        k = base.rsqrt_()
-    elif shape == 1.0:
+    base = torch.mul(s, a, out=out).add_(1.0)
+    if shape == 1.0:
         k = base.reciprocal_()
-    else:
-        k = base.log2_().mul_(-shape).exp2_()
+        return Evaluation(k, 1.0, k if slope is None else torch.square(k, out=slope), -2.0 * a)
+    inverse = base if slope is None else torch.reciprocal(base, out=slope)
+    k = base.rsqrt_() if shape == 0.5 else base.log2_().mul_(-shape).exp2_()
     return Evaluation(k, 1.0, k if slope is None else inverse.mul_(k), a * (-2.0 * shape))
 
 
@@ -255,8 +260,10 @@ def _matern(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
     return polynomial * torch.exp2(r * -LOG2E)
 
 
-def _matern_(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None) -> Evaluation:
-    r = s.clamp_min_(0.0).sqrt_().mul_(a)  # rounding may have left s just below 0
+def _matern_(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None, out: Tensor
+) -> Evaluation:
+    r = torch.clamp(s, min=0.0, out=out).sqrt_().mul_(a)  # rounding may have left s just below 0
     if slope is None:
         slope = torch.empty_like(r)
     decay = torch.mul(r, -LOG2E, out=slope).exp2_()
@@ -301,9 +308,9 @@ def _polynomial(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
 
 
 def _polynomial_(
-    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None, out: Tensor
 ) -> Evaluation:
-    base = s.mul_(a).add_(offset)
+    base = torch.mul(s, a, out=out).add_(offset)
     if slope is None:
         return Evaluation(base.pow_(int(shape)), 1.0, base, a)
     slope.fill_(1.0) if shape == 1.0 else torch.pow(base, int(shape) - 1, out=slope)

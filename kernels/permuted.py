@@ -90,9 +90,9 @@ class Centred:
                 s = s if distances[narrow].metric == "inner" else s.clamp_min_(0.0)
             for number, (position, component, rate) in enumerate(terms, 1):
                 last = number == len(terms)
-                value = s if last else scratch("permuted value", s.shape, s).copy_(s)
-                k = component.function.evaluate_(
-                    value, rate, component.shape, component.offset, None
+                out = s if last else scratch("permuted value", s.shape, s)
+                k = component.function.evaluate(
+                    s, rate, component.shape, component.offset, None, out
                 )
                 if diagonal:  # a non-smooth function was told that these are infinitely far
                     k.value.diagonal(dim1=1, dim2=2).zero_()

@@ -74,12 +74,13 @@ def sweep(
     weighted_slopes = None
     for c, component in enumerate(components):
         last = c == len(components) - 1
-        k = component.function.evaluate_(
-            s if last else scratch("value", s.shape, s).copy_(s),
+        k = component.function.evaluate(
+            s,
             numbers[c],
             component.shape,
             component.offset,
             slope_buffer,
+            s if last else scratch("value", s.shape, s),
         )
         k.value.diagonal(dim1=-2, dim2=-1).zero_()
         if k.slope is not k.value:

@@ -203,10 +203,13 @@ class Sweeper:
         slopes = a.moments is not None or b.moments is not None
         slope_buffer = scratch("slope", s.shape, s) if slopes else None
         for c, component in enumerate(self.components):
-            t = s if c == last else scratch("value", s.shape, s).copy_(s)
-            function = component.function
-            k = function.evaluate_(
-                t, chunk.rates[c], component.shape, component.offset, slope_buffer
+            k = component.function.evaluate(
+                s,
+                chunk.rates[c],
+                component.shape,
+                component.offset,
+                slope_buffer,
+                s if c == last else scratch("value", s.shape, s),
             )
             if tile.diagonal:
                 k.value.diagonal(dim1=-2, dim2=-1).zero_()

@@ -40,9 +40,9 @@ def _value_and_slope(
     second = torch.zeros_like(base)
     if first.requires_grad:
         (second,) = torch.autograd.grad(first.sum(), leaf)
-    # In place, the function also knows its slope at s = 0, where φ′ of the root is singular.
-    e = component.function.evaluate_(
-        base.clone(), rate, component.shape, component.offset, torch.empty_like(base)
+    # ``evaluate`` also knows the slope at s = 0, where φ′ of the root is singular.
+    e = component.function.evaluate(
+        base, rate, component.shape, component.offset, *map(torch.empty_like, (base, base))
     )
     slope = (e.slope * e.slope_scale).detach()
     return (

@@ -132,8 +132,8 @@ def _evaluate(
     value, halves, factors = 0.0, None, [1.0, 1.0, 1.0]  # of the slopes in xx, yy and xy
     matrix = s
     for c, (component, rate) in enumerate(zip(components, rates, strict=True)):
-        tile = s if c == width - 1 else scratch("value", s.shape, s).copy_(s)
-        k = component.function.evaluate_(tile, rate, component.shape, component.offset, buffer)
+        out = s if c == width - 1 else scratch("value", s.shape, s)
+        k = component.function.evaluate(s, rate, component.shape, component.offset, buffer, out)
         k.value.diagonal().zero_()
         own = [coefs[b * width + c] for b in range(blocks)]
         halves = _row_sums(k.value, n)
