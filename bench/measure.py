@@ -1,21 +1,32 @@
-"""Timing and memory: variants interleaved in one run, medians quoted, rows appended to a CSV."""
+"""Timing, memory and the CSV: variants interleaved in one run, medians quoted, a row for each."""
 
 from __future__ import annotations
 
 import csv
 import datetime
+import functools
+import io
 import multiprocessing
+import os
 import pathlib
 import platform
-import statistics
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 
 import torch
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+from divergences.files import replacing
+
+Run = Callable[[], object]
+Setup = Callable[[], Run]
+
+RESULTS = pathlib.Path(os.environ.get("BENCH_RESULTS", pathlib.Path(__file__).parent / "results"))
+THREADS = torch.get_num_threads()  # those of the machine, or of OMP_NUM_THREADS
+OURS = "ours"
+PATIENCE = 8.0  # a slow variant may take this many times the seconds of its workload
+LONG = 5.0  # seconds of a first run beyond which loading things lazily does not show
 
 
 @dataclass
@@ -28,24 +39,60 @@ class Row:
     versions: str
     workload: str
     variant: str
-    median_ms: float  # nan in rows of memory
-    ratio: float  # of this variant's median (or memory) to ours: above 1, ours is better
-    peak_mb: float  # above the inputs; nan in rows of time
-    error: float  # relative to fp64
+    median_ms: float
+    ratio: float  # of this variant's median to ours: above 1, ours is faster
+    peak_mb: float  # above the inputs; nan where it was not measured
+    error: float  # relative to fp64; nan where it was not measured
 
 
-def interleaved(variants: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median milliseconds of each variant, run in turn A B C A B C … for about ``seconds``."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for run in variants.values():
+# --- Time ----------------------------------------------------------------------------------------
+
+
+def timed(run: Run, device: str = "cpu") -> float:
+    """Seconds of one call: between two CUDA events on a GPU, of the clock on a CPU."""
+    if device == "cpu":
+        start = time.perf_counter()
         run()
+        return time.perf_counter() - start
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    before.record()
+    run()
+    after.record()
+    after.synchronize()
+    return 1e-3 * float(before.elapsed_time(after))
+
+
+def interleaved(
+    variants: Mapping[str, Run], seconds: float, min_rounds: int = 5, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Seconds of each run of each variant, taken in turn A B C A B C … for about ``seconds``.
+
+    Each runs once before. After the ``seconds`` a variant goes on until it has ``min_rounds``, or
+    fewer if it is slow: as many as take ``PATIENCE`` · ``seconds``, and at least one, which may be
+    the run before if that took ``LONG``.
+    """
+    found: dict[str, list[float]] = {}
+    least: dict[str, int] = {}
+    for name, run in variants.items():
+        first = timed(run, device)
+        found[name] = [first] if first > LONG else []
+        least[name] = max(1, min(min_rounds, int(PATIENCE * seconds / first)))
     start = time.perf_counter()
-    while time.perf_counter() - start < seconds or min(map(len, times.values())) < 3:
-        for name, run in variants.items():
-            before = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - before))
-    return {name: statistics.median(values) for name, values in times.items()}
+    while True:
+        early = time.perf_counter() - start < seconds
+        turn = [
+            name
+            for name, times in found.items()
+            if len(times) < least[name] or (early and sum(times) < PATIENCE * seconds)
+        ]
+        if not turn:
+            return found
+        for name in turn:
+            found[name].append(timed(variants[name], device))
+
+
+# --- Memory --------------------------------------------------------------------------------------
 
 
 def _resident(field: str) -> float:
@@ -56,7 +103,8 @@ def _resident(field: str) -> float:
     raise RuntimeError(f"{field} is not in /proc/self/status")
 
 
-def _peak_in_child(setup: Callable[[], Callable[[], object]], sender: object) -> None:
+def _peak_in_child(setup: Setup, threads: int, sender: object) -> None:
+    torch.set_num_threads(threads)
     run = setup()
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
     before = _resident("VmRSS")
@@ -64,22 +112,40 @@ def _peak_in_child(setup: Callable[[], Callable[[], object]], sender: object) ->
     sender.send(_resident("VmHWM") - before)  # type: ignore[attr-defined]
 
 
-def peak_memory(setup: Callable[[], Callable[[], object]]) -> float:
+def peak_in_fresh_process(setup: Setup) -> float:
     """MB that a fresh process grows by, at its peak, while ``setup()()`` runs (Linux).
 
     ``setup`` makes the inputs and warms up whatever a first call loads; it must be importable.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.workloads"])  # it imports; no thread runs in it
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_peak_in_child, args=(setup, sender))
+    process = context.Process(target=_peak_in_child, args=(setup, torch.get_num_threads(), sender))
     process.start()
-    result = float(receiver.recv())
-    process.join()
-    return result
+    sender.close()  # so that a child that dies ends the wait
+    try:
+        return float(receiver.recv())
+    except EOFError:
+        raise RuntimeError(f"the process that measures memory died in {setup}") from None
+    finally:
+        process.join()
 
 
-def describe_machine() -> str:
-    if torch.cuda.is_available():
+def peak_on_device(run: Run) -> float:
+    """MB allocated by torch on the CUDA device at the peak of ``run``, above what was before."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+# --- Rows ----------------------------------------------------------------------------------------
+
+
+def describe_machine(device: str = "cpu") -> str:
+    if device == "cuda":
         return torch.cuda.get_device_name()
     model = platform.processor()
     cpuinfo = pathlib.Path("/proc/cpuinfo")
@@ -89,48 +155,55 @@ def describe_machine() -> str:
     return f"{model}, {torch.get_num_threads()} threads"
 
 
+@functools.cache  # of the code that was loaded, not of what is checked out while it runs
 def commit() -> str:
-    here = pathlib.Path(__file__).parent
+    """The commit, "-dirty" if tracked files other than results differ from it."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parents[1])]
     try:
-        text = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude", "*"]
-        return subprocess.run(text, capture_output=True, text=True, check=True).stdout.strip()
+        head = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    apart = [*git, "diff", "--quiet", "HEAD", "--", ".", ":(exclude)bench/results"]
+    return head if subprocess.run(apart).returncode == 0 else f"{head}-dirty"
 
 
-def record(
+def append(file: str, rows: Sequence[Row]) -> None:
+    """Add rows to <file>.csv in ``RESULTS``; the file holds the old rows or all, never a part."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{file}.csv"
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    if not path.exists():
+        writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    before = path.read_bytes() if path.exists() else b""
+    with replacing(path) as stream:
+        stream.write(before + text.getvalue().encode())
+
+
+def rows_of(
     workload: str,
-    file: str,
-    *,
-    medians: dict[str, float] | None = None,
-    errors: dict[str, float] | None = None,
-    peaks: dict[str, float] | None = None,
+    medians: Mapping[str, float],
+    errors: Mapping[str, float],
+    peaks: Mapping[str, float],
+    device: str = "cpu",
 ) -> list[Row]:
-    """Append one row per variant to bench/results/<file>.csv; "ours" is the yardstick."""
+    """A row per variant, from medians in seconds; "ours" is the yardstick."""
     nan = float("nan")
-    measured = medians if medians is not None else peaks
-    assert measured is not None
-    rows = [
+    return [
         Row(
             datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
             commit(),
-            describe_machine(),
+            describe_machine(device),
             f"torch {torch.__version__}, python {platform.python_version()}",
             workload,
             name,
-            round((medians or {}).get(name, nan), 3),
-            round(value / measured["ours"], 2),
-            round((peaks or {}).get(name, nan), 1),
-            float(f"{(errors or {}).get(name, nan):.2g}"),
+            float(f"{1e3 * median:.4g}"),
+            float(f"{median / medians[OURS]:.3g}"),
+            float(f"{peaks.get(name, nan):.3g}"),
+            float(f"{errors.get(name, nan):.2g}"),
         )
-        for name, value in measured.items()
+        for name, median in medians.items()
     ]
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{file}.csv"
-    fresh = not path.exists()
-    with path.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, list(asdict(rows[0])))
-        if fresh:
-            writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    return rows

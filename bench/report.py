@@ -2,6 +2,9 @@
 
 python -m bench.report [--headline]     losses against rivals (--headline: what the README shows)
 python -m bench.report tests            permutation tests against rivals
+python -m bench.report step             what a divergence adds to a training step
+python -m bench.report losses|tests gpu the same on a GPU
+python -m bench.report targets          what was to be reached, and what was
 python -m bench.report power            power on the perturbed uniform
 python -m bench.report level            rejection rates under the null
 python -m bench.report presets          every preset of vae, trained and evaluated
@@ -15,10 +18,14 @@ from collections.abc import Sequence
 
 from vae.presets import PRESETS
 
-from .measure import RESULTS
+from .measure import OURS, RESULTS
+from .targets import CPU_TARGETS, GPU_TARGETS
+from .targets import HEADER as TARGET_HEADER
+from .targets import rows as target_rows
 
 Row = dict[str, str]
 COLUMNS = ("workload", "variant", "median ms", "ours is faster by", "peak MB", "error")
+HEADLINE = ("n=m=8000, d=64", "n=m=256, d=16", "n=m=100000, d=16")
 
 
 def read(file: str) -> list[Row]:
@@ -39,25 +46,56 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def timings(file: str, memory_file: str, *, headline: bool = False) -> str:
-    rows = newest(read(file), "workload", "variant")
-    memory = {(r["workload"], r["variant"]): r["peak_mb"] for r in read(memory_file)}
-    if headline:
-        shown = ("n=m=8000, d=64", "n=m=256, d=16", "n=m=100000, d=16")
-        rows = [row for row in rows if row["workload"].endswith(shown)]
-    cells = []
+def last_runs(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+    """Of each workload the rows of its last run, which starts with ours, by variant."""
+    found: dict[str, dict[str, Row]] = {}
     for row in rows:
-        ours = row["variant"] == "ours"
-        ratio = "" if ours else f"{float(row['ratio']):.1f}×"
-        peak = memory.get((row["workload"], row["variant"]), "nan")
-        peak = "" if peak == "nan" else f"{float(peak):.0f}"
-        error = "" if row["error"] == "nan" else row["error"]
-        median = f"{float(row['median_ms']):,.2f}"
-        workload = row["workload"] if ours else ""
-        cells.append((workload, row["variant"], median, ratio, peak, error))
-    origins = sorted({(r["machine"], r["versions"], r["commit"], r["date"]) for r in rows})
-    notes = [f"{m}; {versions}; commit {commit}, {date}" for m, versions, commit, date in origins]
+        if row["variant"] == OURS:
+            found[row["workload"]] = {}
+        found.setdefault(row["workload"], {})[row["variant"]] = row
+    return found
+
+
+def _number(text: str, form: str) -> str:
+    return "" if text == "nan" else form.format(float(text))
+
+
+def timings(file: str, *, shown: Sequence[str] = ()) -> str:
+    """shown: how the names of workloads end that are wanted; all if empty."""
+    runs = last_runs(read(file))
+    cells, origins = [], set()
+    for workload, variants in runs.items():
+        if shown and not workload.endswith(tuple(shown)):
+            continue
+        for variant, row in variants.items():
+            ours = variant == OURS
+            cells.append(
+                (
+                    workload if ours else "",
+                    variant,
+                    _number(row["median_ms"], "{:,.2f}"),
+                    "" if ours else f"{float(row['ratio']):.1f}×",
+                    _number(row["peak_mb"], "{:.0f}"),
+                    _number(row["error"], "{:g}"),
+                )
+            )
+            origins.add((row["machine"], row["versions"], row["commit"], row["date"]))
+    notes = [f"{m}; {versions}; commit {at}, {date}" for m, versions, at, date in sorted(origins)]
     return "\n\n".join([markdown(COLUMNS, cells), *notes])
+
+
+def target_tables() -> str:
+    """CPU and GPU targets; a file that is not there counts as not measured."""
+    files = {
+        file: last_runs(read(file) if (RESULTS / f"{file}.csv").exists() else [])
+        for file in {target.file for target in (*CPU_TARGETS, *GPU_TARGETS)}
+    }
+
+    def runs(file: str, workload: str) -> dict[str, Row]:
+        return files[file].get(workload, {})
+
+    tables = [markdown(TARGET_HEADER, target_rows(t, runs)) for t in (CPU_TARGETS, GPU_TARGETS)]
+    return "\n\n".join(tables)
 
 
 def power() -> str:
@@ -129,9 +167,11 @@ def presets() -> str:
 def main() -> None:
     match sys.argv[1:]:
         case [] | ["--headline"]:
-            print(timings("losses_cpu", "memory_cpu", headline=bool(sys.argv[1:])))
-        case ["tests"]:
-            print(timings("tests_cpu", "tests_memory_cpu"))
+            print(timings("losses_cpu", shown=HEADLINE if sys.argv[1:] else ()))
+        case ["losses" | "tests" | "step" as file, *device] if device in ([], ["gpu"]):
+            print(timings("_".join((file, *(device or ["cpu"])))))
+        case ["targets"]:
+            print(target_tables())
         case ["power"]:
             print(power())
         case ["level"]:

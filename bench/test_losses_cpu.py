@@ -1,126 +1,58 @@
-"""The losses on a CPU against the copied snippet and GeomLoss: python -m pytest bench -s."""
+"""The losses on a CPU against what people use: python -m pytest bench/test_losses_cpu.py."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
 from functools import partial
 
 import pytest
-import torch
-from torch import Tensor
 
 from divergences.energy import energy_distance
-from divergences.mmd import mmd2
 
 from . import rivals
-from .measure import interleaved, peak_memory, record
-from .rivals import Loss
+from .conftest import Compare
+from .workloads import Problem, measure_problem
 
-SIGMA_PER_ROOT_D = 1.0
-SIZES = [(64, 16), (256, 16), (2000, 16), (8000, 64), (8000, 2), (4000, 784)]
-
-
-def ours_gaussian(sigma: float) -> Loss:
-    return partial(mmd2, bandwidth=sigma, estimator="biased")
-
-
-def ours_energy() -> Loss:
-    return partial(energy_distance, estimator="biased")
-
-
-def losses(family: str, d: int) -> dict[str, Loss]:
-    sigma = SIGMA_PER_ROOT_D * d**0.5
-    if family == "gaussian":
-        found = {"ours": ours_gaussian(sigma), "eager": rivals.eager_gaussian(sigma)}
-        if importlib.util.find_spec("geomloss"):
-            found["geomloss"] = rivals.geomloss_gaussian(sigma)
-        return found
-    found = {"ours": ours_energy(), "eager": rivals.eager_energy}
-    if importlib.util.find_spec("geomloss"):
-        found["geomloss"] = rivals.geomloss_energy()
-    return found
+FILE = "losses_cpu"
+ALONG_N = [(n, 16) for n in (32, 64, 128, 256, 512, 1000, 2000, 8000)]
+ALONG_D = [(2000, d) for d in (1, 2, 3, 64, 784, 3072)]
+LARGE = [(8000, 64), (8000, 2), (4000, 784)]
+OURS_ALONE = [(32_000, 16), (100_000, 16)]  # a dense matrix takes 4 and 40 GB
+MEMORY_FROM = 1000  # rows; below it is noise
+both = pytest.mark.parametrize("gradient", [False, True], ids=["value", "value+gradient"])
+# torch's own compiler imports what torch deprecates
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
 
-def samples(n: int, d: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, d, generator=generator)
-    return x, torch.randn(n, d, generator=generator) * 1.1
+@both
+@pytest.mark.parametrize(("n", "d"), [*ALONG_N, *ALONG_D, *LARGE])
+@pytest.mark.parametrize("kernel", ["gaussian", "energy"])
+def test_loss(compare: Compare, kernel: str, n: int, d: int, gradient: bool) -> None:
+    """At most 100 MB and six times the inputs, where eager code holds several [n, n] matrices."""
+    problem = Problem(kernel, n, d, gradient)
+    rows = measure_problem(compare, problem, FILE, memory=n >= MEMORY_FROM)
+    if rows and n >= MEMORY_FROM:
+        assert rows[0].peak_mb < 100 + 6 * (2 * 4 * n * d / 2**20)
 
 
-def value(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
-    with torch.no_grad():
-        return loss(x, y)
+@pytest.mark.parametrize(("n", "d"), OURS_ALONE)
+def test_large(compare: Compare, n: int, d: int) -> None:
+    measure_problem(compare, Problem("gaussian", n, d), FILE, memory=True)
 
 
-def value_and_gradient(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
-    x = x.detach().requires_grad_()
-    loss(x, y).backward()
-    assert x.grad is not None
-    return x.grad
+@both
+@pytest.mark.parametrize("kernel", ["five bandwidths", "MMDLoss()", "imq mixture"])
+def test_mixtures(compare: Compare, kernel: str, gradient: bool) -> None:
+    measure_problem(compare, Problem(kernel, 256, 16, gradient), FILE)
 
 
-def workload(family: str, n: int, d: int, gradient: bool) -> str:
-    what = "value+gradient" if gradient else "value"
-    return f"{family}, {what}, n=m={n}, d={d}"
-
-
-def memory_case(family: str, name: str, n: int, d: int, gradient: bool) -> Callable[[], Tensor]:
-    """Set up in a fresh process; a small call loads everything lazily loaded."""
-    torch.set_num_threads(2)
-    loss, run = losses(family, d)[name], value_and_gradient if gradient else value
-    run(loss, *samples(100, d))
-    return partial(run, loss, *samples(n, d))
-
-
-@pytest.mark.parametrize("gradient", [False, True], ids=["value", "value+gradient"])
-@pytest.mark.parametrize(("n", "d"), SIZES)
-@pytest.mark.parametrize("family", ["gaussian", "energy"])
-def test_loss(family: str, n: int, d: int, gradient: bool) -> None:
-    torch.set_num_threads(2)
-    x, y = samples(n, d)
-    found = losses(family, d)
-    run = value_and_gradient if gradient else value
-    # Correctness first, on a size whose fp64 truth is cheap.
-    a, b = samples(min(n, 1000), d)
-    truth = run(found["eager"], a.double(), b.double())
-    errors = {
-        name: float((run(loss, a, b).double() - truth).abs().max() / truth.abs().max())
-        for name, loss in found.items()
-    }
-    assert errors["ours"] <= 2.0 * errors["eager"] + 1e-6
-    medians = interleaved(
-        {name: partial(run, loss, x, y) for name, loss in found.items()},
-        seconds=2.0 if n < 8000 else 8.0,
-    )
-    rows = record(workload(family, n, d, gradient), "losses_cpu", medians=medians, errors=errors)
-    for row in rows:
-        print(
-            f"\n{row.workload:45s} {row.variant:9s} {row.median_ms:10.2f} ms  ×{row.ratio:<6.2f}"
-            f" error {row.error:.1e}",
-            end="",
-        )
-
-
-@pytest.mark.parametrize("gradient", [False, True], ids=["value", "value+gradient"])
-@pytest.mark.parametrize(("n", "d"), [size for size in SIZES if size[0] >= 4000])
-@pytest.mark.parametrize("family", ["gaussian", "energy"])
-def test_peak_memory(family: str, n: int, d: int, gradient: bool) -> None:
-    """At most 100 MB and six times the inputs, where eager holds several n² matrices."""
-    peaks = {
-        name: peak_memory(partial(memory_case, family, name, n, d, gradient))
-        for name in losses(family, d)
-    }
-    record(workload(family, n, d, gradient), "memory_cpu", peaks=peaks)
-    print(f"\n{workload(family, n, d, gradient):45s} {peaks}", end="")
-    assert peaks["ours"] < 100 + 6 * (2 * 4 * n * d / 2**20)
-
-
-def test_a_hundred_thousand_rows() -> None:
-    """n = m = 100,000 runs, where a dense matrix would take 40 GB."""
-    torch.set_num_threads(2)
-    x, y = samples(100_000, 16)
-    medians = interleaved({"ours": partial(value, ours_gaussian(4.0), x, y)}, seconds=0.0)
-    record("gaussian, value, n=m=100000, d=16", "losses_cpu", medians=medians)
-    print(f"\nn = m = 100,000: {medians['ours'] / 1e3:.1f} s")
-    assert value(ours_gaussian(4.0), x, y).isfinite()
+@both
+def test_million_numbers(compare: Compare, gradient: bool) -> None:
+    """The energy distance on the line, O(n log n), against SciPy's, which has no gradient."""
+    problem = Problem("energy", 1_000_000, 1, gradient)
+    x, y = problem.samples()
+    ours = partial(energy_distance, estimator="biased")
+    truth = rivals.scipy_energy(x.double(), y.double())
+    error = abs(float(ours(x, y) - truth) / float(truth))
+    assert error < 1e-6
+    losses = {"ours": ours} if gradient else {"ours": ours, "scipy": rivals.scipy_energy}
+    compare(str(problem), problem.cases(losses), file=FILE, errors={"ours": error})

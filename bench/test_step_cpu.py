@@ -1,27 +1,39 @@
-"""What a divergence adds to a training step: python -m pytest bench/test_step_cpu.py -s.
+"""What a divergence adds to a training step: python -m pytest bench/test_step_cpu.py.
 
-The step without it is the yardstick ("ours" in the CSV): encoder, decoder, squared error, backward,
-Adam. The divergence may cost a tenth of it at batch 256 and 28×28 pixels.
+A step is encoder, decoder, squared error, divergence, backward and Adam, in eager mode; "without"
+leaves the divergence out. It may cost a tenth of a step at batch 256 and 28×28 pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from vae import DIVERGENCES, VAE, Divergence, GaussianLikelihood, InfoVAE, StandardNormal, mlp
+from vae.objectives.slots import IMQ_SCALES
 
 from . import rivals
-from .measure import interleaved, record
+from .conftest import Compare
 
 BATCH, LATENT = 256, 10
-SECONDS = 20.0
+SNIPPET = partial(rivals.gaussian_snippet, sigma=(LATENT / 2) ** 0.5)
+PYTHAE = partial(rivals.pythae_like, squares=tuple(2.0 * LATENT * s for s in IMQ_SCALES))
+VARIANTS: dict[str, Divergence | None] = {
+    "ours": DIVERGENCES["mmd"],
+    "without": None,
+    "ours, mmd-normal": DIVERGENCES["mmd-normal"],
+    "ours, energy": DIVERGENCES["energy"],
+    "ours, imq": DIVERGENCES["imq"],
+    "eager": SNIPPET,
+    "pythae-like": PYTHAE,
+}
 
 
-def step(pixels: int, divergence: Divergence | None) -> Callable[[], object]:
+def step(pixels: int, divergence: Divergence | None, device: str = "cpu") -> Callable[[], object]:
     """One step on one batch; λ = 1 − α leaves D out."""
     torch.manual_seed(0)
     lambda_, chosen = (0.0, DIVERGENCES["mmd"]) if divergence is None else (1.0, divergence)
@@ -31,9 +43,9 @@ def step(pixels: int, divergence: Divergence | None) -> Callable[[], object]:
         GaussianLikelihood(),
         InfoVAE(1.0, lambda_, chosen),
         StandardNormal(LATENT),
-    )
+    ).to(device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    x = torch.rand(BATCH, pixels)
+    x = torch.rand(BATCH, pixels).to(device)
 
     def run() -> None:
         optimizer.zero_grad()
@@ -43,27 +55,15 @@ def step(pixels: int, divergence: Divergence | None) -> Callable[[], object]:
     return run
 
 
-def snippet(z: Tensor, prior_sample: Tensor) -> Tensor:
-    """What is copied into training loops, with the same kernel."""
-    return rivals.eager_gaussian((LATENT / 2) ** 0.5)(z, prior_sample)
+def check_rivals(z: Tensor, p: Tensor) -> None:
+    """The rivals are the same losses: the snippet up to its diagonals, 2·(1 − mean k)/(n − 1)."""
+    assert abs(float(DIVERGENCES["mmd"](z, p) - SNIPPET(z, p))) < 2.0 / (BATCH - 1)
+    torch.testing.assert_close(DIVERGENCES["imq"](z, p), PYTHAE(z, p), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.benchmark(max_time=20.0)
 @pytest.mark.parametrize("pixels", [64, 784])
-def test_training_step(pixels: int) -> None:
-    torch.set_num_threads(2)
-    variants = {
-        "ours": step(pixels, None),
-        "with mmd": step(pixels, DIVERGENCES["mmd"]),
-        "with mmd-normal": step(pixels, DIVERGENCES["mmd-normal"]),
-        "with energy": step(pixels, DIVERGENCES["energy"]),
-        "with imq": step(pixels, DIVERGENCES["imq"]),
-        "with the snippet": step(pixels, snippet),
-    }
-    z, p = torch.randn(BATCH, LATENT), torch.randn(BATCH, LATENT)
-    biased = DIVERGENCES["mmd"](z, p) - snippet(z, p)  # the diagonals, 2·(1 − mean k)/(n − 1)
-    assert abs(float(biased)) < 2.0 / (BATCH - 1)
-    medians = interleaved(variants, SECONDS)
-    for row in record(
-        f"training step, {pixels} pixels, batch {BATCH}", "step_cpu", medians=medians
-    ):
-        print(f"{row.workload}: {row.variant} {row.median_ms} ms, {row.ratio}×")
+def test_training_step(compare: Compare, pixels: int) -> None:
+    check_rivals(torch.randn(BATCH, LATENT), torch.randn(BATCH, LATENT))
+    variants = {name: step(pixels, divergence) for name, divergence in VARIANTS.items()}
+    compare(f"training step, {pixels} pixels, batch {BATCH}", variants, file="step_cpu")

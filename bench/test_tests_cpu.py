@@ -1,4 +1,4 @@
-"""Permutation tests on a CPU against what people run: python -m pytest bench/test_tests_cpu.py -s.
+"""Permutation tests on a CPU against what people run: python -m pytest bench/test_tests_cpu.py.
 
 Rivals that take minutes are timed with fewer permutations, as ``RIVAL_RESAMPLES`` says, and their
 time is scaled to the same number: each of their permutations costs the same.
@@ -22,29 +22,18 @@ from divergences.resampling import Relabellings
 from divergences.two_sample import two_sample_test
 
 from . import rivals
-from .measure import interleaved, peak_memory, record
+from .conftest import Compare
 
+FILE = "tests_cpu"
 Array = NDArray[np.float64]
 RESAMPLES = 999
 RIVAL_RESAMPLES = 49
+SCALED = (RESAMPLES + 1) / (RIVAL_RESAMPLES + 1)
 
 
 def samples(n: int, d: int) -> tuple[Array, Array]:
     r = np.random.default_rng(0)
     return r.normal(size=(n, d)), r.normal(0.05, 1.0, (n, d))
-
-
-def scaled(medians: dict[str, float], slow: set[str]) -> dict[str, float]:
-    return {k: t * (RESAMPLES + 1) / (RIVAL_RESAMPLES + 1) if k in slow else t
-            for k, t in medians.items()}  # fmt: skip
-
-
-def show(rows: list[Any]) -> None:
-    for row in rows:
-        took = (
-            f"{row.median_ms:12,.1f} ms" if row.peak_mb != row.peak_mb else f"{row.peak_mb:9.0f} MB"
-        )
-        print(f"\n{row.workload:55s} {row.variant:16s} {took}  ×{row.ratio:<8.2f}", end="")
 
 
 def dcor_energy(x: Array, y: Array) -> Any:
@@ -70,8 +59,7 @@ def ours(x: Array, y: Array, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(("n", "d"), [(200, 4), (2000, 16)])
-def test_energy(n: int, d: int) -> None:
-    torch.set_num_threads(2)
+def test_energy(compare: Compare, n: int, d: int) -> None:
     x, y = samples(n, d)
     a, b = (torch.from_numpy(s) for s in (x, y))
     biased = float(energy_distance(a, b, estimator="biased"))
@@ -85,19 +73,15 @@ def test_energy(n: int, d: int) -> None:
         "dcor": partial(dcor_energy, x, y),
         "re-indexing": partial(reindexed, x, y),
     }
-    slow = {"dcor", "re-indexing"}
     if n <= 500:  # its permutations take a process pool and minutes beyond
         variants["hyppo"] = partial(hyppo_energy, x, y)
-        slow.add("hyppo")
-    medians = scaled(interleaved(variants, seconds=5.0), slow)
     name = f"two-sample energy, n=m={n}, d={d}, B={RESAMPLES}"
-    show(record(name, "tests_cpu", medians=medians))
-    assert all(medians[k] > medians["ours"] for k in slow)
+    slow = {k: SCALED for k in variants if k != "ours"}
+    compare(name, variants, file=FILE, scale=slow)
 
 
 def fuse_case(n: int, d: int, name: str) -> Callable[[], Any]:
     """Set up in a fresh process; a small call loads everything lazily loaded."""
-    torch.set_num_threads(2)
     x, y = samples(n, d)
     if name == "ours":
         ours(*samples(50, d))
@@ -113,8 +97,7 @@ def fuse_case(n: int, d: int, name: str) -> Callable[[], Any]:
 
 
 @pytest.mark.parametrize(("n", "d"), [(500, 10), (2000, 16)])
-def test_fuse(n: int, d: int) -> None:
-    torch.set_num_threads(2)
+def test_fuse(compare: Compare, n: int, d: int) -> None:
     x, y = samples(n, d)
     result = ours(x, y, method="fuse-original")  # whose statistic the rival computes
     widths = [(row.kernel.split("(")[0].lower(), row.bandwidth or 1.0) for row in result.kernels]
@@ -122,11 +105,9 @@ def test_fuse(n: int, d: int) -> None:
     v[n:] = -1.0
     dense = rivals.materialised_fuse(torch.from_numpy(x), torch.from_numpy(y), widths, v)
     assert result.statistic == pytest.approx(float(dense), rel=1e-3)
-    cases = {name: fuse_case(n, d, name) for name in ("ours", "materialised K")}
+    fresh = {name: partial(fuse_case, n, d, name) for name in ("ours", "materialised K")}
     name = f"MMD-FUSE, 20 kernels, n=m={n}, d={d}, B={RESAMPLES}"
-    show(record(name, "tests_cpu", medians=interleaved(cases, seconds=6.0)))
-    peaks = {k: peak_memory(partial(fuse_case, n, d, k)) for k in cases}
-    show(record(name, "tests_memory_cpu", peaks=peaks))
+    compare(name, {k: setup() for k, setup in fresh.items()}, file=FILE, fresh=fresh)
 
 
 def dcor_independence(x: Array, y: Array) -> Any:
@@ -146,10 +127,9 @@ def hyppo_independence(x: Array, y: Array) -> Any:
 
 
 @pytest.mark.parametrize("n", [500, 2000])
-def test_distance_covariance(n: int) -> None:
+def test_distance_covariance(compare: Compare, n: int) -> None:
     import dcor
 
-    torch.set_num_threads(2)
     x, y = samples(n, 5)
     truth = dcor.u_distance_correlation_sqr(x, y)
     assert distance_correlation(x, y) == pytest.approx(truth, abs=1e-9)
@@ -158,41 +138,39 @@ def test_distance_covariance(n: int) -> None:
         "dcor": partial(dcor_independence, x, y),
         "hyppo": partial(hyppo_independence, x, y),
     }
-    medians = scaled(interleaved(variants, seconds=5.0), {"dcor", "hyppo"})
-    show(record(f"independence dcov, n={n}, d=5+5, B={RESAMPLES}", "tests_cpu", medians=medians))
+    name = f"independence dcov, n={n}, d=5+5, B={RESAMPLES}"
+    compare(name, variants, file=FILE, scale={"dcor": SCALED, "hyppo": SCALED})
 
 
-def large_case() -> Callable[[], Any]:
-    torch.set_num_threads(2)
-    ours(*samples(50, 16), method="energy")
-    return partial(ours, *samples(20_000, 16), method="energy")
+def large_case(method: str, n: int, d: int, resamples: int) -> Callable[[], Any]:
+    options: dict[str, Any] = {"method": method, "n_resamples": resamples, "rng": 0}
+    if method != "energy":
+        options["bandwidth"] = "median"
+    two_sample_test(*samples(500, d), **options)
+    return partial(two_sample_test, *samples(n, d), **options)
 
 
-def test_twenty_thousand_rows() -> None:
+def test_twenty_thousand_rows(compare: Compare) -> None:
     """n = m = 20,000, B = 999 in under 1 GB; K alone would be 12.8 GB."""
-    torch.set_num_threads(2)
     name = f"two-sample energy, n=m=20000, d=16, B={RESAMPLES}"
-    show(record(name, "tests_cpu", medians=interleaved({"ours": large_case()}, seconds=0.0)))
-    peaks = {"ours": peak_memory(large_case)}
-    show(record(name, "tests_memory_cpu", peaks=peaks))
-    assert peaks["ours"] < 1000
+    fresh = {"ours": partial(large_case, "energy", 20_000, 16, RESAMPLES)}
+    rows = compare(name, {"ours": fresh["ours"]()}, file=FILE, fresh=fresh)
+    assert all(row.peak_mb < 1000 for row in rows)
 
 
-SCALE = {
-    "energy, d=1": (1, {"method": "energy"}),
-    "mmd-block": (16, {"method": "mmd-block", "bandwidth": "median"}),
-    "mmd-incomplete": (16, {"method": "mmd-incomplete", "bandwidth": "median"}),
-    "mmd-fourier": (16, {"method": "mmd-fourier", "bandwidth": "median"}),
-    "mmd-nystrom": (16, {"method": "mmd-nystrom", "bandwidth": "median"}),
-}
+LARGE = [
+    ("energy", 100_000, 1),
+    ("mmd-block", 100_000, 16),
+    ("mmd-incomplete", 100_000, 16),
+    ("mmd-fourier", 100_000, 16),
+    ("mmd-nystrom", 100_000, 16),
+    ("mmd-incomplete", 1_000_000, 16),
+    ("mmd-fourier", 1_000_000, 16),
+]
 
 
-@pytest.mark.parametrize("name", SCALE)
-def test_scale_tiers(name: str) -> None:
-    """n = m = 100,000 rows, B = 199."""
-    torch.set_num_threads(2)
-    d, options = SCALE[name]
-    x, y = samples(100_000, d)
-    run = partial(two_sample_test, x, y, n_resamples=199, rng=0, **options)  # type: ignore[arg-type]
-    medians = interleaved({"ours": run}, seconds=0.0)
-    show(record(f"two-sample {name}, n=m=100000, d={d}, B=199", "tests_cpu", medians=medians))
+@pytest.mark.parametrize(("method", "n", "d"), LARGE)
+def test_scale_tiers(compare: Compare, method: str, n: int, d: int) -> None:
+    """The methods for many rows, B = 199."""
+    name = f"two-sample {method}, n=m={n}, d={d}, B=199"
+    compare(name, {"ours": large_case(method, n, d, 199)()}, file=FILE)

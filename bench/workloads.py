@@ -1,0 +1,197 @@
+"""What is measured: a loss of two samples, ours and the rivals', on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from divergences.energy import energy_distance
+from divergences.mmd import mmd2
+from vae.objectives.slots import IMQ_SCALES, imq
+
+from . import rivals
+from .measure import OURS, Run
+from .rivals import Loss
+
+FIVE = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the bandwidth; MMDLoss() takes the same of the median
+CHECKED_ROWS = 1000  # errors are those at so many rows at most, where fp64 truth is cheap
+COMPILED = ((256, 16), (1000, 16), (8000, 16), (8000, 64))  # on a CPU: four to six seconds each
+ONLINE = (16, 64)  # dimensions for which KeOps compiles, about six seconds for each formula
+DENSE_COPIES = 6  # [n, n] matrices that eager code holds at its peak, gradient included
+WARM_UP = 100  # rows
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Value or value and gradient of x [n, d] of one loss against y [n, d]."""
+
+    kernel: str
+    n: int
+    d: int
+    gradient: bool = False
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        what = "value+gradient" if self.gradient else "value"
+        return f"{self.kernel}, {what}, n=m={self.n}, d={self.d}"
+
+    @property
+    def sigma(self) -> float:
+        """The typical distance of two points is √2 of it."""
+        return float(self.d**0.5)
+
+    def ours(self) -> Loss:
+        sigma = self.sigma
+        match self.kernel:
+            case "gaussian":
+                return partial(mmd2, bandwidth=sigma, estimator="biased")
+            case "energy":
+                return partial(energy_distance, estimator="biased")
+            case "five bandwidths":
+                return partial(mmd2, bandwidth=[s * sigma for s in FIVE], estimator="biased")
+            case "MMDLoss()":
+                return partial(mmd2, estimator="biased")
+            case "imq mixture":
+                return imq
+        raise KeyError(self.kernel)
+
+    def eager(self) -> Loss:
+        sigma = self.sigma
+        match self.kernel:
+            case "gaussian":
+                return partial(rivals.gaussian_snippet, sigma=sigma)
+            case "energy":
+                return rivals.energy_snippet
+            case "five bandwidths":
+                return partial(rivals.mixture_snippet, sigmas=tuple(s * sigma for s in FIVE))
+            case "MMDLoss()":
+                return partial(rivals.multiscale_snippet, scales=FIVE)
+            case "imq mixture":
+                return partial(rivals.imq_snippet, squares=self.squares())
+        raise KeyError(self.kernel)
+
+    def squares(self) -> tuple[float, ...]:
+        return tuple(2.0 * self.d * s for s in IMQ_SCALES)
+
+    def losses(self, *, compiling: bool = True) -> dict[str, Loss]:
+        """Ours and every rival that is installed and meant for this size."""
+        found: dict[str, Loss] = {OURS: self.ours()}
+        if not self.dense_fits():
+            return found
+        found["eager"] = self.eager()
+        on_gpu = self.device == "cuda"
+        if compiling and (on_gpu or (self.n, self.d) in COMPILED):
+            found["compile"] = rivals.compiled(found["eager"])
+        if self.kernel in ("gaussian", "energy") and rivals.installed("geomloss"):
+            both = partial(rivals.geomloss, name=self.kernel, sigma=self.sigma)
+            found["geomloss"] = partial(both, backend="tensorized")
+            if self.n >= CHECKED_ROWS and self.d in ONLINE and rivals.installed("pykeops"):
+                found["geomloss online"] = partial(both, backend="online")
+        if self.kernel == "gaussian" and not self.gradient and not on_gpu:
+            found["sklearn"] = partial(rivals.sklearn_gaussian, sigma=self.sigma)
+        if self.kernel == "imq mixture":
+            found["pythae-like"] = partial(rivals.pythae_like, squares=self.squares())
+        return found
+
+    def dense_fits(self) -> bool:
+        """Rivals are left out where their matrices take more than half of the free memory, and on
+        a CPU beyond 10,000 rows, where they take tens of seconds."""
+        if self.device == "cuda":
+            free = torch.cuda.mem_get_info()[0]
+            return DENSE_COPIES * 4 * self.n**2 < 0.9 * free
+        return self.n <= 10_000
+
+    def samples(self) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(self.n, self.d, generator=generator)
+        y = torch.randn(self.n, self.d, generator=generator) * 1.1
+        return x.to(self.device), y.to(self.device)
+
+    def run(self, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+        if not self.gradient:
+            with torch.no_grad():
+                return loss(x, y)
+        x = x.detach().requires_grad_()
+        loss(x, y).backward()
+        assert x.grad is not None
+        return x.grad
+
+    def cases(self, losses: Mapping[str, Loss]) -> dict[str, Run]:
+        x, y = self.samples()
+        return {name: partial(self.run, loss, x, y) for name, loss in losses.items()}
+
+
+def fresh(problem: Problem, name: str) -> Run:
+    """One variant in a process of its own; a small call loads everything that is loaded lazily."""
+    loss = problem.losses(compiling=False)[name]
+    small = replace(problem, n=min(problem.n, WARM_UP))
+    problem.run(loss, *small.samples())
+    return partial(problem.run, loss, *problem.samples())
+
+
+def truth(problem: Problem, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """What a variant should give, by the dense formula in fp64. Of MMDLoss(), whose median is that
+    of a subsample, the bandwidths are ours."""
+    a, b = x.double(), y.double()
+    dense = problem.run(problem.eager(), a, b)
+    if problem.kernel != "MMDLoss()":
+        return {"": dense}
+    resolved = _multiscale_sigmas(x, y)
+    loss = partial(rivals.mixture_snippet, sigmas=resolved)
+    return {"": dense, OURS: problem.run(loss, a, b)}
+
+
+def _multiscale_sigmas(x: Tensor, y: Tensor) -> list[float]:
+    from divergences.mmd import MMDLoss
+
+    kernel = MMDLoss().kernel.resolve(x, y)
+    return [float((0.5 / torch.as_tensor(term.rate).double()).sqrt()) for term in kernel.terms]
+
+
+def checked(
+    problem: Problem, leave_out: Callable[[str, str, str], None]
+) -> tuple[dict[str, Loss], dict[str, float]]:
+    """The losses that run, and the largest error of each relative to the largest entry of fp64.
+
+    Raises AssertionError unless ours is at most twice that of eager fp32, and every rival's small
+    enough to say that it computes the same thing. A rival that raises is left out.
+    """
+    small = replace(problem, n=min(problem.n, CHECKED_ROWS))
+    x, y = small.samples()
+    wanted = truth(small, x, y)
+    losses, errors = problem.losses(), {}
+    if len(losses) == 1:
+        losses["eager"] = problem.eager()  # for the bound
+    for name, loss in list(losses.items()):
+        correct = wanted.get(name, wanted[""])
+        try:
+            found = small.run(loss, x, y)
+        except Exception as error:
+            if name in (OURS, "eager"):
+                raise
+            lines = str(error).strip().splitlines() or [""]
+            leave_out(str(problem), name, f"it raised {type(error).__name__}: {lines[0]}")
+            del losses[name]
+            continue
+        errors[name] = float((found.double() - correct).abs().max() / correct.abs().max())
+    assert errors[OURS] <= 2.0 * errors["eager"] + 1e-6, errors
+    assert max(errors.values()) < 1e-2, errors
+    if not problem.dense_fits():
+        del losses["eager"]
+    return losses, errors
+
+
+def measure_problem(compare: Any, problem: Problem, file: str, *, memory: bool = False) -> Any:
+    """Check, then time, all variants of a problem. memory: on a CPU, in fresh processes; the
+    compiled variant's is not measured there, since the compiler's would be."""
+    losses, errors = checked(problem, compare.leave_out)
+    setups = {name: partial(fresh, problem, name) for name in losses if name != "compile"}
+    return compare(
+        str(problem), problem.cases(losses), file=file, errors=errors,
+        fresh=setups if memory else None, device=problem.device,
+    )  # fmt: skip
