@@ -133,7 +133,8 @@ def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
     elif problem.small:
         config = table.small
     else:
-        config = table.difference_panel if panel else table.difference_gradient
+        few = table.difference_gradient_of(problem.coordinates)
+        config = table.difference_panel if panel else few
     config = sliced(config, problem.width) if problem.gram else config
     met = {"xx": ("xx",), "xy": ("xy", "yx"), "all": PAIRS}[problem.blocks]
     counts = {"x": problem.x.rows, "y": problem.y.rows}
@@ -210,7 +211,6 @@ def _run_rows(
         splits_yx=plan.splits.get("yx", 0), splits_yy=plan.splits.get("yy", 0),
         sums_stride=sums.stride(0), GRADIENT=gradient, PANEL=plan.panel,
         POTENTIAL=wanted.grad_wx or wanted.grad_wy, SUMS=with_sums, BLOCKS=problem.blocks,
-        BD=max(16, 1 << (max(problem.width, 1) - 1).bit_length()),
         BK=config.slice, BM=config.rows, BN=config.columns,
     )  # fmt: skip
     _finish(problem, wanted, sums, regions, out, plan, slots_x, slots_y, common)

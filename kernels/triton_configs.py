@@ -12,6 +12,7 @@ import torch
 
 KIB = 1024
 MOST = 255  # registers of a thread
+UNROLLED = 4  # coordinates of the difference form that are kept in registers
 
 
 class Config(NamedTuple):
@@ -36,14 +37,19 @@ class Table(NamedTuple):
     gram_gradient: dict[int, Config]
     gram_panel: Config
     panel_product: Config
-    difference_value: Config = Config(64, 64, 1, 4, 2)
-    difference_gradient: Config = Config(16, 64, 1, 4, 2)
+    difference_value: Config = Config(256, 16, 1, 4, 2)
+    difference_gradient: Config = Config(256, 16, 1, 4, 2)
+    difference_gradient_of_many: Config = Config(256, 4, 1, 4, 2)  # more than UNROLLED coordinates
     difference_panel: Config = Config(32, 32, 1, 8, 2)
     small: Config = Config(16, 32, 1, 8, 2)
     small_value: Config = Config(16, 16, 1, 4, 2)
     difference_labels: Config = Config(32, 64, 1, 8, 2, MOST)
     gram_value_of_slices: Config | None = None  # where one slice is not all, if another
     gram_labels: Config | None = None  # if not that of the values
+
+    def difference_gradient_of(self, coordinates: int) -> Config:
+        few = coordinates <= UNROLLED
+        return self.difference_gradient if few else self.difference_gradient_of_many
 
     def value_of(self, width: int) -> Config:
         if width > self.gram_value.slice and self.gram_value_of_slices is not None:
@@ -79,14 +85,14 @@ _AMPERE = Table(
     ),
     gram_panel=Config(64, 32, 32, 4, 2),
     panel_product=Config(64, 32, 32, 4, 2),
-    difference_value=Config(64, 64, 1, 8, 2),
     small=Config(16, 32, 1, 8, 2, MOST),
     small_value=Config(16, 16, 1, 4, 2, MOST),
     gram_labels=Config(64, 32, 32, 4, 2, MOST),
 )
 _AMPERE_SEVERAL = _AMPERE._replace(
+    difference_gradient=Config(128, 8, 1, 4, 2, MOST),
+    difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
     gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 16, 32, 4, 2)),
-    difference_value=Config(64, 32, 1, 8, 2),
     difference_labels=Config(32, 32, 1, 8, 2, MOST),
     gram_labels=Config(32, 16, 32, 4, 2, MOST),
 )
@@ -94,7 +100,6 @@ _ADA = _AMPERE._replace(gram_value=Config(64, 32, 32, 4, 2, MOST))
 _ADA_SEVERAL = _AMPERE_SEVERAL._replace(
     gram_value=Config(64, 32, 32, 4, 2, MOST),
     gram_panel=Config(64, 32, 32, 8, 2),
-    difference_gradient=Config(16, 64, 1, 4, 2, MOST),
 )
 _HOPPER = Table(
     gram_value=Config(128, 64, 64, 8, 2),
@@ -107,6 +112,8 @@ _HOPPER = Table(
     panel_product=Config(64, 64, 64, 8, 2),
 )
 _HOPPER_SEVERAL = _HOPPER._replace(
+    difference_gradient=Config(128, 8, 1, 4, 2, MOST),
+    difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
     gram_gradient=_gradients(
         Config(128, 32, 32, 8, 2),
         Config(128, 32, 64, 8, 2),
@@ -114,7 +121,6 @@ _HOPPER_SEVERAL = _HOPPER._replace(
     ),
     gram_value_of_slices=Config(128, 32, 64, 8, 2),
     gram_panel=Config(64, 64, 64, 8, 1),
-    difference_value=Config(64, 32, 1, 8, 2),
     small=Config(16, 32, 1, 8, 2, MOST),
     difference_labels=Config(32, 32, 1, 8, 2, MOST),
     gram_labels=Config(64, 32, 64, 8, 2),
@@ -126,13 +132,14 @@ _BLACKWELL = _HOPPER._replace(
     small=Config(16, 32, 1, 8, 2, MOST),
 )
 _BLACKWELL_SEVERAL = _BLACKWELL._replace(
+    difference_gradient=Config(128, 8, 1, 4, 2, MOST),
+    difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
     gram_gradient=_gradients(
         Config(64, 32, 64, 8, 2, MOST),
         Config(64, 32, 64, 8, 2, MOST),
         Config(64, 32, 64, 8, 1, MOST),
     ),
     gram_panel=Config(64, 64, 64, 8, 2),
-    difference_value=Config(64, 32, 1, 8, 2),
     difference_labels=Config(32, 32, 1, 8, 2, MOST),
     gram_labels=Config(64, 32, 64, 8, 2, MOST),
 )
@@ -161,6 +168,7 @@ _INTERPRETED = Table(
     panel_product=Config(32, 32, 32, 4, 1),
     difference_value=Config(32, 32, 1, 4, 1),
     difference_gradient=Config(32, 32, 1, 4, 1),
+    difference_gradient_of_many=Config(32, 32, 1, 4, 1),
     difference_panel=Config(32, 32, 1, 4, 1),
     small=Config(16, 32, 1, 4, 1),
     small_value=Config(16, 16, 1, 4, 1),

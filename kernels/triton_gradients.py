@@ -22,8 +22,9 @@ import triton.language as tl
 
 from .triton_kernels import (
     PADDING,
-    UNROLLED,
     batch_item,
+    by_column,
+    by_row,
     column_of,
     entry,
     first_slice,
@@ -49,14 +50,15 @@ def _weighted_rows(weight, hi, lo):
 
 
 @triton.jit
-def _weighted_column(weight, a, b, METRIC: tl.constexpr):
+def _weighted_column(weight, a, b, METRIC: tl.constexpr, TURNED: tl.constexpr):
+    COLUMNS: tl.constexpr = 0 if TURNED else 1
     if METRIC == "inner":
-        return tl.sum(weight * b[None, :], 1)
-    difference = a[:, None] - b[None, :]
+        return tl.sum(weight * by_column(b, TURNED), COLUMNS)
+    difference = by_row(a, TURNED) - by_column(b, TURNED)
     if METRIC == "l1":
         sign = tl.where(difference > 0.0, 1.0, tl.where(difference < 0.0, -1.0, 0.0))
-        return tl.sum(weight * sign, 1)
-    return tl.sum(weight * difference, 1)
+        return tl.sum(weight * sign, COLUMNS)
+    return tl.sum(weight * difference, COLUMNS)
 
 
 @triton.jit
@@ -68,7 +70,7 @@ def _add_weighted_columns(
     for k in range(0, tl.minimum(d - first, gradient.shape[1])):
         p = column_of(a0, rows, n, a_sn, a_sd, first + k)
         q = column_of(b0, cols, m, b_sn, b_sd, first + k)
-        column = _weighted_column(weight, p, q, METRIC)
+        column = _weighted_column(weight, p, q, METRIC, False)
         gradient += tl.where(span[None, :] == k, column[:, None], 0.0)
     return gradient  # [BM, BD]
 
@@ -83,7 +85,7 @@ def gradient_kernel(
     FUNCTIONS: tl.constexpr, SHAPES: tl.constexpr, OFFSETS: tl.constexpr,
     METRIC: tl.constexpr, GRAM: tl.constexpr, WEIGHTED: tl.constexpr,
     GRADIENT: tl.constexpr, PANEL: tl.constexpr, POTENTIAL: tl.constexpr, SUMS: tl.constexpr,
-    BLOCKS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
+    BLOCKS: tl.constexpr, D: tl.constexpr,
     BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = len(SHAPES)
@@ -146,27 +148,27 @@ def gradient_kernel(
         into = batch * (tiles_x + tiles_y) * BM + lanes[:, None]
         into = panel + into * (panel_stride * PADDING) + tl.where(on_x, 0, panel_y) * PADDING
 
+    FUSED: tl.constexpr = GRADIENT and not PANEL
+    TURNED: tl.constexpr = not GRAM and not PANEL
+    COLUMNS: tl.constexpr = 0 if TURNED else 1  # the axis that they lie along
     total = (tl.zeros([BM], tl.float64),) * C
     weighted = tl.zeros([BM], tl.float64)
     row_sum = tl.zeros([BM], tl.float64)
-    FUSED: tl.constexpr = GRADIENT and not PANEL
     if FUSED and GRAM:
         gradient = tl.zeros([BM, D], tl.float32)
-    elif FUSED and D <= UNROLLED:
-        gradient = (tl.zeros([BM], tl.float32),) * D
     elif FUSED:
-        gradient = tl.zeros([BM, BD], tl.float32)
+        gradient = (tl.zeros([BM], tl.float64),) * D
     for t in range(split * each, tl.minimum((split + 1) * each, across)):
         cols = t * BN + tl.arange(0, BN)
         s = metric_tile(
             a0, a1, row_norm, rows, rows_n, a_sn, a_sd,
             b0, b1, b_norm, cols, cols_n, b_sn, b_sd,
-            row_hi, row_lo, inverse, d, METRIC, GRAM, D, BK,
+            row_hi, row_lo, inverse, d, METRIC, GRAM, D, BK, TURNED,
         )  # fmt: skip
-        weight = weight_of(bw, cols, cols_n, bw_sn, WEIGHTED)
-        weight = tl.where(self_rows[:, None] == cols[None, :], 0.0, weight[None, :])
-        slopes = tl.zeros([BM, BN], tl.float32)
-        values = tl.zeros([BM, BN], tl.float32)
+        weight = by_column(weight_of(bw, cols, cols_n, bw_sn, WEIGHTED), TURNED)
+        weight = tl.where(by_row(self_rows, TURNED) == by_column(cols, TURNED), 0.0, weight)
+        slopes = tl.zeros_like(s)
+        values = tl.zeros_like(s)
         grown = ()
         for c in tl.static_range(C):
             rate = tl.load(rates + batch * rate_stride + c)
@@ -177,11 +179,13 @@ def gradient_kernel(
             if POTENTIAL:
                 values += k * a
             if SUMS:
-                grown = grown + (total[c] + tl.sum(k * weight, 1).to(tl.float64) * row_weight,)
+                grown = grown + (
+                    total[c] + tl.sum(k * weight, COLUMNS).to(tl.float64) * row_weight,
+                )
         if SUMS:
             total = grown
         if POTENTIAL:
-            weighted += tl.sum(values * weight, 1).to(tl.float64)
+            weighted += tl.sum(values * weight, COLUMNS).to(tl.float64)
         slopes *= weight  # [BM, BN]
         if PANEL:
             tl.store(into + cols[None, :], slopes)
@@ -191,17 +195,13 @@ def gradient_kernel(
             other_lo = tl.load(b1 + span)
             row_sum += tl.sum(slopes, 1).to(tl.float64)
             gradient += _weighted_rows(slopes, other_hi, other_lo)
-        elif FUSED and D > UNROLLED:
-            gradient = _add_weighted_columns(
-                gradient, slopes, a0, rows, rows_n, a_sn, a_sd,
-                b0, cols, cols_n, b_sn, b_sd, 0, d, METRIC,
-            )  # fmt: skip
         elif FUSED:
             moved = ()
             for k in tl.static_range(D):
                 p = column_of(a0, rows, rows_n, a_sn, a_sd, k)
                 q = column_of(b0, cols, cols_n, b_sn, b_sd, k)
-                moved = moved + (gradient[k] + _weighted_column(slopes, p, q, METRIC),)
+                found = _weighted_column(slopes, p, q, METRIC, TURNED)
+                moved = moved + (gradient[k] + found.to(tl.float64),)
             gradient = moved
 
     lanes += (batch * slots + slot) * ((tiles_x + tiles_y) * BM)
@@ -217,12 +217,9 @@ def gradient_kernel(
             u = tl.load(a0 + span).to(tl.float32) + tl.load(a1 + span).to(tl.float32)
             gradient = u * row_sum.to(tl.float32)[:, None] - gradient
         tl.store(partial + lanes[:, None] * D + tl.arange(0, D)[None, :], gradient)
-    elif FUSED and D > UNROLLED:
-        span = tl.arange(0, BD)[None, :]
-        tl.store(partial + lanes[:, None] * D + span, gradient, mask=span < D)
     elif FUSED:
         for k in tl.static_range(D):
-            tl.store(partial + lanes * D + k, gradient[k])
+            tl.store(partial + lanes * D + k, gradient[k].to(tl.float32))
 
 
 @triton.jit

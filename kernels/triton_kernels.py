@@ -14,6 +14,10 @@ modulo the T tiles of a row: every unordered pair of tiles once (for even T the 
 if I < T/2), in rows of equal length. A program keeps one fp64 partial per row of the tile: on
 some architectures a dot result cannot be reduced to a scalar.
 
+Tiles of the difference form lie *turned*, [columns, rows]: neighbouring threads hold neighbouring
+rows, and all columns of a row are in one thread, which sums them without asking another. (The
+layout of a Gram tile is that of the tensor cores.)
+
 Every partial has one writer and ``finish_kernel`` sums them in a fixed order: repeats are
 bit-equal. Offsets are 64-bit; strides of padded buffers are passed in units of ``PADDING``, so
 that the compiler knows their divisibility and vectorises the loads.
@@ -32,6 +36,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from . import triton_configs
+
 _POINTERS = {
     *("x", "centre", "scale", "scale_inverse", "hi", "lo", "norm", "sums", "out", "rates", "coefs"),
     *("partial", "potential", "panel", "grad_x", "grad_y", "grad_wx", "grad_wy"),
@@ -49,9 +55,7 @@ def entry(function: Callable[..., Any]) -> Any:
     return triton.jit(function, do_not_specialize=numbers)
 
 
-UNROLLED = tl.constexpr(4)  # coordinates of the difference form that are kept in registers
-
-
+UNROLLED = tl.constexpr(triton_configs.UNROLLED)
 PADDING = tl.constexpr(128)  # rows of the Gram form, columns of a panel: strides come in its units
 
 
@@ -109,10 +113,23 @@ def column_of(p, rows, count, stride_n, stride_d, k):
 
 
 @triton.jit
-def _accumulate_metric(s, a, b, METRIC: tl.constexpr):
+def by_row(v, TURNED: tl.constexpr):
+    if TURNED:
+        return v[None, :]
+    else:
+        return v[:, None]
+
+
+@triton.jit
+def by_column(v, TURNED: tl.constexpr):
+    return by_row(v, not TURNED)
+
+
+@triton.jit
+def _accumulate_metric(s, a, b, METRIC: tl.constexpr, TURNED: tl.constexpr):
     if METRIC == "inner":
-        return s + a[:, None] * b[None, :]
-    difference = a[:, None] - b[None, :]
+        return s + by_row(a, TURNED) * by_column(b, TURNED)
+    difference = by_row(a, TURNED) - by_column(b, TURNED)
     if METRIC == "l1":
         return s + tl.abs(difference)
     return s + difference * difference
@@ -124,6 +141,7 @@ def metric_tile(
     b0, b1, b_norm, cols, m, b_sn, b_sd,
     hi, lo, inverse, d,
     METRIC: tl.constexpr, GRAM: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
+    TURNED: tl.constexpr,
 ):  # fmt: skip
     if GRAM:
         s = _gram(a0, a1, rows, b0, b1, cols, hi, lo, D, BK)
@@ -133,17 +151,19 @@ def metric_tile(
         return s * inverse  # [BM, BN]
     else:
         s = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
+        if TURNED:
+            s = tl.zeros([cols.shape[0], rows.shape[0]], tl.float32)
         if D > 0 and D <= UNROLLED:
             for k in tl.static_range(D):
                 a = column_of(a0, rows, n, a_sn, a_sd, k)
                 b = column_of(b0, cols, m, b_sn, b_sd, k)
-                s = _accumulate_metric(s, a, b, METRIC)
+                s = _accumulate_metric(s, a, b, METRIC, TURNED)
         else:
             for k in range(0, d):
                 a = column_of(a0, rows, n, a_sn, a_sd, k)
                 b = column_of(b0, cols, m, b_sn, b_sd, k)
-                s = _accumulate_metric(s, a, b, METRIC)
-        return s + s * 0.0  # [BM, BN]
+                s = _accumulate_metric(s, a, b, METRIC, TURNED)
+        return s + s * 0.0  # [BM, BN], or [BN, BM] if turned
 
 
 @triton.jit
@@ -205,6 +225,8 @@ def value_kernel(
     D: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = len(SHAPES)
+    TURNED: tl.constexpr = not GRAM
+    COLUMNS: tl.constexpr = 0 if TURNED else 1  # the axis that they lie along
     program, batch = program_of(programs)
     x0, x1 = batch_item(x0, x1, batch, x_sb, GRAM, D)
     y0, y1 = batch_item(y0, y1, batch, y_sb, GRAM, D)
@@ -258,15 +280,18 @@ def value_kernel(
             s = metric_tile(
                 a0, a1, row_norm, rows, rows_n, a_sn, a_sd,
                 b0, b1, b_norm, cols, cols_n, b_sn, b_sd,
-                row_hi, row_lo, inverse, d, METRIC, GRAM, D, BK,
+                row_hi, row_lo, inverse, d, METRIC, GRAM, D, BK, TURNED,
             )  # fmt: skip
-            weight = weight_of(bw, cols, cols_n, bw_sn, WEIGHTED) * twice
-            weight = tl.where(self_rows[:, None] == cols[None, :], 0.0, weight[None, :])
+            weight = by_column(weight_of(bw, cols, cols_n, bw_sn, WEIGHTED) * twice, TURNED)
+            itself = by_row(self_rows, TURNED) == by_column(cols, TURNED)
+            weight = tl.where(itself, 0.0, weight)
             grown = ()
             for c in tl.static_range(C):
                 rate = tl.load(rates + batch * rate_stride + c)
                 k, slope = FUNCTIONS[c](s, rate, SHAPES[c], OFFSETS[c])
-                grown = grown + (total[c] + tl.sum(k * weight, 1).to(tl.float64) * row_weight,)
+                grown = grown + (
+                    total[c] + tl.sum(k * weight, COLUMNS).to(tl.float64) * row_weight,
+                )
             total = grown
     at = batch * sums_stride + program.to(tl.int64) * (C * BM) + tl.arange(0, BM)
     for c in tl.static_range(C):

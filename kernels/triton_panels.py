@@ -70,7 +70,7 @@ def panel_kernel(
         s = metric_tile(
             x0, x1, row_norm, rows, n, x_sn, x_sd,
             x0, x1, x_norm, cols, n, x_sn, x_sd,
-            row_hi, row_lo, inverse, d, METRIC, GRAM, D, BK,
+            row_hi, row_lo, inverse, d, METRIC, GRAM, D, BK, False,
         )  # fmt: skip
         kept = (cols[None, :] > rows[:, None]) & (cols < n)[None, :]
         to = panel + (t // chunk).to(tl.int64) * (rows_count * chunk * BN) + t % chunk * BN
