@@ -52,7 +52,6 @@ class Compare:
         of its own, for its peak memory; on a CUDA device ``variants`` do. scale: what to multiply a
         time with, where a variant does a part of the work.
         """
-        self._benchmark._mode = "compare"  # else pytest-benchmark warns that it was not used
         if self.disabled:
             for run in variants.values():
                 run()
@@ -94,6 +93,7 @@ class Compare:
 
 @pytest.fixture
 def compare(benchmark: Any, request: pytest.FixtureRequest) -> Compare:
+    benchmark._mode = "compare"  # else pytest-benchmark warns that it was not used
     return Compare(benchmark, request.config.stash[LEFT_OUT])
 
 

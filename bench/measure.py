@@ -69,14 +69,14 @@ def interleaved(
     """Seconds of each run of each variant, taken in turn A B C A B C … for about ``seconds``.
 
     Each runs once before. After the ``seconds`` a variant goes on until it has ``min_rounds``, or
-    fewer if it is slow: as many as take ``PATIENCE`` · ``seconds``, and at least one, which may be
-    the run before if that took ``LONG``.
+    fewer if it is slow: as many as take ``PATIENCE`` · ``seconds``, and at least one; on a CPU that
+    is the run before if it took ``LONG``.
     """
     found: dict[str, list[float]] = {}
     least: dict[str, int] = {}
     for name, run in variants.items():
         first = timed(run, device)
-        found[name] = [first] if first > LONG else []
+        found[name] = [first] if first > LONG and device == "cpu" else []
         least[name] = max(1, min(min_rounds, int(PATIENCE * seconds / first)))
     start = time.perf_counter()
     while True:
@@ -156,9 +156,9 @@ def describe_machine(device: str = "cpu") -> str:
 
 
 @functools.cache  # of the code that was loaded, not of what is checked out while it runs
-def commit() -> str:
+def commit(root: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
     """The commit, "-dirty" if tracked files other than results differ from it."""
-    git = ["git", "-C", str(pathlib.Path(__file__).parents[1])]
+    git = ["git", "-C", str(root)]
     try:
         head = subprocess.run(
             [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True

@@ -5,6 +5,7 @@ python -m bench.report tests            permutation tests against rivals
 python -m bench.report step             what a divergence adds to a training step
 python -m bench.report losses|tests gpu the same on a GPU
 python -m bench.report targets          what was to be reached, and what was
+python -m bench.report plots [--out docs]   time against n, with the limit of the machine
 python -m bench.report power            power on the perturbed uniform
 python -m bench.report level            rejection rates under the null
 python -m bench.report presets          every preset of vae, trained and evaluated
@@ -13,6 +14,7 @@ python -m bench.report presets          every preset of vae, trained and evaluat
 from __future__ import annotations
 
 import csv
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -98,6 +100,14 @@ def target_tables() -> str:
     return "\n\n".join(tables)
 
 
+def plots(folder: pathlib.Path) -> str:
+    """The path of the figure, and the caption that says what its limit is."""
+    from .plots import write_plots  # matplotlib is for this only
+
+    losses, hardware = (last_runs(read(file)) for file in ("losses_cpu", "hardware_cpu"))
+    return "\n\n".join(map(str, write_plots(losses, hardware, folder)))
+
+
 def power() -> str:
     rows = newest(read("power"), "method", "scale")
     scales = sorted({row["scale"] for row in rows}, key=float)
@@ -170,6 +180,8 @@ def main() -> None:
             print(timings("losses_cpu", shown=HEADLINE if sys.argv[1:] else ()))
         case ["losses" | "tests" | "step" as file, *device] if device in ([], ["gpu"]):
             print(timings("_".join((file, *(device or ["cpu"])))))
+        case ["plots", *options] if options == [] or (options[0] == "--out" and len(options) == 2):
+            print(plots(pathlib.Path(options[1] if options else "docs")))
         case ["targets"]:
             print(target_tables())
         case ["power"]:

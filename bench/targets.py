@@ -67,7 +67,7 @@ GPU_TARGETS = (
     Target("MMD-FUSE, 20 kernels, n=m=4000, d=10, B=2000", "published (A5000)", 200, "tests_gpu",
            rival_ms=4120.0),
     Target("gaussian, value, n=m=1000000, d=64", "3 s", 1, "losses_gpu",
-           rival_ms=3000.0, peak_mb=2000.0),
+           rival_ms=3000.0, peak_mb=1400.0),  # above the inputs: 2 GB with them
 )  # fmt: skip
 
 

@@ -11,29 +11,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from divergences.energy import energy_distance
 from divergences.independence import distance_correlation, independence_test
-from divergences.resampling import Relabellings
 from divergences.two_sample import two_sample_test
 
 from . import rivals
 from .conftest import Compare
+from .permutations import Array, check_fuse, fuse_case, samples
 
 FILE = "tests_cpu"
-Array = NDArray[np.float64]
 RESAMPLES = 999
 RIVAL_RESAMPLES = 49
 SCALED = (RESAMPLES + 1) / (RIVAL_RESAMPLES + 1)
-
-
-def samples(n: int, d: int) -> tuple[Array, Array]:
-    r = np.random.default_rng(0)
-    return r.normal(size=(n, d)), r.normal(0.05, 1.0, (n, d))
 
 
 def dcor_energy(x: Array, y: Array) -> Any:
@@ -80,32 +72,10 @@ def test_energy(compare: Compare, n: int, d: int) -> None:
     compare(name, variants, file=FILE, scale=slow)
 
 
-def fuse_case(n: int, d: int, name: str) -> Callable[[], Any]:
-    """Set up in a fresh process; a small call loads everything lazily loaded."""
-    x, y = samples(n, d)
-    if name == "ours":
-        ours(*samples(50, d))
-        return partial(ours, x, y)
-    result = two_sample_test(x[:50], y[:50], n_resamples=20, rng=0)
-    widths = [(row.kernel.split("(")[0].lower(), row.bandwidth or 1.0) for row in result.kernels]
-    (labels,) = Relabellings((n, n), RESAMPLES, np.random.default_rng(0)).batches(10_000)
-    v = torch.from_numpy(1 - 2 * labels)
-    return partial(
-        rivals.materialised_fuse,
-        torch.from_numpy(x).float(), torch.from_numpy(y).float(), widths, v,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(("n", "d"), [(500, 10), (2000, 16)])
 def test_fuse(compare: Compare, n: int, d: int) -> None:
-    x, y = samples(n, d)
-    result = ours(x, y, method="fuse-original")  # whose statistic the rival computes
-    widths = [(row.kernel.split("(")[0].lower(), row.bandwidth or 1.0) for row in result.kernels]
-    v = torch.ones(2 * n, 1)
-    v[n:] = -1.0
-    dense = rivals.materialised_fuse(torch.from_numpy(x), torch.from_numpy(y), widths, v)
-    assert result.statistic == pytest.approx(float(dense), rel=1e-3)
-    fresh = {name: partial(fuse_case, n, d, name) for name in ("ours", "materialised K")}
+    check_fuse(n, d)
+    fresh = {name: partial(fuse_case, n, d, RESAMPLES, name) for name in ("ours", "materialised K")}
     name = f"MMD-FUSE, 20 kernels, n=m={n}, d={d}, B={RESAMPLES}"
     compare(name, {k: setup() for k, setup in fresh.items()}, file=FILE, fresh=fresh)
 

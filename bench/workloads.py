@@ -191,7 +191,10 @@ def measure_problem(compare: Any, problem: Problem, file: str, *, memory: bool =
     compiled variant's is not measured there, since the compiler's would be."""
     losses, errors = checked(problem, compare.leave_out)
     setups = {name: partial(fresh, problem, name) for name in losses if name != "compile"}
+    cases = problem.cases(losses)
+    if "compile" in cases:
+        cases["compile"]()  # what the first run of a size takes is no measurement
     return compare(
-        str(problem), problem.cases(losses), file=file, errors=errors,
+        str(problem), cases, file=file, errors=errors,
         fresh=setups if memory else None, device=problem.device,
     )  # fmt: skip

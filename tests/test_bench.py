@@ -1,0 +1,490 @@
+"""The bench suite: what it measures is interleaved, recorded whole, and compared with equals."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import product
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = pathlib.Path(__file__).parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))  # bench is not installed
+
+from bench import gpu, hardware, measure, plots, report, rivals, targets  # noqa: E402
+from bench import test_losses_gpu as losses_gpu  # noqa: E402
+from bench import test_tests_gpu as tests_gpu  # noqa: E402
+from bench.workloads import Problem, checked  # noqa: E402
+from divergences.energy import energy_distance  # noqa: E402
+
+pytest_plugins = "pytester"
+
+
+class Clock:
+    """Time passes only when something that is measured says so."""
+
+    def __init__(self) -> None:
+        self.now, self.ran = 0.0, ""
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def takes(self, name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            self.ran += name
+            self.now += seconds
+
+        return run
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(measure, "time", found)
+    return found
+
+
+# --- Time, memory, rows --------------------------------------------------------------------------
+
+
+def test_variants_take_turns_until_time_is_up(clock: Clock) -> None:
+    variants = {name: clock.takes(name, 1.0) for name in "abc"}
+    found = measure.interleaved(variants, seconds=11.0, min_rounds=2)
+    assert clock.ran == "abc" + "abc" * 4  # the first runs are not counted; 11 is within the fourth
+    assert {name: len(times) for name, times in found.items()} == dict.fromkeys("abc", 4)
+
+
+def test_a_slow_variant_has_fewer_rounds_and_a_long_one_one(clock: Clock) -> None:
+    variants = {name: clock.takes(name, took) for name, took in zip("abc", (3, 1, 20), strict=True)}
+    found = measure.interleaved(variants, seconds=1.0, min_rounds=5)
+    assert {k: len(v) for k, v in found.items()} == {"a": 2, "b": 5, "c": 1}
+    assert clock.ran == "abc" + "abab" + "bbb"
+    assert clock.ran.count("c") == 1  # its first run is its measurement
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="not Linux")
+def test_peak_memory_is_that_of_the_run() -> None:
+    setup = partial(partial, torch.ones, 40 * 2**18)  # 40 MB
+    assert measure.peak_in_fresh_process(setup) == pytest.approx(40.0, abs=8.0)
+
+
+def rows(**medians: float) -> list[measure.Row]:
+    return measure.rows_of("w", medians, {"ours": 1e-7}, {"ours": 12.0})
+
+
+def test_interruption_leaves_the_file_whole(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "RESULTS", tmp_path / "new")
+    measure.append("f", rows(ours=0.002, eager=0.006))
+    before = (tmp_path / "new" / "f.csv").read_text()
+    (first, second) = csv.DictReader(before.splitlines())
+    assert (first["median_ms"], first["peak_mb"], first["error"]) == ("2.0", "12.0", "1e-07")
+    assert (second["ratio"], second["peak_mb"], second["error"]) == ("3.0", "nan", "nan")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            measure.append("f", rows(ours=0.002))
+    assert (tmp_path / "new" / "f.csv").read_text() == before
+    assert len(list((tmp_path / "new").iterdir())) == 1
+    measure.append("f", rows(ours=0.004))
+    assert (tmp_path / "new" / "f.csv").read_text().startswith(before)
+
+
+def test_results_do_not_make_a_commit_dirty(tmp_path: pathlib.Path) -> None:
+    assert measure.commit(tmp_path) == "unknown"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "bench" / "results").mkdir(parents=True)
+    code, result = tmp_path / "code.py", tmp_path / "bench" / "results" / "f.csv"
+    code.write_text("1")
+    result.write_text("1")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *arguments], check=True)
+    measure.commit.cache_clear()
+    clean = measure.commit(tmp_path)
+    assert len(clean) >= 7 and not clean.endswith("-dirty")
+    result.write_text("2")
+    measure.commit.cache_clear()
+    assert measure.commit(tmp_path) == clean
+    code.write_text("2")
+    measure.commit.cache_clear()
+    assert measure.commit(tmp_path) == f"{clean}-dirty"
+    measure.commit.cache_clear()
+
+
+# --- The fixture ---------------------------------------------------------------------------------
+
+SUITE = """
+    import pytest
+    from bench.conftest import Compare
+
+    @pytest.mark.parametrize("n", [1, 2])
+    def test_a(compare: Compare, n, clock):
+        compare.leave_out("w", "keops", "it is not there")
+        variants = {"ours": clock.takes("o", 0.002), "eager": clock.takes("e", 0.006)}
+        compare(f"w, n={n}", variants, file="f", errors={"ours": 1e-7}, scale={"eager": 2.0})
+        (clock.folder / f"ran{n}").write_text(clock.ran)
+"""
+
+
+@pytest.fixture
+def suite(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> Iterator[Callable[..., Any]]:
+    """Runs a small benchmark of two workloads in this process, with time that stands still."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # else pytest-benchmark is disabled
+    monkeypatch.setattr(measure, "RESULTS", pytester.path / "results")
+    clock.folder = pytester.path  # type: ignore[attr-defined]
+
+    class Plugin:
+        @pytest.fixture(name="clock")
+        def _clock(self) -> Clock:
+            return clock
+
+    pytester.makepyfile(test_small=SUITE)
+    threads = torch.get_num_threads()
+
+    def run(*options: str) -> Any:
+        return pytester.runpytest_inprocess(
+            "-p", "bench.conftest", "-p", "no:cacheprovider", *options, plugins=[Plugin()]
+        )
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def test_compare_records_every_variant_of_a_workload(
+    suite: Callable[..., Any], pytester: pytest.Pytester
+) -> None:
+    result = suite(
+        "--benchmark-max-time=0.04", "--benchmark-min-rounds=2", "--benchmark-json=j.json"
+    )
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(
+        ["*benchmark 'w, n=1': 2 tests*", "ours *", "eager * (6.00) *", "w: keops is left out, *"]
+    )
+    assert (pytester.path / "ran1").read_text() == "oe" * 6
+    with (pytester.path / "results" / "f.csv").open() as stream:
+        found = list(csv.DictReader(stream))
+    assert [(r["workload"], r["variant"], r["median_ms"], r["ratio"]) for r in found] == [
+        (f"w, n={n}", *cells)
+        for n in (1, 2)
+        for cells in (("ours", "2.0", "1.0"), ("eager", "12.0", "6.0"))
+    ]
+    assert {r["error"] for r in found} == {"1e-07", "nan"}
+    entries = json.loads((pytester.path / "j.json").read_text())["benchmarks"]
+    assert [(e["group"], e["name"]) for e in entries] == [
+        (f"w, n={n}", name) for n in (1, 2) for name in ("ours", "eager")
+    ]
+    assert len({e["fullname"] for e in entries}) == 4
+    assert entries[1]["stats"]["median"] == pytest.approx(0.012)
+    assert entries[1]["stats"]["rounds"] == 5
+
+
+def test_disabled_runs_each_variant_once_and_records_nothing(
+    suite: Callable[..., Any], pytester: pytest.Pytester
+) -> None:
+    suite("--benchmark-disable").assert_outcomes(passed=2)
+    assert (pytester.path / "ran1").read_text() == "oe"
+    assert not (pytester.path / "results").exists()
+
+
+# --- Rivals --------------------------------------------------------------------------------------
+
+
+def blocks(name: str, x: Tensor, y: Tensor, a: float, shape: float = 0.0) -> tuple[Tensor, ...]:
+    """Sums over the pairs i ≠ j within x and within y, and between."""
+    return oracle.sums(name, x, y, a, shape).unbind()
+
+
+def biased(name: str, x: Tensor, y: Tensor, a: float, diagonal: float = 1.0) -> Tensor:
+    xx, yy, xy = blocks(name, x, y, a, 1.0)
+    n, m = len(x), len(y)
+    return (xx + n * diagonal) / n**2 + (yy + m * diagonal) / m**2 - 2.0 * xy / (n * m)
+
+
+SIGMA, SQUARES = 1.7, (0.5, 3.0)
+geomloss = partial(rivals.geomloss, sigma=SIGMA, backend="tensorized")
+LOSSES: dict[str, rivals.Loss] = {
+    "snippet": partial(rivals.gaussian_snippet, sigma=SIGMA),
+    "sklearn": partial(rivals.sklearn_gaussian, sigma=SIGMA),
+    "geomloss gaussian": partial(geomloss, name="gaussian"),
+    "mixture": partial(rivals.mixture_snippet, sigmas=(SIGMA, 0.5)),
+    "energy": rivals.energy_snippet,
+    "geomloss energy": partial(geomloss, name="energy"),
+    "imq": partial(rivals.imq_snippet, squares=SQUARES),
+    "pythae": partial(rivals.pythae_like, squares=SQUARES),
+}  # fmt: skip
+
+
+def expected(name: str, x: Tensor, y: Tensor) -> Tensor:
+    gaussian = biased("gaussian", x, y, 0.5 / SIGMA**2)
+    match name:
+        case "mixture":
+            return 0.5 * (gaussian + biased("gaussian", x, y, 2.0))
+        case "energy":
+            return biased("energy", x, y, 1.0, diagonal=0.0)
+        case "geomloss energy":  # its distances are at least 1e-4
+            return biased("energy", x, y, 1.0, diagonal=-1e-4)
+        case "imq" | "pythae":
+            n = len(x)
+            sums = sum(oracle.sums("inverse_power", x, y, 1.0 / c, 1.0) for c in SQUARES)
+            assert isinstance(sums, Tensor)
+            return (sums[0] + sums[1]) / (n * (n - 1)) - 2.0 * sums[2] / n**2
+    return gaussian
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_rivals_compute_the_same_losses(name: str) -> None:
+    if name.startswith("geomloss"):
+        pytest.importorskip("geomloss")
+    x = torch.randn(23, 3, dtype=torch.float64)
+    y = torch.randn(23, 3, dtype=torch.float64) + 0.5
+    torch.testing.assert_close(LOSSES[name](x, y), expected(name, x, y), rtol=1e-7, atol=1e-9)
+
+
+def test_the_default_bandwidths_of_the_rival_are_those_of_mmd_loss() -> None:
+    """At 256 pooled rows, where ours looks at all pairs as well."""
+    problem = Problem("MMDLoss()", 128, 3)
+    x, y = (t.double() for t in problem.samples())
+    torch.testing.assert_close(problem.eager()(x, y), problem.ours()(x, y), rtol=1e-4, atol=1e-7)
+
+
+def test_scipy_is_squared() -> None:
+    x, y = torch.randn(31, 1).double(), torch.randn(17, 1).double() + 1
+    wanted = energy_distance(x, y, estimator="biased")
+    torch.testing.assert_close(rivals.scipy_energy(x, y), wanted, rtol=1e-9, atol=0)
+
+
+def test_reindexed_null_is_the_statistic_of_permuted_rows() -> None:
+    x, y = torch.randn(9, 2).double(), torch.randn(6, 2).double()
+    found = rivals.reindexed_energy_null(x, y, 2)
+    generator = torch.Generator().manual_seed(0)
+    for value in found:
+        z = torch.cat([x, y])[torch.randperm(15, generator=generator)]
+        torch.testing.assert_close(value, energy_distance(z[:9], z[9:]), rtol=1e-9, atol=1e-12)
+
+
+def test_materialised_forms_leave_out_the_diagonal() -> None:
+    z, v = torch.randn(8, 2).double(), torch.randn(8, 3).double()
+    k = oracle.gram("gaussian", z, z, 0.5 / SIGMA**2, 0.0, 0.0).fill_diagonal_(0.0)
+    found = rivals.materialised_forms(z, v, sigma=SIGMA)
+    torch.testing.assert_close(found, torch.einsum("ib,ij,jb->b", v, k, v))
+
+
+def test_a_wrong_loss_is_not_timed_and_a_broken_rival_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[tuple[str, ...]] = []
+    problem = Problem("gaussian", 24, 2)
+    right = problem.losses()
+
+    def broken(*_: Tensor) -> Tensor:
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(Problem, "losses", lambda _: {**right, "compile": broken})
+    losses, errors = checked(problem, lambda *line: said.append(line))
+    assert "compile" not in losses and "eager" in losses and errors["ours"] < 1e-5
+    assert said == [(str(problem), "compile", "it raised RuntimeError: no compiler")]
+    off = {**right, "ours": lambda x, y: right["ours"](x, y) * 1.001}
+    monkeypatch.setattr(Problem, "losses", lambda _: off)
+    with pytest.raises(AssertionError):
+        checked(problem, lambda *_: None)
+
+
+# --- The workloads of a GPU, on a CPU ------------------------------------------------------------
+
+
+class Recorder:
+    """In the place of ``compare``: runs each variant and notes what it was told."""
+
+    def __init__(self, *, run: bool = True) -> None:
+        self.run, self.calls, self.left_out = run, dict[str, dict[str, Any]](), list[str]()
+
+    def leave_out(self, *line: str) -> None:
+        self.left_out.append(" ".join(line))
+
+    def __call__(self, workload: str, variants: Mapping[str, Any], **options: Any) -> list[Any]:
+        for run in variants.values():
+            if self.run:
+                run()
+        self.calls[workload] = {"variants": set(variants), **options}
+        return []
+
+
+def test_gpu_workloads_run() -> None:
+    compare = Recorder()
+    one, five = Problem("gaussian", 40, 3, True), Problem("five bandwidths", 40, 3)
+    gpu.loss(compare, one)
+    gpu.bandwidths(compare, five)
+    gpu.graphs(compare, one)
+    gpu.forms(compare, 60, 3, 20, "cpu")
+    gpu.fuse(compare, 30, 2, 19, "cpu")
+    assert list(compare.calls) == [
+        str(one), str(five), f"{one}, CUDA graph", "label forms, N=60, d=3, B=20",
+        "MMD-FUSE, 20 kernels, n=m=30, d=2, B=19",
+    ]  # fmt: skip
+    assert compare.calls[str(five)]["variants"] == {"ours", "eager", "one bandwidth"}
+    assert compare.calls[f"{one}, CUDA graph"]["variants"] == {"ours", "eager"}
+    for options in compare.calls.values():
+        assert options["file"] in ("losses_gpu", "tests_gpu")
+        assert options["variants"] >= {"ours"}
+
+
+def every_call(module: Any) -> Iterator[Callable[..., object]]:
+    """The tests of a module with all that they are parametrised by."""
+    for name, test in inspect.getmembers(module, inspect.isfunction):
+        if not name.startswith("test_") or test.__module__ != module.__name__:
+            continue
+        settings = []
+        for mark in getattr(test, "pytestmark", []):
+            names = mark.args[0]
+            names = (names,) if isinstance(names, str) else names
+            several = len(names) > 1
+            values = [value if several else (value,) for value in mark.args[1]]
+            settings.append([dict(zip(names, value, strict=True)) for value in values])
+        for chosen in product(*settings):
+            yield partial(test, **{k: v for part in chosen for k, v in part.items()})
+
+
+def test_gpu_targets_name_what_the_suite_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = Recorder(run=False)
+    two: dict[str, Any] = {"ours": None, "eager": None}
+    monkeypatch.setattr(gpu, "checked", lambda *_: (two, {}))
+    monkeypatch.setattr(Problem, "cases", lambda _, losses: dict.fromkeys(losses))
+    monkeypatch.setattr(
+        gpu, "measure_problem", lambda compare, p, file: compare(str(p), {}, file=file)
+    )
+    for name in ("checked_forms", "check_fuse", "fuse_case", "graphed"):
+        monkeypatch.setattr(gpu, name, lambda *_: {})
+    monkeypatch.setattr(gpu, "label_forms", lambda *_: (two, None))
+    for module in (losses_gpu, tests_gpu):
+        for test in every_call(module):
+            test(compare)
+    for target in targets.GPU_TARGETS:
+        assert compare.calls[target.workload]["file"] == target.file
+
+
+# --- Reports -------------------------------------------------------------------------------------
+
+
+def write(file: str, *found: tuple[str, str, float, float]) -> None:
+    """Rows of workload, variant, milliseconds and MB."""
+    made = [
+        measure.Row("2026-01-02", "abc", "a machine", "torch 2", w, v, ms, 1.0, mb, math.nan)
+        for w, v, ms, mb in found
+    ]
+    measure.append(file, made)
+
+
+@pytest.fixture
+def results(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("results")
+def test_the_last_run_of_each_workload_is_reported() -> None:
+    write("losses_cpu", ("a", "ours", 1, 5), ("a", "gone", 9, 5), ("b", "ours", 7, 5))
+    write("losses_cpu", ("a", "ours", 2, 5), ("a", "eager", 8, math.nan))
+    lines = report.timings("losses_cpu").splitlines()
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:5]] == [
+        ["a", "ours", "2.00", "", "5", ""],
+        ["", "eager", "8.00", "1.0×", "", ""],
+        ["b", "ours", "7.00", "", "5", ""],
+    ]
+    assert lines[-1] == "a machine; torch 2; commit abc, 2026-01-02"
+    assert "| a " not in report.timings("losses_cpu", shown=["b"])
+
+
+@pytest.mark.usefixtures("results")
+def test_targets_are_judged_by_the_rows() -> None:
+    big, step = "gaussian, value, n=m=8000, d=64", "training step, 784 pixels, batch 256"
+    times = {"ours": 100, "eager": 900, "geomloss": 1300}
+    write("losses_cpu", *((big, variant, ms, 5) for variant, ms in times.items()))
+    for n, ms in ((32, 3.0), (64, 1.5)):
+        name = f"energy, value+gradient, n=m={n}, d=16"
+        write("losses_cpu", (name, "ours", 2.0, 5), (name, "eager", ms, 5))
+    write("step_cpu", (step, "ours", 5.75, math.nan), (step, "without", 5, math.nan))
+    million = "gaussian, value, n=m=1000000, d=64"
+    write("losses_gpu", (million, "ours", 2000, 1600.0))
+    lines = [
+        tuple(cell.strip() for cell in line.split("|")[1:-1])
+        for line in report.target_tables().splitlines()
+    ]
+    assert (big, "eager", "≥ 12×", "9.00×", "short by 25%") in lines
+    assert (big, "geomloss", "≥ 12×", "13.0×", "met") in lines
+    small = "energy, value+gradient, n=m=32…8000, d=16"
+    assert (small, "eager", "≥ 1×", "0.750× at 64", "short by 25%") in lines
+    assert (step, "without", "≤ 1.1× its time", "1.15× its time", "short by 5%") in lines
+    assert (million, "3 s", "≥ 1×", "1.50×, 1600 MB of 1400", "short") in lines
+    other = "gaussian, value, n=m=32768, d=64"
+    prediction = ("not measured", "predicted: docs/performance-gpu.md")
+    assert (other, "eager", "≥ 25×", *prediction) in lines
+
+
+# --- The figure ----------------------------------------------------------------------------------
+
+
+def a_session() -> None:
+    for n in (256, 8000):
+        for kernel, what in product(("gaussian", "energy"), ("value", "value+gradient")):
+            name = f"{kernel}, {what}, n=m={n}, d=16"
+            pairs = [(name, v, n * n * 1e-6 * k, 1.0) for k, v in enumerate(plots.LOOKS, 1)]
+            write("losses_cpu", *pairs)
+    for operation in hardware.OPERATIONS.values():
+        write("hardware_cpu", (operation.workload, "ours", 1.0, math.nan))
+
+
+def test_plots_show_all_variants_and_the_limit(
+    results: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_session()
+    monkeypatch.setattr(sys, "argv", ["report", "plots", "--out", str(results)])
+    report.main()
+    path, _, words = capsys.readouterr().out.partition("\n\n")
+    assert path == str(results / "performance.png")
+    assert 5_000 < pathlib.Path(path).stat().st_size < 150_000
+    assert "at 17180 GFLOP/s" in words and "exp2 at 0.26e9/s" in words  # 1 ms each
+    losses, machine = (report.last_runs(report.read(f)) for f in ("losses_cpu", "hardware_cpu"))
+    figure = plots.plot_losses(losses, machine)
+    for axes in figure.axes:
+        assert len(axes.lines) == len(plots.LOOKS) + 1
+        ours = axes.lines[-2]
+        assert list(ours.get_xdata()) == [256, 8000]
+        assert ours.get_ydata()[1] == pytest.approx(64.0)
+
+
+def test_plots_say_what_has_not_been_measured(results: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="hardware: fp32 GEMM, 2048³ has not been measured"):
+        plots.write_plots({}, {}, results)
+
+
+def test_the_limit_counts_each_pair_once() -> None:
+    n, d = 50, 3
+    pairs = sum(1 for _ in range(n) for _ in range(n)) + 2 * sum(i for i in range(n + 1))
+    rates = {"gemm": 1.0, "exp2": math.inf, "sqrt": math.inf}
+    assert hardware.least_seconds("energy", n, d, False, rates) == pytest.approx(
+        2 * d * pairs, rel=1.1 / n
+    )
+    rates = {"gemm": math.inf, "exp2": 2.0, "sqrt": 4.0}
+    assert hardware.least_seconds("gaussian", n, d, True, rates) == 2 * n * n / 2.0
+    assert hardware.least_seconds("energy", n, d, True, rates) == 2 * n * n / 4.0
