@@ -59,8 +59,19 @@ class Values(NamedTuple):
 
 
 def _target(device: Device) -> int:
-    """Programs enough to fill the GPU."""
+    """Programs enough to fill the GPU. Partitions, and with them the last bits of a result, are
+    those of its number of multiprocessors."""
     return max(MIN_PROGRAMS, PROGRAMS_PER_PROCESSOR * device.processors)
+
+
+def _shares(units: dict[str, int], target: int) -> dict[str, int]:
+    """Programs for the units of work of each block, ``target`` in all and not one more: one that
+    finds every multiprocessor taken would begin when the others end."""
+    everything = max(1, sum(units.values()))
+    programs = {name: max(1, target * unit // everything) for name, unit in units.items()}
+    largest = max(units, key=units.__getitem__)
+    programs[largest] += target - sum(programs.values())
+    return {name: max(1, min(programs[name], unit)) for name, unit in units.items()}
 
 
 def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
@@ -78,11 +89,7 @@ def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
         if chunk == 1 or sum(units.values()) >= target:
             break
         chunk //= 2
-    everything = max(1, sum(units.values()))
-    programs = {
-        name: max(1, min(unit, cdiv(target * unit, everything))) for name, unit in units.items()
-    }
-    return Values(config, chunk, programs)
+    return Values(config, chunk, _shares(units, target))
 
 
 def _run_values(problem: Problem, plan: Values, sums: Tensor) -> None:

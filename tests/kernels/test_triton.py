@@ -202,6 +202,15 @@ def test_every_pair_of_tiles_is_visited_once(tiles: int, monkeypatch: pytest.Mon
     problem.check(wanted=Wanted(sums=True))
 
 
+@pytest.mark.parametrize("target", [64, 132, 528, 577])
+@pytest.mark.parametrize("units", [(4352, 4352, 8192), (1, 1, 100_000), (5, 70, 3), (1000,)])
+def test_programs_fill_the_device_and_no_more(units: tuple[int, ...], target: int) -> None:
+    named = dict(zip(("xx", "yy", "xy"), units, strict=False))
+    shares = triton_backend._shares(named, target)
+    assert sum(shares.values()) == min(target, sum(units))
+    assert all(1 <= shares[name] <= unit for name, unit in named.items())
+
+
 def test_several_components_share_a_sweep() -> None:
     Problem(20, 33, 2, [GAUSSIAN, ENERGY, MATERN, ("energy", 1.0, 0.5, 0.0)]).check()
     Problem(20, 33, 2, [CUBIC, LINEAR]).check()
