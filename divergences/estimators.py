@@ -46,12 +46,12 @@ def squared_discrepancy(
     wy = normalised(weights_y, y, "weights_y", estimator)
     kernel = kernel.resolve(x, y)
     if estimator == "biased":
-        value = _biased(x, y, wx, wy, kernel, backend)
-    elif wx is None and wy is None:
-        value = pair_form(x, y, kernel, (1.0, 1.0, -2.0), means="unbiased", backend=backend)
-    else:
-        value = _unbiased_weighted(x, y, wx, wy, kernel, backend)
-    return value.to(x.dtype)
+        return _biased(x, y, wx, wy, kernel, backend)
+    if wx is None and wy is None:
+        return pair_form(
+            x, y, kernel, (1.0, 1.0, -2.0), means="unbiased", dtype=x.dtype, backend=backend
+        )
+    return _unbiased_weighted(x, y, wx, wy, kernel, backend).to(x.dtype)
 
 
 def normalised(w: Tensor | None, x: Tensor, name: str, estimator: str) -> Tensor | None:
@@ -81,7 +81,7 @@ def _biased(
 ) -> Tensor:
     if (wx is None) != (wy is None):
         wx, wy = (_uniform(z) if w is None else w for z, w in ((x, wx), (y, wy)))
-    value = pair_form(
+    return pair_form(
         x,
         y,
         kernel,
@@ -89,9 +89,10 @@ def _biased(
         means="biased" if wx is None else "sums",
         weights_x=wx,
         weights_y=wy,
+        constant=diagonal_term(x, wx, kernel) + diagonal_term(y, wy, kernel),
+        dtype=x.dtype,
         backend=backend,
     )
-    return value + diagonal_term(x, wx, kernel) + diagonal_term(y, wy, kernel)
 
 
 def _uniform(x: Tensor) -> Tensor:

@@ -61,35 +61,26 @@ def pair_form(
     means: Means = "sums",
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
+    constant: Tensor | float | None = None,
+    dtype: torch.dtype = torch.float64,
     backend: str | None = None,
 ) -> Tensor:
-    """Σ over blocks of block_coef·S[block], [...] in fp64, for checked x and y and a resolved
-    kernel; blocks are xx alone (y is None) or xx, yy, xy; S are sums or ``means``. Value and
-    gradients in one sweep. The coefficients must not depend on a symbolic size (see ``Means``)."""
-    batch = x.shape[:-2]
-    groups = kernel.groups(batch)
-    if weights_x is None and weights_y is None and small.applies(x, y, groups, backend):
-        return _small_form(x, y, groups[0], block_coefs, means)
-    return _general_form(x, y, groups, block_coefs, means, weights_x, weights_y, backend)
-
-
-def _small_form(
-    x: Tensor, y: Tensor | None, group: Group, block_coefs: tuple[float, ...], means: Means
-) -> Tensor:
-    m = 0 if y is None else len(y)
-    factors = mean_factors(len(x), m, "xx" if y is None else "all", means)
-    coefs = [
-        a * f * c for a, f in zip(block_coefs, factors, strict=True) for c in group.coefficients
-    ]
-    wanted = Wanted()
-    if torch.is_grad_enabled():
-        wanted = Wanted(False, x.requires_grad, y is not None and y.requires_grad)
+    """Σ over blocks of block_coef·S[block] + constant, [...] in ``dtype``, for checked x and y and
+    a resolved kernel; blocks are xx alone (y is None) or xx, yy, xy; S are sums or ``means``. Value
+    and gradients in one sweep. The coefficients must not depend on a symbolic size (see
+    ``Means``)."""
+    groups = kernel.groups(x.shape[:-2])
 
     def general(x: Tensor, y: Tensor | None) -> Tensor:
-        return _general_form(x, y, [group], block_coefs, means, None, None, None)
+        form = _general_form(x, y, groups, block_coefs, means, weights_x, weights_y, backend)
+        return (form if constant is None else form + constant).to(dtype)
 
-    out: Tensor = small.Form.apply(x, y, group, coefs, wanted, general)  # type: ignore[no-untyped-call]
-    return out
+    unweighted = weights_x is None and weights_y is None
+    if unweighted and small.applies(x, y, kernel, block_coefs, backend):
+        shift = 0.0 if constant is None else float(constant)
+        problem = small.Problem(groups[0], block_coefs, means, shift, dtype, general)
+        return small.form(x, y, problem)
+    return general(x, y)
 
 
 def _general_form(

@@ -25,6 +25,7 @@ from .functions import (
     MATERN,
     POLYNOMIAL,
     KernelFunction,
+    Metric,
 )
 from .plan import Component, encode
 from .validation import count_on_host
@@ -111,6 +112,10 @@ class Kernel:
         self.terms = tuple(terms)
         self._label = label
         self._groups = _by_metric(self.terms) if groups is None else groups
+        self.metric: Metric | None = None  # the one that all terms share, if they do
+        if len(self._groups) == 1:
+            self.metric = self.terms[0].function.metric
+        self._follows_data = any(isinstance(t.bandwidth, str) for t in self.terms)
 
     def __repr__(self) -> str:
         return self._label
@@ -155,7 +160,7 @@ class Kernel:
 
         Use it to fix a data-driven bandwidth once: ``kernel = Gaussian("median").resolve(x, y)``.
         """
-        if not any(isinstance(t.bandwidth, str) for t in self.terms):
+        if not self._follows_data:
             return self
         found: dict[tuple[str, str], float | Tensor] = {}
 

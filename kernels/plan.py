@@ -58,13 +58,18 @@ def block_names(blocks: Blocks) -> tuple[str, ...]:
     return ("xx", "yy", "xy") if blocks == "all" else (blocks,)
 
 
+def mean_counts(n: int, m: int, blocks: Blocks, means: Means) -> list[int]:
+    """What each block's sum is divided by."""
+    if means == "sums":
+        return [1] * len(block_names(blocks))
+    less = 1 if means == "unbiased" else 0
+    counts = {"xx": n * (n - less), "yy": m * (m - less), "xy": n * m}
+    return [counts[name] for name in block_names(blocks)]
+
+
 def mean_factors(n: int, m: int, blocks: Blocks, means: Means) -> list[float]:
     """The factor of each block's sum."""
-    if means == "sums":
-        return [1.0] * len(block_names(blocks))
-    less = 1 if means == "unbiased" else 0
-    factors = {"xx": (n, n - less), "yy": (m, m - less), "xy": (n, m)}
-    return [1.0 / (a * b) for a, b in (factors[name] for name in block_names(blocks))]
+    return [1.0 / count for count in mean_counts(n, m, blocks, means)]
 
 
 class Wanted(NamedTuple):

@@ -1,22 +1,35 @@
 """The form of one small problem: a few hundred rows on a CPU, without weights, in eager mode.
 
 There the number of Python and torch calls decides, not their size. K of the pooled sample comes
-from one product, its sums and gradients from two sums of rows and one more product. Where fp32
-would lose too many digits, and where it is differentiated twice, the general way takes over.
+from one product and is multiplied by a kept matrix of coefficients C, which has the estimator's
+factors and a diagonal of zeros; then L = ½ Σ C∘K, and ∂L/∂uᵢ = Σⱼ (C∘slope)ᵢⱼ (uᵢ − uⱼ) for rows of
+both samples alike. Where fp32 would lose too many digits, and where it is differentiated twice, the
+general way takes over.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .backends import choose, run
-from .kernel import Group
-from .plan import Component, Wanted, decode, metric_of
-from .tiles import CANCELLATION, EXPONENT_ERROR, RANGE, TILE, UNRESOLVED, full_precision, scratch
+from .kernel import Group, Kernel
+from .plan import Component, Means, Wanted, decode, mean_counts, mean_factors
+from .tiles import (
+    CANCELLATION,
+    EXPONENT_ERROR,
+    RANGE,
+    TILE,
+    UNRESOLVED,
+    full_precision,
+    is_lowered,
+    scratch,
+)
 
 # A transform of torch.func needs the general Function; without this query every call takes it.
 _transforms_active: Callable[[], bool] = getattr(
@@ -24,8 +37,26 @@ _transforms_active: Callable[[], bool] = getattr(
 )
 
 
-def applies(x: Tensor, y: Tensor | None, groups: Sequence[Group], backend: str | None) -> bool:
-    """One problem [n, d], [m, d] that fits into a tile, on squared Euclidean distances."""
+class Problem(NamedTuple):
+    """What is asked of the samples: Σ over blocks of block_coef·factor·S + constant."""
+
+    group: Group
+    block_coefs: tuple[float, ...]
+    means: Means
+    constant: float
+    dtype: torch.dtype  # of the result
+    general: Callable[[Tensor, Tensor | None], Tensor]  # the same, differentiable twice
+
+
+def applies(
+    x: Tensor,
+    y: Tensor | None,
+    kernel: Kernel,
+    block_coefs: tuple[float, ...],
+    backend: str | None,
+) -> bool:
+    """One problem [n, d], [m, d] that fits into a tile, on squared Euclidean distances, with whole
+    numbers for block coefficients (see ``_pair_coefficients``)."""
     if torch.compiler.is_compiling():  # first: nothing below is to be traced
         return False
     return (
@@ -34,38 +65,28 @@ def applies(x: Tensor, y: Tensor | None, groups: Sequence[Group], backend: str |
         and 0 < len(x) + (0 if y is None else len(y)) <= TILE
         and len(x) > 0
         and (y is None or (y.dim() == 2 and len(y) > 0))
-        and len(groups) == 1
-        and metric_of(decode(groups[0].components)) == "sqeuclidean"
+        and kernel.metric == "sqeuclidean"
+        and all(a == int(a) for a in block_coefs)
         and choose(x, backend) == "reference"
         and not _transforms_active()
     )
 
 
-class Form(torch.autograd.Function):
-    """(x, y, group, coefs, wanted, general) -> Σ coefs·S in fp64, 0-d.
+def form(x: Tensor, y: Tensor | None, problem: Problem) -> Tensor:
+    """The form, 0-d."""
+    if torch.is_grad_enabled() and (x.requires_grad or (y is not None and y.requires_grad)):
+        out: Tensor = _Form.apply(x, y, problem)  # type: ignore[no-untyped-call]
+        return out
+    return torch.tensor(_solve(x, y, problem, Wanted()).value, dtype=problem.dtype)
 
-    ``coefs`` [blocks·C] are numbers; ``general(x, y)`` is the same form, differentiable twice.
-    """
 
+class _Form(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        y: Tensor | None,
-        group: Group,
-        coefs: Sequence[float],
-        wanted: Wanted,
-        general: Callable[[Tensor, Tensor | None], Tensor],
-    ) -> Tensor:
-        components, rates = decode(group.components), group.rates
-        numbers = rates[0].tolist() if isinstance(rates, Tensor) else rates
-        with full_precision("cpu"):
-            found = _evaluate(x, y, components, numbers, coefs, wanted)
-        if found is None:
-            found = _through_tiles(x, y, components, numbers, coefs, wanted)
-        ctx.general, ctx.gradients = general, found[1:]
+    def forward(ctx: Any, x: Tensor, y: Tensor | None, problem: Problem) -> Tensor:
+        found = _solve(x, y, problem, Wanted(False, *ctx.needs_input_grad[:2]))
+        ctx.general, ctx.gradients = problem.general, found[1:]
         ctx.save_for_backward(x, y)
-        return torch.tensor(found.value, dtype=torch.float64)
+        return torch.tensor(found.value, dtype=problem.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -75,8 +96,8 @@ class Form(torch.autograd.Function):
             found = iter(torch.autograd.grad(ctx.general(*inputs), needed, grad, create_graph=True))
             gradients = [next(found) if need else None for need in ctx.needs_input_grad[:2]]
         else:
-            gradients = [None if g is None else g * grad.to(g.dtype) for g in ctx.gradients]
-        return *gradients, None, None, None, None
+            gradients = [None if g is None else g * grad for g in ctx.gradients]
+        return *gradients, None
 
 
 class _Found(NamedTuple):
@@ -85,131 +106,152 @@ class _Found(NamedTuple):
     grad_y: Tensor | None  # [m, d]
 
 
+def _solve(x: Tensor, y: Tensor | None, problem: Problem, wanted: Wanted) -> _Found:
+    components, rates = decode(problem.group.components), problem.group.rates
+    numbers = rates[0].tolist() if isinstance(rates, Tensor) else rates
+    if is_lowered("cpu"):
+        with full_precision("cpu"):
+            found = _evaluate(x, y, problem, components, numbers, wanted)
+    else:
+        found = _evaluate(x, y, problem, components, numbers, wanted)
+    if found is None:
+        found = _through_tiles(x, y, problem, components, numbers, wanted)
+    return found._replace(value=found.value + problem.constant)
+
+
 def _through_tiles(
     x: Tensor,
     y: Tensor | None,
+    problem: Problem,
     components: tuple[Component, ...],
     rates: Sequence[float],
-    coefs: Sequence[float],
     wanted: Wanted,
 ) -> _Found:
     blocks = "xx" if y is None else "all"
+    factors = mean_factors(len(x), 0 if y is None else len(y), blocks, problem.means)
+    coefs = [
+        a * f * c
+        for a, f in zip(problem.block_coefs, factors, strict=True)
+        for c in problem.group.coefficients
+    ]
     other = None if y is None else y.unsqueeze(0)
     found = run(
         "reference", x.unsqueeze(0), other, None, None, components, rates, coefs, blocks,
         wanted._replace(sums=True),
     )  # fmt: skip
+    value = sum(a * b for a, b in zip(coefs, found.sums.flatten().tolist(), strict=True))
     gradients = (
         part[0] if flag else None
         for part, flag in ((found.grad_x, wanted.grad_x), (found.grad_y, wanted.grad_y))
     )
-    return _Found(_total(found.sums.flatten().tolist(), coefs), *gradients)
-
-
-def _total(sums: Sequence[float], coefs: Sequence[float]) -> float:
-    return sum(a * b for a, b in zip(coefs, sums, strict=True))
+    return _Found(value, *gradients)
 
 
 def _evaluate(
     x: Tensor,
     y: Tensor | None,
+    problem: Problem,
     components: tuple[Component, ...],
     rates: Sequence[float],
-    coefs: Sequence[float],
     wanted: Wanted,
 ) -> _Found | None:
     """None where the distances would lose too many digits in this dtype, or are not finite."""
-    n = len(x)
+    n, m = len(x), 0 if y is None else len(y)
     z = x if y is None else torch.cat([x, y])
     u = z - z.mean(0)
     s = _distances(u, max(map(abs, rates)), all(c.function.smooth for c in components))
     if s is None:
         return None
-    blocks, width = 1 if y is None else 3, len(components)
-    slopes = wanted.grad_x or wanted.grad_y
-    buffer = scratch("slope", s.shape, s) if slopes else None
-    total = scratch("total", s.shape, s).zero_() if slopes and width > 1 else None
-    value, halves, factors = 0.0, None, [1.0, 1.0, 1.0]  # of the slopes in xx, yy and xy
-    matrix = s
-    for c, (component, rate) in enumerate(zip(components, rates, strict=True)):
-        out = s if c == width - 1 else scratch("value", s.shape, s)
-        k = component.function.evaluate(s, rate, component.shape, component.offset, buffer, out)
-        k.value.diagonal().zero_()
-        own = [coefs[b * width + c] for b in range(blocks)]
-        halves = _row_sums(k.value, n)
-        value += k.value_scale * _total(_block_sums(halves, n, blocks), own)
-        if not slopes:
-            continue
-        if k.slope is not k.value:
-            k.slope.diagonal().zero_()
-            halves = None
-        # for a matrix that holds every pair of a block in both orders
-        scale = float(k.slope_scale)
-        scales = [a * scale * (1.0 if b == 2 else 2.0) for b, a in enumerate(own)]
-        if total is None:
-            matrix, factors[:blocks] = k.slope, scales
-        else:
-            _accumulate(total, k.slope, n, scales)
-            matrix, halves = total, None
-    if not slopes:
+    pairs, scale = _pair_coefficients(n, m, problem.block_coefs, problem.means, u.dtype)
+    coefficients = [scale * a for a in problem.group.coefficients]
+    gradients = wanted.grad_x or wanted.grad_y
+    k = _mixture(s, components, rates, coefficients, gradients)
+    rows = k.value.mul_(pairs).sum(1)
+    value = 0.5 * k.value_scale * float(rows.sum(dtype=torch.float64))
+    if not gradients:
         return _Found(value, None, None)
-    sums = _row_sums(matrix, n) if halves is None else halves
-    xx, yy, xy = factors
+    if k.slope is not k.value:
+        rows = k.slope.mul_(pairs).sum(1)
     return _Found(
         value,
-        _gradient(matrix, u, sums, n, slice(0, n), xx, xy) if wanted.grad_x else None,
-        _gradient(matrix, u, sums, n, slice(n, len(z)), xy, yy) if wanted.grad_y else None,
+        _gradient(k, rows, u, 0, n) if wanted.grad_x else None,
+        _gradient(k, rows, u, n, n + m) if wanted.grad_y else None,
     )
 
 
+@lru_cache(maxsize=4)  # up to 8 MB each
+def _pair_coefficients(
+    n: int, m: int, block_coefs: tuple[float, ...], means: Means, dtype: torch.dtype
+) -> tuple[Tensor, float]:
+    """C [n+m, n+m], for a matrix that holds every pair in both orders, and a factor apart from it.
+
+    The entries are whole numbers, and small ones: a rounded one would err in the same direction for
+    all pairs of a block."""
+    counts = mean_counts(n, m, "all" if m else "xx", means)
+    common = math.lcm(*counts)
+    entries = [a * (common // count) for a, count in zip(block_coefs, counts, strict=True)]
+    with torch.inference_mode(False):
+        matrix = torch.empty(n + m, n + m, dtype=dtype, device="cpu")
+        matrix[:n, :n] = 2.0 * entries[0]
+        if m:
+            matrix[n:, n:] = 2.0 * entries[1]
+            matrix[:n, n:] = matrix[n:, :n] = entries[2]
+        return matrix.fill_diagonal_(0.0), 1.0 / common
+
+
 def _distances(u: Tensor, rate: float, smooth: bool) -> Tensor | None:
+    """s of the rows [N, d] with themselves; its diagonal is of no use."""
     norms = u.square().sum(1)
     top = float(norms.max())
     if not RANGE[0] < top < RANGE[1]:  # also where it is NaN
         return None
     if smooth and not 8.0 * torch.finfo(u.dtype).eps * top * rate <= EXPONENT_ERROR[u.dtype]:
         return None
-    s = scratch("distance", (len(u), len(u)), u)
-    torch.addmm(norms, u, u.T, alpha=-2.0, out=s).add_(norms.unsqueeze(1))
+    s = torch.add(norms, norms.unsqueeze(1), out=scratch("distance", (len(u), len(u)), u))
+    s.addmm_(u, u.T, alpha=-2.0)
     if not smooth:
-        s.diagonal().fill_(torch.inf)
+        s.diagonal().fill_(4.0 * top)  # as far as two rows can be
         least = UNRESOLVED if u.dtype == torch.float64 else CANCELLATION
         if not float(s.amin()) >= 2.0 * least * top:
             return None
     return s
 
 
-def _row_sums(matrix: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Over the columns of x and those of y, [n+m] each."""
-    return matrix[:, :n].sum(1), matrix[:, n:].sum(1)
+class _Mixture(NamedTuple):
+    """Σ over components, ``value * value_scale`` and ``slope * slope_scale``; the two matrices may
+    be one."""
+
+    value: Tensor
+    value_scale: float
+    slope: Tensor
+    slope_scale: float
 
 
-def _block_sums(halves: tuple[Tensor, Tensor], n: int, blocks: int) -> list[float]:
-    """xx, yy, xy, summed in fp64."""
-    first, second = halves
-    parts = (first[:n], second[n:], second[:n])[:blocks]
-    return [float(part.sum(dtype=torch.float64)) for part in parts]
+def _mixture(
+    s: Tensor,
+    components: tuple[Component, ...],
+    rates: Sequence[float],
+    coefficients: Sequence[float],
+    gradients: bool,
+) -> _Mixture:
+    """``s`` is overwritten."""
+    buffer = scratch("slope", s.shape, s) if gradients else None
+    if len(components) == 1:
+        (c,) = components
+        k = c.function.evaluate(s, rates[0], c.shape, c.offset, buffer, s)
+        a = coefficients[0]
+        return _Mixture(k.value, a * k.value_scale, k.slope, a * float(k.slope_scale))
+    out, value = scratch("value", s.shape, s), scratch("values", s.shape, s).zero_()
+    slope = scratch("total", s.shape, s).zero_() if gradients else value
+    for c, rate, a in zip(components, rates, coefficients, strict=True):
+        k = c.function.evaluate(s, rate, c.shape, c.offset, buffer, out)
+        value.add_(k.value, alpha=a * k.value_scale)
+        if gradients:
+            slope.add_(k.slope, alpha=a * float(k.slope_scale))
+    return _Mixture(value, 1.0, slope, 1.0)
 
 
-def _accumulate(total: Tensor, slope: Tensor, n: int, scales: Sequence[float]) -> None:
-    total[:n, :n].add_(slope[:n, :n], alpha=scales[0])
-    if len(scales) > 1:
-        total[n:, n:].add_(slope[n:, n:], alpha=scales[1])
-        total[:n, n:].add_(slope[:n, n:], alpha=scales[2])
-        total[n:, :n].add_(slope[n:, :n], alpha=scales[2])
-
-
-def _gradient(
-    slopes: Tensor,
-    u: Tensor,
-    sums: tuple[Tensor, Tensor],
-    n: int,
-    rows: slice,
-    first: float,
-    second: float,
-) -> Tensor:
-    """Σⱼ factorⱼ·slopeᵢⱼ·(uᵢ − uⱼ) of some rows [r, d]; ``first`` and ``second`` are the factors of
-    the columns of x and of y."""
-    masses = torch.add(sums[0][rows] * first, sums[1][rows], alpha=second)
-    weighted = torch.cat([u[:n] * first, u[n:] * second])
-    return torch.addcmul(-(slopes[rows] @ weighted), u[rows], masses.unsqueeze(1))
+def _gradient(k: _Mixture, row_sums: Tensor, u: Tensor, start: int, stop: int) -> Tensor:
+    """Σⱼ slopeᵢⱼ·(uᵢ − uⱼ) of some rows [r, d]."""
+    own = u[start:stop] * row_sums[start:stop].unsqueeze(1)
+    return torch.addmm(own, k.slope[start:stop], u, beta=k.slope_scale, alpha=-k.slope_scale)

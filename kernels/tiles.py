@@ -279,15 +279,25 @@ def difference_sums(slopes: Tensor, u: Tensor, v: Tensor, w: Tensor | None) -> T
     return summed
 
 
+def _product_settings(device_type: str) -> Any:
+    backends: Any = torch.backends
+    return backends.cuda.matmul if device_type == "cuda" else backends.mkldnn.matmul
+
+
+def is_lowered(device_type: str) -> bool:
+    """Whether fp32 products are made with fewer digits at present."""
+    precision = _product_settings(device_type).fp32_precision
+    return precision not in ("none", "ieee") or torch.is_autocast_enabled(device_type)
+
+
 @contextlib.contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
     """Neither autocast nor a lowered fp32-product setting may reach the products inside."""
-    backends: Any = torch.backends
-    settings = backends.cuda.matmul if device_type == "cuda" else backends.mkldnn.matmul
-    before = settings.fp32_precision
-    if before in ("none", "ieee") and not torch.is_autocast_enabled(device_type):
-        yield  # nothing to change, and a context costs a small loss 10 µs
+    if not is_lowered(device_type):
+        yield  # nothing to change
         return
+    settings = _product_settings(device_type)
+    before = settings.fp32_precision
     with torch.autocast(device_type, enabled=False):
         settings.fp32_precision = "ieee"
         try:

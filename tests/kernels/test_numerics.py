@@ -34,9 +34,7 @@ def normal(seed: int, n: int, d: int, dtype: torch.dtype = torch.float32) -> Ten
 
 def value_and_gradients(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
-    n, m = len(x), len(y)
-    coefs = (1 / (n * (n - 1)), 1 / (m * (m - 1)), -2 / (n * m))
-    value = pair_form(x, y, kernel.resolve(x, y), coefs)
+    value = pair_form(x, y, kernel.resolve(x, y), COEFS, means="unbiased")
     gx, gy = torch.autograd.grad(value, (x, y))
     return value.detach(), gx, gy
 
