@@ -11,6 +11,7 @@ import copy
 import gc
 import statistics
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -64,7 +65,7 @@ class Compare:
             peaks = {k: measure.peak_on_device(run) for k, run in variants.items()}
         medians = {name: statistics.median(found) for name, found in times.items()}
         rows = measure.rows_of(workload, medians, errors, peaks, device)
-        measure.append(file, rows)
+        measure.append(file, [asdict(row) for row in rows])
         for row in rows:
             self._register(row, times[row.variant])
         return rows

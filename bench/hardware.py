@@ -38,7 +38,7 @@ OPERATIONS = {
 }
 
 
-def least_seconds(kernel: str, n: int, d: int, gradient: bool, rates: dict[str, float]) -> float:
+def least_seconds(kernel: str, n: float, d: int, gradient: bool, rates: dict[str, float]) -> float:
     """What a loss of n = m rows takes if matrix products and exp2 (energy: sqrt) run at the given
     rates per second, one after the other since a CPU does both with the same vector units.
 

@@ -13,7 +13,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -25,7 +25,7 @@ Setup = Callable[[], Run]
 RESULTS = pathlib.Path(os.environ.get("BENCH_RESULTS", pathlib.Path(__file__).parent / "results"))
 THREADS = torch.get_num_threads()  # those of the machine, or of OMP_NUM_THREADS
 OURS = "ours"
-PATIENCE = 8.0  # a slow variant may take this many times the seconds of its workload
+PATIENCE = 6.0  # a slow variant may take this many times the seconds of its workload
 LONG = 5.0  # seconds of a first run beyond which loading things lazily does not show
 
 
@@ -169,15 +169,15 @@ def commit(root: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
     return head if subprocess.run(apart).returncode == 0 else f"{head}-dirty"
 
 
-def append(file: str, rows: Sequence[Row]) -> None:
+def append(file: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Add rows to <file>.csv in ``RESULTS``; the file holds the old rows or all, never a part."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{file}.csv"
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]))
     if not path.exists():
         writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(rows)
     before = path.read_bytes() if path.exists() else b""
     with replacing(path) as stream:
         stream.write(before + text.getvalue().encode())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 Runs = Callable[[str, str], dict[str, dict[str, str]]]  # file, workload → variant → row
-SIZES = (32, 64, 128, 256, 512, 1000, 2000, 8000)
+SIZES = (32, 64, 128, 256, 512, 1000, 2000, 4000)
 
 
 class Target(NamedTuple):

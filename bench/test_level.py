@@ -8,7 +8,6 @@ rejection rates to bench/results/level.csv.
 
 from __future__ import annotations
 
-import csv
 import datetime
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,7 @@ from divergences.independence import independence_test
 from divergences.k_sample import k_sample_test
 from divergences.two_sample import two_sample_test
 
-from .measure import RESULTS, commit
+from .measure import append, commit
 
 pytestmark = pytest.mark.filterwarnings("ignore:all rows of")  # tiny tied samples, by chance
 REPEATS, RESAMPLES = 1000, 199
@@ -45,15 +44,16 @@ INDEPENDENCE = ("hsic", "dcov", "hsic-aggregated")
 
 def check(test: str, data: str, size: str, pvalues: list[float]) -> None:
     rates = [float(np.mean(np.array(pvalues) <= alpha)) for alpha in ALPHAS]
-    row = [datetime.date.today().isoformat(), commit(), test, data, size, len(pvalues), *rates]
-    path = RESULTS / "level.csv"
-    fresh = not path.exists()
-    with path.open("a", newline="") as stream:
-        writer = csv.writer(stream)
-        if fresh:
-            writer.writerow(["date", "commit", "test", "data", "size", "repeats",
-                             *(f"rejected at {alpha}" for alpha in ALPHAS)])  # fmt: skip
-        writer.writerow(row)
+    row = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "commit": commit(),
+        "test": test,
+        "data": data,
+        "size": size,
+        "repeats": len(pvalues),
+        **{f"rejected at {alpha}": rate for alpha, rate in zip(ALPHAS, rates, strict=True)},
+    }
+    append("level", [row])
     print(f"\n{test:28s} {data:14s} {size:12s} {rates}", end="")
     for rate, alpha in zip(rates, ALPHAS, strict=True):
         assert rate * len(pvalues) <= stats.binom.ppf(1 - 1e-4, len(pvalues), alpha)

@@ -61,7 +61,7 @@ def check_rivals(z: Tensor, p: Tensor) -> None:
     torch.testing.assert_close(DIVERGENCES["imq"](z, p), PYTHAE(z, p), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.benchmark(max_time=20.0)
+@pytest.mark.benchmark(max_time=10.0)
 @pytest.mark.parametrize("pixels", [64, 784])
 def test_training_step(compare: Compare, pixels: int) -> None:
     check_rivals(torch.randn(BATCH, LATENT), torch.randn(BATCH, LATENT))

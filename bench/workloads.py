@@ -20,7 +20,7 @@ from .rivals import Loss
 
 FIVE = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the bandwidth; MMDLoss() takes the same of the median
 CHECKED_ROWS = 1000  # errors are those at so many rows at most, where fp64 truth is cheap
-COMPILED = ((256, 16), (1000, 16), (8000, 16), (8000, 64))  # on a CPU: four to six seconds each
+COMPILED = ((256, 16), (1000, 16), (4000, 16), (8000, 64))  # on a CPU: four to six seconds each
 ONLINE = (16, 64)  # dimensions for which KeOps compiles, about six seconds for each formula
 DENSE_COPIES = 6  # [n, n] matrices that eager code holds at its peak, gradient included
 WARM_UP = 100  # rows
