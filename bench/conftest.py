@@ -50,8 +50,8 @@ class Compare:
         """Measure ``variants``, of which "ours" is the yardstick, and append a row for each.
 
         errors: relative to fp64, as found before. fresh: what makes each variant anew in a process
-        of its own, for its peak memory; on a CUDA device ``variants`` do. scale: what to multiply a
-        time with, where a variant does a part of the work.
+        of its own, for its peak memory; on a CUDA device ``variants`` do, unless this is empty.
+        scale: what to multiply a time with, where a variant does a part of the work.
         """
         if self.disabled:
             for run in variants.values():
@@ -61,7 +61,7 @@ class Compare:
         times = self._interleaved(variants, device)
         times = {k: [scale.get(k, 1.0) * t for t in found] for k, found in times.items()}
         peaks = {k: measure.peak_in_fresh_process(setup) for k, setup in (fresh or {}).items()}
-        if device == "cuda":
+        if device == "cuda" and fresh is None:
             peaks = {k: measure.peak_on_device(run) for k, run in variants.items()}
         medians = {name: statistics.median(found) for name, found in times.items()}
         rows = measure.rows_of(workload, medians, errors, peaks, device)

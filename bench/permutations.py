@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from divergences.energy import energy_distance
 from divergences.kernels import Gaussian
 from divergences.kernels.labels import LabelForms
+from divergences.mmd import mmd2
 from divergences.resampling import Relabellings
 from divergences.two_sample import two_sample_test
 
@@ -49,6 +51,22 @@ def check_fuse(n: int, d: int, device: str = "cpu") -> None:
     a, b = torch.from_numpy(x), torch.from_numpy(y)
     dense = float(rivals.materialised_fuse(a, b, kernel_widths(result), v))
     assert abs(result.statistic - dense) <= 1e-3 * abs(dense), (result.statistic, dense)
+
+
+def check_method(method: Any, d: int, options: dict[str, Any]) -> None:
+    """A statistic estimates the discrepancy of its method, here of samples far apart: the exact
+    ones give it, the others within a tenth and what labels alone scatter."""
+    x, y = samples(CHECKED_ROWS, d)
+    y = y + 0.5
+    found = two_sample_test(x, y, method=method, n_resamples=99, rng=0, **options)
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    if method == "energy":
+        wanted, slack = float(energy_distance(a, b)), 0.0
+    else:
+        wanted = float(mmd2(a, b, bandwidth=found.kernels[0].bandwidth))
+        slack = 0.1 * wanted + 4.0 * float(found.null_distribution.std())
+    difference = abs(found.statistic - wanted)
+    assert difference <= 1e-6 * wanted + slack, (method, found.statistic, wanted)
 
 
 def fuse_case(n: int, d: int, resamples: int, name: str, device: str = "cpu") -> Run:

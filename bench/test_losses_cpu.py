@@ -27,11 +27,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.parametrize(("n", "d"), [*ALONG_N, *ALONG_D, *LARGE])
 @pytest.mark.parametrize("kernel", ["gaussian", "energy"])
 def test_loss(compare: Compare, kernel: str, n: int, d: int, gradient: bool) -> None:
-    """At most 100 MB and six times the inputs, where eager code holds several [n, n] matrices."""
+    """At most 100 MB and eight times the inputs, where eager code holds several [n, n] matrices."""
     problem = Problem(kernel, n, d, gradient)
     rows = measure_problem(compare, problem, FILE, memory=n >= MEMORY_FROM)
     if rows and n >= MEMORY_FROM:
-        assert rows[0].peak_mb < 100 + 6 * (2 * 4 * n * d / 2**20)
+        assert rows[0].peak_mb < 100 + 8 * (2 * 4 * n * d / 2**20)
 
 
 @pytest.mark.parametrize(("n", "d"), OURS_ALONE)

@@ -20,7 +20,7 @@ from divergences.two_sample import two_sample_test
 
 from . import rivals
 from .conftest import Compare
-from .permutations import Array, check_fuse, fuse_case, samples
+from .permutations import Array, check_fuse, check_method, fuse_case, samples
 
 FILE = "tests_cpu"
 RESAMPLES = 999
@@ -112,16 +112,20 @@ def test_distance_covariance(compare: Compare, n: int) -> None:
     compare(name, variants, file=FILE, scale={"dcor": SCALED, "hyppo": SCALED})
 
 
-def large_case(method: str, n: int, d: int, resamples: int) -> Callable[[], Any]:
-    options: dict[str, Any] = {"method": method, "n_resamples": resamples, "rng": 0}
-    if method != "energy":
-        options["bandwidth"] = "median"
+def options_of(method: str) -> dict[str, Any]:
+    return {} if method == "energy" else {"bandwidth": "median"}
+
+
+def large_case(method: Any, n: int, d: int, resamples: int) -> Callable[[], Any]:
+    """Ready to run, also in a fresh process."""
+    options = {**options_of(method), "method": method, "n_resamples": resamples, "rng": 0}
     two_sample_test(*samples(500, d), **options)
     return partial(two_sample_test, *samples(n, d), **options)
 
 
 def test_twenty_thousand_rows(compare: Compare) -> None:
     """n = m = 20,000, B = 999 in under 1 GB; K alone would be 12.8 GB."""
+    check_method("energy", 16, {})
     name = f"two-sample energy, n=m=20000, d=16, B={RESAMPLES}"
     fresh = {"ours": partial(large_case, "energy", 20_000, 16, RESAMPLES)}
     rows = compare(name, {"ours": fresh["ours"]()}, file=FILE, fresh=fresh)
@@ -142,5 +146,6 @@ LARGE = [
 @pytest.mark.parametrize(("method", "n", "d"), LARGE)
 def test_scale_tiers(compare: Compare, method: str, n: int, d: int) -> None:
     """The methods for many rows, B = 199."""
+    check_method(method, d, options_of(method))
     name = f"two-sample {method}, n=m={n}, d={d}, B=199"
     compare(name, {"ours": large_case(method, n, d, 199)()}, file=FILE)
