@@ -22,6 +22,7 @@ FIVE = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the bandwidth; MMDLoss() takes the same 
 CHECKED_ROWS = 1000  # errors are those at so many rows at most, where fp64 truth is cheap
 COMPILED = ((256, 16), (1000, 16), (4000, 16), (8000, 64))  # on a CPU: four to six seconds each
 ONLINE = (16, 64)  # dimensions for which KeOps compiles, about six seconds for each formula
+ONLINE_ROWS = (1000, 4000)  # on a CPU: fewer are not what it is for, more take too long
 DENSE_COPIES = 6  # [n, n] matrices that eager code holds at its peak, gradient included
 WARM_UP = 100  # rows
 
@@ -90,7 +91,9 @@ class Problem:
         if self.kernel in ("gaussian", "energy") and rivals.installed("geomloss"):
             both = partial(rivals.geomloss, name=self.kernel, sigma=self.sigma)
             found["geomloss"] = partial(both, backend="tensorized")
-            if self.n >= CHECKED_ROWS and self.d in ONLINE and rivals.installed("pykeops"):
+            low, high = ONLINE_ROWS
+            suits = low <= self.n and (on_gpu or self.n <= high)
+            if suits and self.d in ONLINE and rivals.installed("pykeops"):
                 found["geomloss online"] = partial(both, backend="online")
         if self.kernel == "gaussian" and not self.gradient and not on_gpu:
             found["sklearn"] = partial(rivals.sklearn_gaussian, sigma=self.sigma)
