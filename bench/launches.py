@@ -100,7 +100,9 @@ def work_of(launch: Launch, specials: int) -> Work:
         width = given["D"] if given["GRAM"] else given["d"]
         products = (2 if fused else 1) * 2.0 * width * visits * tile
         rows = given["BM"] if given["GRAM"] and given["D"] > given["BK"] else 0
-        columns = given["BN"] * (2 if fused and given["GRAM"] else 1)
+        # The second product has the columns already if one slice is all of their coordinates.
+        again = fused and given["GRAM"] and given["D"] > given["BK"]
+        columns = given["BN"] * (2 if again else 1)
         programs = given["tiles"] * cdiv(given["chunk"] * given["chunks"], given["each"]) if (
             name == "panel_kernel") else given["programs"]  # fmt: skip
         return Work(

@@ -336,13 +336,19 @@ def disassembled(launch: Launch, arch: int) -> str:
     return _dump(_compiled(launch, arch).asm["cubin"])
 
 
-def measure(case: Case, launch: Launch, arch: int) -> Usage:
+def code_of(launch: Launch, arch: int) -> dict[str, int]:
     """Compile one launch, unless that has been done, and read the result."""
     key = code_key(launch, arch)
     code = _kept(key)
     if code is None:
         code = _read(_compiled(launch, arch), arch)
         _keep(key, code)
+    return code
+
+
+def measure(case: Case, launch: Launch, arch: int) -> Usage:
+    """What became of a launch, and what is asked of it."""
+    code = code_of(launch, arch)
     kernel, given = launch.kernel.__name__, launch.arguments
     gram = bool(given.get("GRAM", kernel == "norm_kernel"))
     product = kernel != "finish_kernel" or bool(given.get("PANEL"))

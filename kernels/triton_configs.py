@@ -104,8 +104,8 @@ _ADA_SEVERAL = _AMPERE_SEVERAL._replace(
 _HOPPER = Table(
     gram_value=Config(128, 64, 64, 8, 2),
     gram_gradient=_gradients(
-        Config(128, 64, 32, 8, 2),
-        Config(128, 64, 64, 8, 2),
+        Config(64, 64, 32, 4, 2),
+        Config(64, 64, 64, 4, 2),
         Config(128, 32, 64, 8, 2),
     ),
     gram_panel=Config(128, 64, 64, 8, 2),
@@ -116,7 +116,7 @@ _HOPPER_SEVERAL = _HOPPER._replace(
     difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
     gram_gradient=_gradients(
         Config(128, 32, 32, 8, 2),
-        Config(128, 32, 64, 8, 2),
+        Config(64, 32, 64, 4, 2),
         Config(64, 32, 64, 8, 1),
     ),
     gram_value_of_slices=Config(128, 32, 64, 8, 2),

@@ -160,10 +160,11 @@ def gradient_kernel(
         gradient = (tl.zeros([BM], tl.float64),) * D
     for t in range(split * each, tl.minimum((split + 1) * each, across)):
         cols = t * BN + tl.arange(0, BN)
+        col_hi, col_lo = first_slice(b0, b1, cols, GRAM, D, BK)
         s = metric_tile(
             a0, a1, row_norm, rows, rows_n, a_sn, a_sd,
             b0, b1, b_norm, cols, cols_n, b_sn, b_sd,
-            row_hi, row_lo, inverse, d, METRIC, GRAM, D, BK, TURNED,
+            row_hi, row_lo, col_hi, col_lo, inverse, d, METRIC, GRAM, D, BK, TURNED,
         )  # fmt: skip
         weight = by_column(weight_of(bw, cols, cols_n, bw_sn, WEIGHTED), TURNED)
         weight = tl.where(by_row(self_rows, TURNED) == by_column(cols, TURNED), 0.0, weight)
@@ -190,11 +191,10 @@ def gradient_kernel(
         if PANEL:
             tl.store(into + cols[None, :], slopes)
         elif FUSED and GRAM:
-            span = cols.to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
-            other_hi = tl.load(b0 + span)  # [BN, D]
-            other_lo = tl.load(b1 + span)
+            if D > BK:
+                col_hi, col_lo = first_slice(b0, b1, cols, GRAM, D, D)  # [BN, D]
             row_sum += tl.sum(slopes, 1).to(tl.float64)
-            gradient += _weighted_rows(slopes, other_hi, other_lo)
+            gradient += _weighted_rows(slopes, col_hi, col_lo)
         elif FUSED:
             moved = ()
             for k in tl.static_range(D):

@@ -74,26 +74,28 @@ def batch_item(p0, p1, batch, stride, GRAM: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
-def _gram(a0, a1, rows, b0, b1, cols, hi, lo, D: tl.constexpr, BK: tl.constexpr):
-    a_at = rows.to(tl.int64)[:, None] * D + tl.arange(0, BK)[None, :]  # [BM, BK]
-    b_at = cols.to(tl.int64)[None, :] * D + tl.arange(0, BK)[:, None]  # [BK, BN]
+def _gram(
+    a0, a1, rows, b0, b1, cols, hi, lo, other_hi, other_lo, D: tl.constexpr, BK: tl.constexpr
+):  # fmt: skip
     if D == BK:
-        other_hi = tl.load(b0 + b_at)
-        other_lo = tl.load(b1 + b_at)
-        cross = tl.dot(hi, other_lo) + tl.dot(lo, other_hi)
-        return tl.dot(hi, other_hi, cross)  # [BM, BN]
+        b_hi = tl.trans(other_hi)  # [BK, BN]
+        b_lo = tl.trans(other_lo)
+        cross = tl.dot(hi, b_lo) + tl.dot(lo, b_hi)
+        return tl.dot(hi, b_hi, cross)  # [BM, BN]
     else:
+        a_at = rows.to(tl.int64)[:, None] * D + tl.arange(0, BK)[None, :]  # [BM, BK]
+        b_at = cols.to(tl.int64)[None, :] * D + tl.arange(0, BK)[:, None]  # [BK, BN]
         hh = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
         hl = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
         lh = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
         for k in range(0, D, BK):
             hi = tl.load(a0 + a_at + k)
             lo = tl.load(a1 + a_at + k)
-            other_hi = tl.load(b0 + b_at + k)
-            other_lo = tl.load(b1 + b_at + k)
-            hh = tl.dot(hi, other_hi, hh)
-            hl = tl.dot(hi, other_lo, hl)
-            lh = tl.dot(lo, other_hi, lh)
+            b_hi = tl.load(b0 + b_at + k)
+            b_lo = tl.load(b1 + b_at + k)
+            hh = tl.dot(hi, b_hi, hh)
+            hl = tl.dot(hi, b_lo, hl)
+            lh = tl.dot(lo, b_hi, lh)
         return hh + (hl + lh)  # [BM, BN]
 
 
@@ -139,12 +141,12 @@ def _accumulate_metric(s, a, b, METRIC: tl.constexpr, TURNED: tl.constexpr):
 def metric_tile(
     a0, a1, a_norm, rows, n, a_sn, a_sd,
     b0, b1, b_norm, cols, m, b_sn, b_sd,
-    hi, lo, inverse, d,
+    hi, lo, other_hi, other_lo, inverse, d,
     METRIC: tl.constexpr, GRAM: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
     TURNED: tl.constexpr,
 ):  # fmt: skip
     if GRAM:
-        s = _gram(a0, a1, rows, b0, b1, cols, hi, lo, D, BK)
+        s = _gram(a0, a1, rows, b0, b1, cols, hi, lo, other_hi, other_lo, D, BK)
         if METRIC == "sqeuclidean":
             s = a_norm[:, None] + tl.load(b_norm + cols)[None, :] - 2.0 * s
             s = tl.maximum(s, 0.0, propagate_nan=tl.PropagateNan.ALL)
@@ -209,7 +211,8 @@ def norm_kernel(
     total = tl.zeros([BM], tl.float32)
     for t in range(0, BM // BN):
         cols = first + t * BN + tl.arange(0, BN)
-        g = _gram(hi, lo, rows, hi, lo, cols, row_hi, row_lo, D, BK)  # [BM, BN]
+        col_hi, col_lo = first_slice(hi, lo, cols, True, D, BK)
+        g = _gram(hi, lo, rows, hi, lo, cols, row_hi, row_lo, col_hi, col_lo, D, BK)  # [BM, BN]
         total += tl.sum(tl.where(rows[:, None] == cols[None, :], g, 0.0), 1)
     tl.store(norm + batch * padded * PADDING + rows, total)
 
@@ -277,10 +280,11 @@ def value_kernel(
             j = tl.where(triangle, (i + step_j) % tiles, step_j)
             twice = tl.where(triangle & (step_j > 0), 2.0, 1.0)
             cols = j * BM + (t % PER) * BN + tl.arange(0, BN)
+            col_hi, col_lo = first_slice(b0, b1, cols, GRAM, D, BK)
             s = metric_tile(
                 a0, a1, row_norm, rows, rows_n, a_sn, a_sd,
                 b0, b1, b_norm, cols, cols_n, b_sn, b_sd,
-                row_hi, row_lo, inverse, d, METRIC, GRAM, D, BK, TURNED,
+                row_hi, row_lo, col_hi, col_lo, inverse, d, METRIC, GRAM, D, BK, TURNED,
             )  # fmt: skip
             weight = by_column(weight_of(bw, cols, cols_n, bw_sn, WEIGHTED) * twice, TURNED)
             itself = by_row(self_rows, TURNED) == by_column(cols, TURNED)

@@ -67,10 +67,11 @@ def panel_kernel(
     square = (tl.zeros([BM], tl.float64),) * C
     for t in range(tl.maximum(first, begin), tl.minimum(last, end)):
         cols = first_column + t * BN + span
+        col_hi, col_lo = first_slice(x0, x1, cols, GRAM, D, BK)
         s = metric_tile(
             x0, x1, row_norm, rows, n, x_sn, x_sd,
             x0, x1, x_norm, cols, n, x_sn, x_sd,
-            row_hi, row_lo, inverse, d, METRIC, GRAM, D, BK, False,
+            row_hi, row_lo, col_hi, col_lo, inverse, d, METRIC, GRAM, D, BK, False,
         )  # fmt: skip
         kept = (cols[None, :] > rows[:, None]) & (cols < n)[None, :]
         to = panel + (t // chunk).to(tl.int64) * (rows_count * chunk * BN) + t % chunk * BN

@@ -18,7 +18,7 @@ if str(ROOT) not in sys.path:
 from bench import cost_model, launches  # noqa: E402
 from bench import generated_code as code  # noqa: E402
 from bench.code_baseline import Row, baseline, regressions  # noqa: E402
-from bench.cost_model import code_seconds, times, verdict  # noqa: E402
+from bench.cost_model import code_seconds, queued, times, verdict  # noqa: E402
 from bench.launches import GPU, H200, unit_seconds  # noqa: E402
 from divergences.kernels.offline import Launch  # noqa: E402
 from divergences.kernels.triton_configs import ARCHITECTURES, Config  # noqa: E402
@@ -227,6 +227,16 @@ def test_the_limit_of_several_launches() -> None:
     assert found.unit == "memory"
     assert found.floor == pytest.approx(1.3e-3)
     assert found.code_floor == pytest.approx(1.8e-3)
+
+
+def test_blocks_take_turns() -> None:
+    """One waits for itself, two of equal work leave a third of the time unused, many nothing."""
+    assert queued(2.0, 1.0, 1) == pytest.approx(3.0)
+    assert queued(1.0, 1.0, 2) == pytest.approx(1.5)
+    assert queued(1.0, 2.0, 2) == queued(2.0, 1.0, 2) == pytest.approx(2.0 * 1.75 / 1.5)
+    assert queued(2.0, 1.0, 50) == pytest.approx(2.0)
+    assert queued(0.0, 1.0, 1) == 1.0
+    assert queued(0.0, 0.0, 1) == 0.0
 
 
 @pytest.mark.parametrize(
