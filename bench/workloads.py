@@ -161,8 +161,9 @@ def checked(
 ) -> tuple[dict[str, Loss], dict[str, float]]:
     """The losses that run, and the largest error of each relative to the largest entry of fp64.
 
-    Raises AssertionError unless ours is at most twice that of eager fp32, and every rival's small
-    enough to say that it computes the same thing. A rival that raises is left out.
+    Raises AssertionError unless ours is at most twice that of eager fp32, and every rival's below
+    a tenth: it computes the same thing, but the gradient of ``torch.cdist`` at d = 1, say, is 3 %
+    off. A rival that raises is left out.
     """
     small = replace(problem, n=min(problem.n, CHECKED_ROWS))
     x, y = small.samples()
@@ -183,7 +184,7 @@ def checked(
             continue
         errors[name] = float((found.double() - correct).abs().max() / correct.abs().max())
     assert errors[OURS] <= 2.0 * errors["eager"] + 1e-6, errors
-    assert max(errors.values()) < 1e-2, errors
+    assert max(errors.values()) < 0.1, errors
     if not problem.dense_fits():
         del losses["eager"]
         leave_out(str(problem), "every rival", "its matrices are too large for this device")
