@@ -150,7 +150,7 @@ def caption(hardware: Runs) -> str:
         f"{found['gemm'] / 1e9:.0f} GFLOP/s (a 2048³ fp32 product), then one exp2 at "
         f"{found['exp2'] / 1e9:.2g}e9/s or root at {found['sqrt'] / 1e9:.2g}e9/s (in cache), "
         "one after the other; all rates were measured in the same session with the same threads. "
-        "Lines end where a rival's matrices take tens of seconds."
+        "Lines end at the largest n that was timed."
     )
 
 

@@ -16,7 +16,12 @@ FILE = "losses_cpu"
 ALONG_N = [(n, 16) for n in (32, 64, 128, 256, 512, 1000, 2000, 4000)]
 ALONG_D = [*((2000, d) for d in (1, 2, 3, 64, 784)), (1000, 3072)]
 LARGE = [(8000, 64)]  # half a minute each
-OURS_ALONE = [(32_000, 16), (100_000, 16)]  # a dense matrix takes 4 and 40 GB
+OURS_ALONE = [  # a dense matrix takes 4 and 40 GB
+    Problem("gaussian", 32_000, 16),
+    Problem("gaussian", 32_000, 16, True),
+    Problem("energy", 32_000, 16, True),
+    Problem("gaussian", 100_000, 16),
+]
 MEMORY_FROM = 1000  # rows; below it is noise
 both = pytest.mark.parametrize("gradient", [False, True], ids=["value", "value+gradient"])
 # torch's own compiler imports what torch deprecates
@@ -34,9 +39,9 @@ def test_loss(compare: Compare, kernel: str, n: int, d: int, gradient: bool) -> 
         assert rows[0].peak_mb < 100 + 8 * (2 * 4 * n * d / 2**20)
 
 
-@pytest.mark.parametrize(("n", "d"), OURS_ALONE)
-def test_large(compare: Compare, n: int, d: int) -> None:
-    measure_problem(compare, Problem("gaussian", n, d), FILE, memory=True)
+@pytest.mark.parametrize("problem", OURS_ALONE, ids=str)
+def test_large(compare: Compare, problem: Problem) -> None:
+    measure_problem(compare, problem, FILE, memory=True)
 
 
 @both
