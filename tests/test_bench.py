@@ -76,6 +76,31 @@ def test_a_slow_variant_has_fewer_rounds_and_a_long_one_one(clock: Clock) -> Non
     assert clock.ran.count("c") == 1  # its first run is its measurement
 
 
+def test_cuda_runs_are_timed_between_events_that_were_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            said.append("record")
+
+        def synchronize(self) -> None:
+            said.append("wait")
+
+        def elapsed_time(self, after: Event) -> float:
+            assert after is not self
+            return 2.5  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: said.append("idle"))
+    assert measure.timed(lambda: said.append("run"), "cuda") == pytest.approx(0.0025)
+    assert said == ["idle", "record", "run", "record", "wait"]
+
+
 @pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="not Linux")
 def test_peak_memory_is_that_of_the_run() -> None:
     setup = partial(partial, torch.ones, 40 * 2**18)  # 40 MB
