@@ -173,9 +173,19 @@ def _panel_columns(problem: Problem) -> int:
     return max(padded) if problem.blocks == "xy" else sum(padded)
 
 
+def _regions(plan: Rows, covered: dict[str, str], start: int, count: int) -> dict[str, Region]:
+    """Where a launch leaves the sums of the blocks that it covers, from ``start`` on."""
+    found = {}
+    for pair, programs in plan.programs.items():
+        if covered.get(BLOCK_OF[pair]) == pair:
+            found[BLOCK_OF[pair]] = Region(start, programs, plan.config.rows)
+        start += programs * count * plan.config.rows
+    return found
+
+
 def _run_rows(
     problem: Problem, plan: Rows, wanted: Wanted, with_sums: bool, sums: Tensor,
-    regions: tuple[Region, ...], sums_start: int, out: Sweep,
+    regions: tuple[Region, ...], adds: bool, sums_start: int, out: Sweep,
 ) -> None:  # fmt: skip
     """The gradient kernel on some rows, then the kernel that finishes them."""
     config, dummy = plan.config, problem.rates.values
@@ -220,15 +230,16 @@ def _run_rows(
         POTENTIAL=wanted.grad_wx or wanted.grad_wy, SUMS=with_sums, BLOCKS=problem.blocks,
         BK=config.slice, BM=config.rows, BN=config.columns,
     )  # fmt: skip
-    _finish(problem, wanted, sums, regions, out, plan, slots_x, slots_y, common)
+    _finish(problem, wanted, sums, regions, adds, out, plan, slots_x, slots_y, common)
 
 
 def _finish(
-    problem: Problem, wanted: Wanted, sums: Tensor, regions: tuple[Region, ...], out: Sweep,
-    plan: Rows | None = None, slots_x: int = 0, slots_y: int = 0,
+    problem: Problem, wanted: Wanted, sums: Tensor, regions: tuple[Region, ...], adds: bool,
+    out: Sweep, plan: Rows | None = None, slots_x: int = 0, slots_y: int = 0,
     common: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """Sums the partials in a fixed order. ``regions`` is empty if there are no sums to finish."""
+    """Sums the partials in a fixed order. ``regions`` is empty if there are no sums to finish;
+    ``adds``: to those that are there."""
     dummy = problem.rates.values
     if common is None:
         common = dict.fromkeys(("partial", "potential", "panel"), dummy)
@@ -258,7 +269,8 @@ def _finish(
         del shared[name]
     triton_problem.launch(
         gradients.finish_kernel, (total * problem.batch,), config,
-        **shared, **common, programs=total, sums=sums, out=out.sums, sums_stride=sums.stride(0),
+        **shared, **common, programs=total, sums=sums, out=out.sums, adds=int(adds),
+        sums_stride=sums.stride(0),
         start_xx=padded[0].start, start_yy=padded[1].start, start_xy=padded[2].start,
         count_xx=padded[0].programs, count_yy=padded[1].programs, count_xy=padded[2].programs,
         width_xx=padded[0].width, width_yy=padded[1].width, width_xy=padded[2].width,
@@ -312,34 +324,28 @@ def _sweep(
         rows = "xy"  # one launch for everything, even if it does some work in vain
     plans = _plan_rows(problem, rows, wanted.grad_x or wanted.grad_y) if rows else []
     covered: dict[str, str] = {}
-    if wanted.sums and len(plans) == 1:
-        for pair in plans[0].splits:
+    if wanted.sums:
+        for pair in (pair for plan in plans for pair in plan.splits):
             covered.setdefault(BLOCK_OF[pair], pair)
     missing = tuple(b for b in names if b not in covered) if wanted.sums else ()
     values = _plan_values(problem, missing) if missing else None
 
     found: dict[str, Region] = {}
-    size = 0
+    start = 0
     if values is not None:
-        for name in ("xx", "yy", "xy"):
-            if name in missing:
-                found[name] = Region(size, values.programs[name], values.config.rows)
-                size += len(components) * values.programs[name] * values.config.rows
-    start = size
-    if covered:
-        first = start
-        for pair, count in plans[0].programs.items():
-            if covered.get(BLOCK_OF[pair]) == pair:
-                found[BLOCK_OF[pair]] = Region(first, count, plans[0].config.rows)
-            first += count * len(components) * plans[0].config.rows
-        size = first
+        for name in missing:
+            found[name] = Region(start, values.programs[name], values.config.rows)
+            start += len(components) * values.programs[name] * values.config.rows
+    of_plans = [_regions(plan, covered, start, len(components)) for plan in plans]
+    most = max([0, *(sum(plan.programs.values()) * plan.config.rows for plan in plans)])
+    size = start + (most * len(components) if covered else 0)
     sums = torch.empty((batch, max(size, 1)), dtype=f64, device=x.device)
-    regions = tuple(found[name] for name in names) if wanted.sums else ()
     if values is not None:
         _run_values(problem, values, sums)
     if not plans:
-        _finish(problem, wanted, sums, regions, out)
-    for plan in plans:
-        _run_rows(problem, plan, wanted, bool(covered), sums, regions, start, out)
-        regions = ()
+        _finish(problem, wanted, sums, tuple(found.values()), False, out)
+    for number, (plan, regions) in enumerate(zip(plans, of_plans, strict=True)):
+        held = {**found, **regions} if number == 0 else regions
+        finished = tuple(held.get(name, Region()) for name in names) if held else ()
+        _run_rows(problem, plan, wanted, bool(regions), sums, finished, number > 0, start, out)
     return out

@@ -224,20 +224,21 @@ def gradient_kernel(
 
 @triton.jit
 def _finish_sums(
-    sums, out, which, start, count, width, C: tl.constexpr, BE: tl.constexpr
+    sums, out, adds, which, start, count, width, C: tl.constexpr, BE: tl.constexpr
 ):  # fmt: skip
     total = tl.zeros([BE], tl.float64)
     for first in range(0, count * width, BE):
         element = first + tl.arange(0, BE)
         at = start + (element // width * C + which % C) * width + element % width
         total += tl.load(sums + at, mask=element < count * width, other=0.0)
-    tl.store(out, tl.sum(total, 0))
+    before = tl.load(out, mask=adds != 0, other=0.0)
+    tl.store(out, before + tl.sum(total, 0))
 
 
 @entry
 def finish_kernel(
-    programs, sums, out, sums_stride, start_xx, start_yy, start_xy, count_xx, count_yy, count_xy,
-    width_xx, width_yy, width_xy,
+    programs, sums, out, adds, sums_stride,
+    start_xx, start_yy, start_xy, count_xx, count_yy, count_xy, width_xx, width_yy, width_xy,
     partial, potential, panel, scale_inverse, d, first_x, rows_x, first_y, rows_y,
     slots, slots_x, slots_y, panel_stride, panel_y,
     grad_x, grad_y, grad_wx, grad_wy,
@@ -258,7 +259,9 @@ def finish_kernel(
         elif block == 2:
             start, count, width = start_xy, count_xy, width_xy
         at = out + batch * SUM_PROGRAMS + program
-        _finish_sums(sums + batch * sums_stride, at, program, start, count, width, C, BE)
+        _finish_sums(
+            sums + batch * sums_stride, at, adds, program, start, count, width, C, BE
+        )  # fmt: skip
     else:
         chunks = tl.cdiv(d, BD)
         tile = (program - SUM_PROGRAMS) // chunks
@@ -311,8 +314,11 @@ def finish_kernel(
                     weight = tl.load(at[:, None] + (shift + cols)[None, :])  # [BM, BN]
                     if GRAM:
                         other = cols.to(tl.int64)[:, None] * D + first_d + span[None, :]
-                        other_hi = tl.load(b0 + other)  # [BN, BD]
-                        other_lo = tl.load(b1 + other)
+                        held = (first_d + span < D)[None, :]
+                        if D % BD == 0:
+                            held = None
+                        other_hi = tl.load(b0 + other, mask=held)  # [BN, BD]
+                        other_lo = tl.load(b1 + other, mask=held)
                         row_sum += tl.sum(weight, 1).to(tl.float64)
                         gradient += _weighted_rows(weight, other_hi, other_lo)
                     else:
@@ -330,6 +336,8 @@ def finish_kernel(
                     )
             if PANEL and GRAM and METRIC == "sqeuclidean":
                 at = rows.to(tl.int64)[:, None] * D + first_d + span[None, :]
-                u = tl.load(a0 + at).to(tl.float32) + tl.load(a1 + at).to(tl.float32)
+                held = (first_d + span < D)[None, :]
+                u = tl.load(a0 + at, mask=held).to(tl.float32)
+                u += tl.load(a1 + at, mask=held).to(tl.float32)
                 gradient = u * row_sum.to(tl.float32)[:, None] - gradient
             tl.store(to[:, None] + span[None, :], gradient * factor[:, None], mask=kept)

@@ -500,6 +500,22 @@ class TestNoWorkInVain:
         assert not arguments["POTENTIAL"]
 
     @pytest.mark.usefixtures("gram")
+    @pytest.mark.usefixtures("gram")
+    def test_values_of_several_panels(
+        self, launches: Launches, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each panel adds the sums of its rows; only pairs in y are left for the values."""
+        monkeypatch.setattr(triton_backend, "PANEL_BYTES", 1)
+        problem = Problem(40, 34, 130, [GAUSSIAN, ENERGY])
+        problem.check(wanted=Wanted(True, True))
+        (arguments,) = (a for name, _, a in launches if name == "value_kernel")
+        assert arguments["programs"] == arguments["programs_yy"]
+        assert sum(name == "gradient_kernel" for name, _, _ in launches) == 2
+        launches.clear()
+        problem.check()
+        assert not any(name == "value_kernel" for name, _, _ in launches)
+
+    @pytest.mark.usefixtures("gram")
     def test_values_beside_the_gradient_of_x_add_one_triangle(self, launches: Launches) -> None:
         Problem(40, 34, 20, [GAUSSIAN]).sweep(Wanted(True, True))
         (arguments,) = (a for name, _, a in launches if name == "value_kernel")
