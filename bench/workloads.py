@@ -95,7 +95,8 @@ class Problem:
             suits = low <= self.n and (on_gpu or self.n <= high)
             if suits and self.d in ONLINE and rivals.installed("pykeops"):
                 found["geomloss online"] = partial(both, backend="online")
-        if self.kernel == "gaussian" and not self.gradient and not on_gpu:
+        numpy_kernel = self.kernel == "gaussian" and not self.gradient and not on_gpu
+        if numpy_kernel and rivals.installed("sklearn"):
             found["sklearn"] = partial(rivals.sklearn_gaussian, sigma=self.sigma)
         if self.kernel == "imq mixture":
             found["pythae-like"] = partial(rivals.pythae_like, squares=self.squares())
@@ -165,6 +166,9 @@ def checked(
     a tenth: it computes the same thing, but the gradient of ``torch.cdist`` at d = 1, say, is 3 %
     off. A rival that raises is left out.
     """
+    for module in ("geomloss", "pykeops", "sklearn"):
+        if not rivals.installed(module):
+            leave_out("all workloads", f"what needs {module}", "it is not installed")
     small = replace(problem, n=min(problem.n, CHECKED_ROWS))
     x, y = small.samples()
     wanted = truth(small, x, y)
