@@ -11,7 +11,7 @@ from torch import Tensor
 from . import compiled, ops, small
 from .backends import choose
 from .kernel import Group, Kernel
-from .plan import Blocks, Means, Wanted, mean_factors
+from .plan import Blocks, Means, Wanted
 from .validation import canonical, check_samples, check_weights
 
 

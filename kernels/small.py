@@ -19,22 +19,23 @@ from torch import Tensor
 
 from .backends import choose, run
 from .kernel import Group, Kernel
-from .plan import Component, Means, Wanted, decode, mean_counts, mean_factors
+from .plan import Blocks, Component, Means, Wanted, decode, mean_counts, mean_factors
 from .tiles import (
     CANCELLATION,
     EXPONENT_ERROR,
+    FEW_COLUMNS,
     RANGE,
     TILE,
     UNRESOLVED,
+    differences,
+    doubles_suffice,
+    exponent_error,
     full_precision,
     is_lowered,
     scratch,
+    squared_differences,
 )
-
-# A transform of torch.func needs the general Function; without this query every call takes it.
-_transforms_active: Callable[[], bool] = getattr(
-    torch._C, "_are_functorch_transforms_active", lambda: True
-)
+from .validation import transforms_active
 
 
 class Problem(NamedTuple):
@@ -68,7 +69,7 @@ def applies(
         and kernel.metric == "sqeuclidean"
         and all(a == int(a) for a in block_coefs)
         and choose(x, backend) == "reference"
-        and not _transforms_active()
+        and not transforms_active()
     )
 
 
@@ -127,7 +128,7 @@ def _through_tiles(
     rates: Sequence[float],
     wanted: Wanted,
 ) -> _Found:
-    blocks = "xx" if y is None else "all"
+    blocks: Blocks = "xx" if y is None else "all"
     factors = mean_factors(len(x), 0 if y is None else len(y), blocks, problem.means)
     coefs = [
         a * f * c
@@ -157,25 +158,29 @@ def _evaluate(
 ) -> _Found | None:
     """None where the distances would lose too many digits in this dtype, or are not finite."""
     n, m = len(x), 0 if y is None else len(y)
-    z = x if y is None else torch.cat([x, y])
-    u = z - z.mean(0)
-    s = _distances(u, max(map(abs, rates)), all(c.function.smooth for c in components))
-    if s is None:
+    prepared = _prepare(
+        x if y is None else torch.cat([x, y]),
+        max(map(abs, rates)),
+        all(c.function.smooth for c in components),
+    )
+    if prepared is None:
         return None
-    pairs, scale = _pair_coefficients(n, m, problem.block_coefs, problem.means, u.dtype)
+    s, points = prepared
+    pairs, scale = _pair_coefficients(n, m, problem.block_coefs, problem.means, s.dtype)
     coefficients = [scale * a for a in problem.group.coefficients]
     gradients = wanted.grad_x or wanted.grad_y
     k = _mixture(s, components, rates, coefficients, gradients)
-    rows = k.value.mul_(pairs).sum(1)
-    value = 0.5 * k.value_scale * float(rows.sum(dtype=torch.float64))
+    value = k.value.mul_(pairs)
+    rows = value.sum(1)
+    total = 0.5 * k.value_scale * float(rows.sum(dtype=torch.float64))
     if not gradients:
-        return _Found(value, None, None)
-    if k.slope is not k.value:
+        return _Found(total, None, None)
+    if k.slope is not value:
         rows = k.slope.mul_(pairs).sum(1)
     return _Found(
-        value,
-        _gradient(k, rows, u, 0, n) if wanted.grad_x else None,
-        _gradient(k, rows, u, n, n + m) if wanted.grad_y else None,
+        total,
+        _gradient(k, rows, points, 0, n) if wanted.grad_x else None,
+        _gradient(k, rows, points, n, n + m) if wanted.grad_y else None,
     )
 
 
@@ -199,22 +204,37 @@ def _pair_coefficients(
         return matrix.fill_diagonal_(0.0), 1.0 / common
 
 
-def _distances(u: Tensor, rate: float, smooth: bool) -> Tensor | None:
-    """s of the rows [N, d] with themselves; its diagonal is of no use."""
+def _prepare(z: Tensor, rate: float, smooth: bool) -> tuple[Tensor, Tensor] | None:
+    """s of the rows [N, d] with themselves, whose diagonal is of no use, and what the gradient is
+    made of: the centred rows, in fp64 where fp32 distances would not do; or, of a few columns,
+    these [1, d, N], whose differences are taken."""
+    u = z - z.mean(0)
     norms = u.square().sum(1)
     top = float(norms.max())
     if not RANGE[0] < top < RANGE[1]:  # also where it is NaN
         return None
-    if smooth and not 8.0 * torch.finfo(u.dtype).eps * top * rate <= EXPONENT_ERROR[u.dtype]:
-        return None
+    if z.shape[1] <= FEW_COLUMNS:
+        columns = z.T.contiguous().unsqueeze(0)
+        out = scratch("distance", (1, len(z), len(z)), z)
+        return squared_differences(columns, columns, out)[0], columns
+    double = False
+    if smooth and not exponent_error(2.0 * top, rate, z.dtype) <= EXPONENT_ERROR[z.dtype]:
+        double = z.dtype != torch.float64
+        if not (double and doubles_suffice(2.0 * top, rate)):
+            return None
+        u = z.double()
+        u -= u.mean(0)
+        norms = u.square().sum(1)
     s = torch.add(norms, norms.unsqueeze(1), out=scratch("distance", (len(u), len(u)), u))
     s.addmm_(u, u.T, alpha=-2.0)
+    if double:
+        return scratch("distance", s.shape, z).copy_(s), u
     if not smooth:
         s.diagonal().fill_(4.0 * top)  # as far as two rows can be
         least = UNRESOLVED if u.dtype == torch.float64 else CANCELLATION
         if not float(s.amin()) >= 2.0 * least * top:
             return None
-    return s
+    return s, u
 
 
 class _Mixture(NamedTuple):
@@ -252,6 +272,16 @@ def _mixture(
 
 
 def _gradient(k: _Mixture, row_sums: Tensor, u: Tensor, start: int, stop: int) -> Tensor:
-    """Σⱼ slopeᵢⱼ·(uᵢ − uⱼ) of some rows [r, d]."""
-    own = u[start:stop] * row_sums[start:stop].unsqueeze(1)
-    return torch.addmm(own, k.slope[start:stop], u, beta=k.slope_scale, alpha=-k.slope_scale)
+    """Σⱼ slopeᵢⱼ·(uᵢ − uⱼ) of some rows [r, d], in the dtype of the slopes; u as ``_prepare``
+    made it."""
+    slopes, masses = k.slope[start:stop], row_sums[start:stop]
+    if u.dim() == 3:
+        own = u[:, :, start:stop]
+        terms = (differences(own, u, c)[0].mul_(slopes).sum(1) for c in range(u.shape[1]))
+        return torch.stack([*terms], 1).mul_(k.slope_scale)
+    if u.dtype != slopes.dtype:  # in fp64 throughout, as the two terms may cancel
+        slopes = slopes.to(u.dtype)
+        masses = slopes.sum(1)
+    own = u[start:stop] * masses.unsqueeze(1)
+    gradient = torch.addmm(own, slopes, u, beta=k.slope_scale, alpha=-k.slope_scale)
+    return gradient.to(k.slope.dtype)

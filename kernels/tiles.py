@@ -1,7 +1,7 @@
 """What the reference backend's sweeps are made of: prepared samples and tiles of distances.
 
 A tile comes from one matrix product of augmented rows, [−2u, |u|², 1]·[v, 1, |v|²] with centred
-points u and v.
+points u and v; or, of a few columns, from their differences.
 
 Cancellation. A Gram product in the input dtype leaves an error of about eps·(|u|² + |v|²) in d².
 Where that is too much for the function at hand (not smooth at 0, or narrow against the spread of
@@ -16,7 +16,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ CENTRE_ROWS = 33
 UNRESOLVED = 2.0**-14  # of |u|² + |v|²: below it an fp64 Gram product leaves d² under 11 digits
 SNAP = 2.0**-46  # of |u|² + |v|²: below it (on CUDA) such a d² is rounding noise, and taken for 0
 DIFFERENCE_COLUMNS = 16
+FEW_COLUMNS = 3  # where a product of so few terms is slower than their differences
 NEAR_PAIRS = 2**14  # recomputed at a time
 CANCELLATION = 2.0**-7  # of |u|² + |v|²: below it an fp32 d² has lost too many digits for its root
 EXPONENT_ERROR = {torch.float32: 1e-5, torch.float64: 1e-11}  # largest allowed in rate·d²
@@ -92,6 +93,11 @@ class Side(NamedTuple):
         """Rows as given, in fp64: what differences are formed of."""
         points = self.sample[items, rows.start : rows.stop].double()
         return points + points * 0.0
+
+    def columns(self, items: slice, rows: Span) -> Tensor:
+        """Rows as given, transposed [b, d, i]."""
+        columns = self.sample[items, rows.start : rows.stop].mT.contiguous()
+        return columns.add_(columns * 0.0)
 
     def exact(self, items: slice, rows: Span) -> Tensor:
         """Centred rows in fp64, without the rounding that centring in fp32 has."""
@@ -157,54 +163,80 @@ class OutOfRange(Exception):
     """fp32 samples whose squared distances fp32 does not hold (or that are not finite)."""
 
 
+def exponent_error(norm: float, rate: float, dtype: torch.dtype) -> float:
+    """Of rate·d² from a Gram product, for ``norm`` = |u|² + |v|²."""
+    return 4.0 * torch.finfo(dtype).eps * norm * rate
+
+
+def doubles_suffice(norm: float, rate: float) -> bool:
+    """Whether an fp64 Gram product of fp32 samples leaves no error that fp32 shows."""
+    return exponent_error(norm, rate, torch.float64) <= 1e-9
+
+
+Form = Literal["input", "double", "differences"]
+"""How a tile was formed, and its gradient is to be: by a Gram product in the dtype of the input or
+in fp64, or by differences."""
+
+
 class Distances:
     """Tiles of the metric s, each a freely overwritable [b, i, j]."""
 
     def __init__(self, metric: Metric, smooth: bool, rate: float) -> None:
         self.metric, self.smooth, self.rate = metric, smooth, rate
 
-    def __call__(self, a: Side, b: Side, items: slice, tile: Tile) -> tuple[Tensor, bool]:
-        """The tile, and whether it was formed in fp64."""
+    def __call__(self, a: Side, b: Side, items: slice, tile: Tile) -> tuple[Tensor, Form]:
+        """The tile, and how it was formed."""
         i, j = tile.i, tile.j
         left, right = a.left[items, i.start : i.stop], b.right[items, j.start : j.stop]
         if self.metric == "l1":
-            return _l1_distances(left, right), False
+            return _l1_distances(left, right), "input"
         s = scratch("distance", (left.shape[0], left.shape[1], right.shape[1]), left)
         if self.metric == "inner":
-            return matmul(left, right.mT, s), False
+            return matmul(left, right.mT, s), "input"
+        if a.sample.shape[-1] <= FEW_COLUMNS:
+            return squared_differences(a.columns(items, i), b.columns(items, j), s), "differences"
         double = s.dtype == torch.float64
         if not a.largest:  # CUDA: no look at the numbers
             if double and self.smooth:
-                return matmul(left, right.mT, s), False
-            return self._exact(a, b, items, tile, s), True
+                return matmul(left, right.mT, s), "input"
+            return self._exact(a, b, items, tile, s)
         norm = a.largest[i.number] + b.largest[j.number]
-        error = 4.0 * torch.finfo(s.dtype).eps * norm * self.rate
+        error = exponent_error(norm, self.rate, s.dtype)
         if self.smooth and not error <= EXPONENT_ERROR[s.dtype]:  # also where a norm is NaN
-            return self._exact(a, b, items, tile, s), True
+            if not double and doubles_suffice(norm, self.rate):
+                u, v = a.exact(items, i), b.exact(items, j)
+                return s.copy_(_gram_distances(u, v)[0]), "double"
+            return self._exact(a, b, items, tile, s)
         matmul(left, right.mT, s)
         if not self.smooth:
             if tile.diagonal:
                 s.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
             if not float(s.amin()) >= (UNRESOLVED if double else CANCELLATION) * norm:
-                return self._exact(a, b, items, tile, s), True
-        return s, False
+                return self._exact(a, b, items, tile, s)
+        return s, "input"
 
-    def _exact(self, a: Side, b: Side, items: slice, tile: Tile, s: Tensor) -> Tensor:
+    def _exact(self, a: Side, b: Side, items: slice, tile: Tile, s: Tensor) -> tuple[Tensor, Form]:
         """From rows in fp64: by differences for few columns; else from their Gram product, with
         the pairs that it cannot resolve recomputed by differences."""
         if a.sample.shape[-1] <= DIFFERENCE_COLUMNS:
             u, v = a.raw(items, tile.i), b.raw(items, tile.j)
-            return s.copy_(torch.cdist(u, v, compute_mode=BY_DIFFERENCES).square_())
+            s.copy_(torch.cdist(u, v, compute_mode=BY_DIFFERENCES).square_())
+            return s, "differences"
         u, v = a.exact(items, tile.i), b.exact(items, tile.j)
-        norms = u.square().sum(-1).unsqueeze(-1) + v.square().sum(-1).unsqueeze(-2)
-        exact = torch.baddbmm(norms, u, v.mT, alpha=-2.0)
+        exact, norms = _gram_distances(u, v)
         if s.is_cuda:  # counting them would synchronise; NaN compares false and is not filled
-            return s.copy_(exact.masked_fill_(exact < norms.mul_(SNAP), 0.0))
+            return s.copy_(exact.masked_fill_(exact < norms.mul_(SNAP), 0.0)), "double"
         near = (exact < norms.mul_(UNRESOLVED)).nonzero()
         for item, row, column in (part.unbind(-1) for part in torch.split(near, NEAR_PAIRS)):
             difference = u[item, row] - v[item, column]
             exact[item, row, column] = difference.square_().sum(-1)
-        return s.copy_(exact)
+        return s.copy_(exact), "double"
+
+
+def _gram_distances(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """d² [b, i, j] from a Gram product, and |u|² + |v|²."""
+    norms = u.square().sum(-1).unsqueeze(-1) + v.square().sum(-1).unsqueeze(-2)
+    return torch.baddbmm(norms, u, v.mT, alpha=-2.0), norms
 
 
 def _l1_distances(left: Tensor, right: Tensor) -> Tensor:
@@ -270,9 +302,31 @@ def signed_sums(slopes: Tensor, u: Tensor, v: Tensor, w: Tensor | None) -> Tenso
     return signed
 
 
-def difference_sums(slopes: Tensor, u: Tensor, v: Tensor, w: Tensor | None) -> Tensor:
-    """Σⱼ slopeᵢⱼ·wⱼ·(uᵢ − vⱼ) [b, i, d], term by term: for pairs so near that the difference of
-    the moments has no digits left. Few columns, fp64."""
+def differences(u: Tensor, v: Tensor, column: int) -> Tensor:
+    """uᵢ − vⱼ of one coordinate, [b, i, j], of transposed rows."""
+    out = scratch("difference", (u.shape[0], u.shape[2], v.shape[2]), u)
+    return torch.sub(u[:, column].unsqueeze(-1), v[:, column].unsqueeze(-2), out=out)
+
+
+def squared_differences(u: Tensor, v: Tensor, out: Tensor) -> Tensor:
+    """‖uᵢ − vⱼ‖² [b, i, j] of transposed rows [b, d, i] and [b, d, j]."""
+    first = differences(u, v, 0)
+    torch.mul(first, first, out=out)
+    for column in range(1, u.shape[1]):
+        difference = differences(u, v, column)
+        out.addcmul_(difference, difference)
+    return out
+
+
+def difference_sums(slopes: Tensor, a: Side, i: Span, b: Side, j: Span, items: slice) -> Tensor:
+    """Σⱼ slopeᵢⱼ·wⱼ·(uᵢ − vⱼ) [b, i, d] of the rows u of a and v of b, term by term: for pairs so
+    near that the difference of the moments has no digits left."""
+    w = weights_of(b.weights, items, j)
+    if a.sample.shape[-1] <= FEW_COLUMNS:
+        u, v = a.columns(items, i), b.columns(items, j)
+        terms = (differences(u, v, k).mul_(slopes) for k in range(u.shape[1]))
+        return torch.stack([row_sums(term, w) for term in terms], -1)
+    u, v = a.raw(items, i), b.raw(items, j)
     r = torch.cdist(u, v, compute_mode=BY_DIFFERENCES)
     weighted = slopes * r if w is None else slopes * r * w.unsqueeze(-2)
     summed: Tensor = torch.ops.aten._cdist_backward(weighted, u, v, 2.0, r)

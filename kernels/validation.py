@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -112,6 +114,19 @@ def check_weights(w: Tensor | None, x: Tensor, name: str) -> Tensor | None:
     if bad:
         raise ValueError(f"{name} has {bad} non-finite entries of {w.numel()}")
     return w
+
+
+# A transform of torch.func hides the numbers; without this query every call is taken for one.
+transforms_active: Callable[[], bool] = getattr(
+    torch._C, "_are_functorch_transforms_active", lambda: True
+)
+
+
+def is_on_host(x: Tensor) -> bool:
+    """Whether the numbers of x can be looked at, and cost no synchronisation."""
+    if torch.compiler.is_compiling():  # first: nothing below is to be traced
+        return False
+    return type(x) is Tensor and x.is_cpu and not transforms_active()
 
 
 def count_on_host(flags: Tensor) -> int:

@@ -25,7 +25,7 @@ from divergences.kernels import (
     potential,
 )
 from divergences.kernels.bandwidth import MEDIAN_ROWS, median_distance
-from divergences.kernels.functions import REGISTRY
+from divergences.kernels.functions import REGISTRY, Metric
 from divergences.kernels.subsample import hashed_rows, pooled_rows
 
 
@@ -181,6 +181,16 @@ def test_median_does_not_follow_an_outlier(row: int, outlier: float) -> None:
     assert_close(median_distance(x, y, "sqeuclidean"), expected, 1e-7)
 
 
+@pytest.mark.parametrize("metric", ["sqeuclidean", "l1"])
+@pytest.mark.parametrize("n", [1, 2, 40, 101])
+def test_median_of_one_problem_is_that_of_a_batch(metric: Metric, n: int) -> None:
+    """Two ways to one number: on the host for one problem on a CPU, in torch for several."""
+    x, y = (normal(0, n, 2) * 3.0).round(), (normal(1, 30, 2) * 3.0).round()  # with ties
+    one = median_distance(x, y, metric)
+    batch = median_distance(x.expand(2, n, 2), y.expand(2, 30, 2), metric)
+    assert torch.equal(one.expand(2), batch)
+
+
 def test_median_does_not_move_with_the_data() -> None:
     x, y = normal(0, 50, 3), normal(1, 50, 3)
     shifted = median_distance(x + 1e8, y + 1e8, "sqeuclidean")
@@ -221,7 +231,9 @@ def test_resolve_fixes_a_rule() -> None:
     kernel = Gaussian("median")
     fixed = kernel.resolve(x, y)
     assert repr(fixed) == repr(kernel)
-    assert isinstance(fixed.terms[0].bandwidth, Tensor)
+    assert fixed.terms[0].bandwidth == float(median_distance(x, y, "sqeuclidean"))
+    batched = kernel.resolve(x.unsqueeze(0), y.unsqueeze(0)).terms[0].bandwidth
+    assert isinstance(batched, Tensor) and batched.shape == (1,)
     once = pair_sums(10.0 * x, 10.0 * y, kernel=fixed)
     again = pair_sums(10.0 * x, 10.0 * y, kernel=kernel)
     assert_close(again.xy, pair_sums(x, y, kernel=kernel).xy, 1e-6)

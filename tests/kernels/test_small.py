@@ -89,7 +89,7 @@ def test_one_sample_against_a_normal(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("x", "y"),
     [
-        (normal(0, 30, 3).float(), normal(1, 20, 3).float() + 1e5),  # digits would be lost
+        (normal(0, 30, 5).float(), normal(1, 20, 5).float() + 1e5),  # digits would be lost
         (torch.zeros(9, 2), torch.zeros(7, 2)),
         (torch.full((9, 2), torch.nan), torch.zeros(7, 2)),
         (normal(0, 9, 2).float() * 1e-20, normal(1, 7, 2).float() * 1e-20),
@@ -102,6 +102,57 @@ def test_it_gives_way(x: Tensor, y: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
     assert short == [False]
     wide = mmd2(x.double().unsqueeze(0), y.double().unsqueeze(0), bandwidth=1.0)
     torch.testing.assert_close(ours.double(), wide[0], rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("kernel", [Gaussian(0.3), Gaussian([0.2, 2.0])], ids=repr)
+def test_narrow_kernels_have_fp64_distances(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bandwidths far below the spread: fp32 distances would cost four digits of k."""
+    x, y = normal(0, 60, 8).float() + 50.0, normal(1, 40, 8).float() * 0.2 + 53.0
+    y[:20] = x[:20] + 0.1 * y[20:]
+    x.requires_grad_()
+    with counted(monkeypatch) as short:
+        ours = mmd2(x, y, kernel=kernel)
+    assert short == [True]
+    z = x.detach().double().requires_grad_()
+    k = dense(kernel, torch.cat([z, y.double()]))
+    off = k - torch.diag(k.diagonal())
+    n, m = len(x), len(y)
+    truth = off[:n, :n].sum() / (n * (n - 1)) + off[n:, n:].sum() / (m * (m - 1))
+    truth = truth - 2 * k[:n, n:].mean()
+    torch.testing.assert_close(ours.double(), truth, rtol=1e-6, atol=0)
+    (ours,), (truth,) = torch.autograd.grad(ours, x), torch.autograd.grad(truth, z)
+    assert (ours.double() - truth).abs().max() < 2e-6 * truth.abs().max()
+
+
+@pytest.mark.parametrize("kernel", [Energy(), Laplace(1.0), Gaussian(1e-3)], ids=repr)
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_few_columns_are_compared_by_differences(
+    kernel: Kernel, d: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Near, equal and far pairs, at an offset: every distance has its digits."""
+    x, y = normal(0, 40, d).float() + 1e3, normal(1, 30, d).float() + 1e3
+    x[10:20] = x[:10]
+    y[:10] = x[:10] + 1e-3
+    x.requires_grad_()
+    with counted(monkeypatch) as short:
+        ours = mmd2(x, y, kernel=kernel)
+    assert short == [True]
+    z = x.detach().double().requires_grad_()
+    gap = torch.cat([z, y.double()])[:, None] - torch.cat([z, y.double()])
+    zero = (gap == 0).all(-1)
+    r = gap.masked_fill(zero.unsqueeze(-1), 1.0).square().sum(-1).sqrt().masked_fill(zero, 0.0)
+    k = {"Energy(1.0)": -r, "Laplace(1.0)": torch.exp(-r)}.get(
+        repr(kernel), torch.exp(-0.5e6 * r.square())
+    )
+    n, m = len(x), len(y)
+    off = k - torch.diag(k.diagonal())
+    truth = off[:n, :n].sum() / (n * (n - 1)) + off[n:, n:].sum() / (m * (m - 1))
+    truth = truth - 2 * k[:n, n:].mean()
+    assert abs(ours.item() - truth.item()) < 2e-6 * k.abs().mean().item()
+    (ours,), (truth,) = torch.autograd.grad(ours, x), torch.autograd.grad(truth, z)
+    assert (ours.double() - truth).abs().max() < 2e-6 * truth.abs().max()
 
 
 def test_near_pairs_of_the_energy_distance_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
