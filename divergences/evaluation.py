@@ -15,12 +15,12 @@ from .resampling import TIE, Relabellings, permutation_pvalue, progress
 from .results import KernelRow
 
 LABEL_BYTES = {"cpu": 2**29, "cuda": 2**32}  # of the label vectors held at a time
-BYTES_PER_LABEL = {False: 4, True: 24}  # with strata they are drawn by sorting
+BYTES_PER_LABEL = 4
 
 
 def label_width(plan: Relabellings, device: str) -> int:
     """How many labellings are held at a time."""
-    each = len(plan.observed) * BYTES_PER_LABEL[plan.strata is not None]
+    each = len(plan.observed) * BYTES_PER_LABEL
     return max(1, min(plan.columns, LABEL_BYTES[device] // each))
 
 
@@ -75,9 +75,8 @@ def evaluate(
     steps = -(-plan.columns // width) * source.steps
     each, between, tolerances = [], [], []
     with progress(steps, "permutations", show_progress) as tick:
-        for labels in plan.batches(width):
-            v = torch.from_numpy((labels == marked).view(np.int8)).to(pooled.device)
-            forms = source(v, tick)
+        for labels in plan.tensors(width, pooled.device):
+            forms = source((labels == marked).view(torch.int8), tick)
             sums = group_sums(forms)
             pairs = forms.pairs or Pairs(few * (few - 1), many * (many - 1), few * many)
             each.append(unbiased(sums, pairs).cpu().numpy())

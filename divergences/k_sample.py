@@ -186,8 +186,7 @@ def _dispersions(
     steps = -(-plan.columns // width) * source.steps
     found = []
     with progress(steps, "permutations", show_progress) as tick:
-        for labels in plan.batches(width):
-            groups = torch.from_numpy(labels).to(pooled.device)
+        for groups in plan.tensors(width, pooled.device):
             one_of = [(groups == g).to(torch.int8) for g in range(len(sizes))]
             forms = source(torch.cat(one_of, 1), tick)
             inside = (coefs @ forms.quadratic).view(len(sizes), -1)  # [k, B]

@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from .random_keys import KEYS, Array, as_kind, order_statistics, random_keys
 
 TIE = 1e-11  # of E|k|: what fp64 sums leave between labellings whose statistics are equal
 PROGRESS_AFTER = 3.0  # seconds before a bar appears
@@ -33,8 +37,9 @@ class Relabellings:
 
     Column 0 of the first batch is the observed labelling: rows in groups 0, 1, … of the ``sizes``
     given, in this order. The others permute it, within ``strata`` if given [N]. If there are no
-    more than B + 1 different labellings, all of them are listed (``exact``), else B are drawn, one
-    after the other, from ``generator``: batches of any width give the same ones.
+    more than B + 1 different labellings, all of them are listed (``exact``), else B are drawn, each
+    from its number and a seed that ``generator`` gives: batches of any width, on any device, give
+    the same ones.
     """
 
     def __init__(
@@ -45,38 +50,66 @@ class Relabellings:
         strata: NDArray[np.int64] | None = None,
     ) -> None:
         self.observed = np.repeat(np.arange(len(sizes), dtype=np.int8), sizes)
-        self.strata, self.generator = strata, generator
+        self.strata, self.seed = strata, int(generator.integers(-(2**63), 2**63))
         log_count = sum(_log_count(self.observed[rows]) for rows in self._strata_rows())
         self.exact = log_count < math.log(n_resamples + 1.5)
         self.columns = round(math.exp(log_count)) if self.exact else n_resamples + 1
+        self._ends = self._group_ends(len(sizes))
 
     def batches(self, width: int) -> Iterator[NDArray[np.int8]]:
         """Labels [N, ≤ width], ``columns`` columns in all."""
-        listed = self._all() if self.exact else None
+        return (labels.numpy() for labels in self.tensors(width, torch.device("cpu")))
+
+    def tensors(self, width: int, device: torch.device) -> Iterator[Tensor]:
+        """``batches`` on a device, and drawn there."""
+        listed = self._all() if self.exact else iter(())
         for start in range(0, self.columns, width):
             size = min(width, self.columns - start)
-            if listed is not None:
-                yield np.stack(list(itertools.islice(listed, size)), axis=1)
-                continue
-            labels = np.repeat(self.observed[None], size, axis=0)
-            first = 1 if start == 0 else 0
-            self._permute(labels[first:])
-            yield np.ascontiguousarray(labels.T)
+            if self.exact:
+                labels = torch.from_numpy(np.stack([*itertools.islice(listed, size)])).to(device)
+            elif device.type == "cpu":
+                host = np.zeros((size, len(self.observed)), dtype=np.int8)
+                self._fill(host, start)
+                labels = torch.from_numpy(host)
+            else:
+                shape = size, len(self.observed)
+                labels = torch.zeros(shape, dtype=torch.int8, device=device)
+                self._fill(labels, start)
+            yield labels.T.contiguous()
 
-    def _permute(self, labels: NDArray[np.int8]) -> None:
-        """Shuffle each row of ``labels`` [size, N] in place."""
-        if self.strata is None:
-            self.generator.permuted(labels, axis=1, out=labels)
-            return
-        places = np.argsort(self.strata, kind="stable")
-        sizes = np.bincount(self.strata)
-        if (sizes == sizes[0]).all():
-            blocks = labels[:, places].reshape(len(labels), len(sizes), sizes[0])
-            self.generator.permuted(blocks, axis=2, out=blocks)
-            labels[:, places] = blocks.reshape(labels.shape)
-        else:  # sorting by stratum, then at random, permutes each stratum within its own places
-            order = np.argsort(self.strata + self.generator.random(labels.shape), axis=1)
-            labels[:, places] = self.observed[order]
+    def _group_ends(self, groups: int) -> NDArray[np.int64]:
+        """[G − 1, S]: where groups 0 … G − 2 end among rows sorted by stratum and then by group."""
+        strata = np.zeros(len(self.observed), np.int64) if self.strata is None else self.strata
+        sizes = np.bincount(strata)
+        inside = [np.bincount(strata[self.observed <= g], None, len(sizes)) for g in range(groups)]
+        return np.stack(inside[:-1]) + np.cumsum(sizes) - sizes
+
+    def _fill(self, labels: Array, start: int) -> None:
+        """Labellings number ``start``, ``start`` + 1, …, into the zeros ``labels`` [b, N]."""
+        first = 1 if start == 0 else 0
+        labels[:first] = as_kind(self.observed, labels)
+        device = labels.device.type if isinstance(labels, Tensor) else "cpu"
+        step = max(1, KEYS[device] // len(self.observed))
+        for part in range(first, len(labels), step):
+            self._draw(labels[part : part + step], start + part)
+
+    def _draw(self, labels: Array, number: int) -> None:
+        """Labellings from ``number`` on, into zeros: of the random keys of the rows, the smallest
+        (in each stratum) are those of group 0, and so on. Where keys on both sides of a cut are
+        equal the labelling is drawn again, and all stay equally likely."""
+        keys = random_keys(labels, number, self.seed)
+        stratum = None if self.strata is None else as_kind(self.strata, labels)
+        if stratum is not None:
+            keys = keys + (stratum << 32)
+        cuts = order_statistics(keys, self._ends.ravel() - 1)
+        for ends in np.split(np.arange(self._ends.size), len(self._ends)):
+            cut = cuts[:, ends[0] : ends[-1] + 1]
+            labels += keys > (cut if stratum is None else cut[:, stratum])
+        tied = labels.sum(1) != int(self.observed.sum())
+        for row, again in enumerate(tied.tolist()):
+            if again:
+                labels[row] = 0
+                self._draw(labels[row : row + 1], number + row + self.columns)
 
     def _strata_rows(self) -> list[NDArray[np.int64]]:
         if self.strata is None:

@@ -7,9 +7,12 @@ from math import comb
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from divergences import resampling
+from divergences.random_keys import KEYS, random_keys
 from divergences.resampling import Relabellings, permutation_pvalue
 
 Strata = NDArray[np.int64] | None
@@ -55,34 +58,102 @@ def test_every_labelling_within_strata_once() -> None:
 
 EQUAL = np.tile(np.arange(4), 10)
 UNEQUAL = np.array([0] * 15 + [1] * 25)[np.random.default_rng(1).permutation(40)]
+LAST = np.array([1] * 30 + [0] * 10)  # a first stratum of rows of the last group only
+ALL_STRATA = pytest.mark.parametrize(
+    "strata", [None, EQUAL, UNEQUAL, LAST], ids=["none", "equal", "unequal", "last"]
+)
 
 
-@pytest.mark.parametrize("strata", [None, EQUAL, UNEQUAL], ids=["none", "equal", "unequal"])
-def test_batches_of_any_width_give_the_same(strata: Strata) -> None:
+@ALL_STRATA
+def test_batches_of_any_width_give_the_same(
+    strata: Strata, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = columns((18, 22), 99, strata)
     for width in (1, 7, 50):
         assert np.array_equal(columns((18, 22), 99, strata, width), whole)
+    monkeypatch.setitem(KEYS, "cpu", 3 * 40)
+    assert np.array_equal(columns((18, 22), 99, strata), whole)
     assert not np.array_equal(columns((18, 22), 99, strata, seed=1), whole)
 
 
-@pytest.mark.parametrize("strata", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
-def test_strata_keep_their_counts(strata: NDArray[np.int64]) -> None:
-    found = columns((18, 22), 200, strata)
-    for s in range(strata.max() + 1):
-        counts = found[strata == s].sum(0)
-        assert (counts == counts[0]).all()
-    assert len({tuple(c) for c in found.T.tolist()}) > 190
+@ALL_STRATA
+@pytest.mark.parametrize("sizes", [(18, 22), (11, 8, 21)], ids=str)
+def test_counts_are_kept(strata: Strata, sizes: tuple[int, ...]) -> None:
+    """In every group, of every stratum; and no two labellings of 201 are the same."""
+    found = columns(sizes, 200, strata)
+    for s in np.unique(np.zeros(40, int) if strata is None else strata):
+        rows = found if strata is None else found[strata == s]
+        for g in range(len(sizes)):
+            counts = (rows == g).sum(0)
+            assert (counts == counts[0]).all()
+    assert len({tuple(c) for c in found.T.tolist()}) == 201
 
 
-@pytest.mark.parametrize("strata", [None, np.array([0, 1, 1, 0, 0, 1, 1])], ids=["none", "strata"])
-def test_labellings_are_equally_likely(strata: Strata) -> None:
-    """Drawn often from few: χ² against the uniform distribution."""
-    plan = Relabellings((3, 4), 20_000, np.random.default_rng(5), strata)
-    plan.exact, plan.columns = False, 20_001
+@ALL_STRATA
+@pytest.mark.parametrize("sizes", [(18, 22), (11, 8, 21)], ids=str)
+def test_torch_draws_what_numpy_draws(strata: Strata, sizes: tuple[int, ...]) -> None:
+    """The way of a GPU, on a CPU."""
+    plan = Relabellings(sizes, 99, np.random.default_rng(3), strata)
+    (expected,) = plan.batches(1000)
+    found = torch.zeros(100, 40, dtype=torch.int8)
+    plan._fill(found, 0)
+    assert np.array_equal(found.T.numpy(), expected)
+
+
+@pytest.mark.gpu
+@ALL_STRATA
+@pytest.mark.parametrize("sizes", [(18, 22), (11, 8, 21)], ids=str)
+def test_drawn_on_cuda(strata: Strata, sizes: tuple[int, ...]) -> None:
+    plan = Relabellings(sizes, 99, np.random.default_rng(3), strata)
+    found = list(plan.tensors(40, torch.device("cuda")))
+    assert all(labels.is_cuda for labels in found)
+    expected = np.concatenate(list(plan.batches(1000)), axis=1)
+    assert np.array_equal(torch.cat(found, 1).cpu().numpy(), expected)
+
+
+FEW = np.array([0, 1, 1, 0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("bits", [-1, 7], ids=["keys", "ties"])
+@pytest.mark.parametrize(
+    ("sizes", "strata", "number"),
+    [((3, 4), None, 35), ((2, 2, 3), None, 210), ((3, 4), FEW, 3 * 6), ((2, 2, 3), FEW, 6 * 12)],
+    ids=["two", "three", "strata", "three in strata"],
+)
+def test_labellings_are_equally_likely(
+    sizes: tuple[int, ...],
+    strata: Strata,
+    number: int,
+    bits: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Drawn often from few: χ² against the uniform distribution, also where equal keys abound."""
+    monkeypatch.setattr(resampling, "random_keys", lambda *given: random_keys(*given) & bits)
+    draws = 100 * number
+    plan = Relabellings(sizes, draws, np.random.default_rng(5), strata)
+    assert plan.exact
+    plan.exact, plan.columns = False, draws + 1
     drawn = np.concatenate(list(plan.batches(3000)), axis=1)[:, 1:]
     _, counts = np.unique(drawn, axis=1, return_counts=True)
-    assert len(counts) == (35 if strata is None else 3 * 6)
-    assert stats.chisquare(counts).pvalue > 1e-4
+    assert len(counts) == number
+    assert 1e-4 < stats.chisquare(counts).pvalue < 1 - 1e-4
+
+
+def test_keys_are_those_of_splitmix() -> None:
+    """The first outputs after the seed 1234567, as they are published with the generator."""
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    keys = random_keys(np.zeros((1, 10), dtype=np.int8), 0, 1234567)
+    assert np.ascontiguousarray(keys).view(np.uint64).tolist() == [published]
+    rows = random_keys(np.zeros((3, 5), dtype=np.int8), 7, 1)  # the last half of each row unused
+    (alone,) = random_keys(np.zeros((1, 5), dtype=np.int8), 9, 1)
+    assert np.array_equal(rows[2], alone)
+    assert len(np.unique(rows)) == 15
 
 
 def test_pvalues_count_ties_and_the_observed() -> None:
