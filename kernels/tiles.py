@@ -97,7 +97,7 @@ class Side(NamedTuple):
     def columns(self, items: slice, rows: Span) -> Tensor:
         """Rows as given, transposed [b, d, i]."""
         columns = self.sample[items, rows.start : rows.stop].mT.contiguous()
-        return columns.add_(columns * 0.0)
+        return columns + columns * 0.0
 
     def exact(self, items: slice, rows: Span) -> Tensor:
         """Centred rows in fp64, without the rounding that centring in fp32 has."""
