@@ -95,6 +95,7 @@ def work_of(launch: Launch, specials: int) -> Work:
              "panel_kernel": panel_visits}  # fmt: skip
     if name in pairs:
         visits = pairs[name](given)
+        specials -= given.get("POWERS", ()).count(3)
         tile = given["BM"] * given["BN"]
         fused = bool(given.get("GRADIENT")) and not given["PANEL"]
         width = given["D"] if given["GRAM"] else given["d"]
@@ -137,7 +138,8 @@ def memory(works: Sequence[Work]) -> int:
 def loss(
     arch: int, processors: int, n: int, d: int, count: int = 1, gradient: bool = False
 ) -> list[Work]:
-    """A Gaussian MMD² of two samples [n, d] with ``count`` bandwidths, and the gradient of x."""
+    """A Gaussian MMD² of two samples [n, d] with ``count`` bandwidths, each twice as large as the
+    one before, and the gradient of x."""
     from divergences.kernels import triton_backend
 
     x, y = (torch.empty(1, n, d, device="meta") for _ in range(2))
@@ -145,8 +147,9 @@ def loss(
     wanted = Wanted(sums=True, grad_x=gradient)
     with offline.recorded(arch, processors) as found:
         triton_backend.sweep(
-            x, y, None, None, components, [1.0] * count, [1.0] * 3 * count, "all", wanted
-        )
+            x, y, None, None, components, [4.0**-c for c in range(count)], [1.0] * 3 * count,
+            "all", wanted,
+        )  # fmt: skip
     return [work_of(launch, count) for launch in found]
 
 

@@ -207,10 +207,11 @@ def record(case: Case, arch: int) -> list[Launch]:
             triton_labels.label_sweep(x[0], components, [1.0] * case.copies, centres, labels)
         return found
     weights = torch.ones(1, case.rows) if case.weighted else None
+    rates = torch.ones(1, case.copies)  # on the device, where more is left open than with numbers
     coefs = [1.0] * (3 if case.blocks == "all" else 1) * case.copies
     with recorded(arch) as found:
         triton_backend.sweep(
-            x, x, weights, weights, components, [1.0] * case.copies, coefs, case.blocks, case.wanted
+            x, x, weights, weights, components, rates, coefs, case.blocks, case.wanted
         )
     return found
 

@@ -100,6 +100,7 @@ def _run_values(problem: Problem, plan: Values, sums: Tensor) -> None:
         programs_xx=plan.programs.get("xx", 0), programs_yy=plan.programs.get("yy", 0),
         chunk=plan.chunk, sums_stride=sums.stride(0),
         BK=config.slice, BM=config.rows, BN=config.columns,
+        POWERS=problem.powers,
     )  # fmt: skip
 
 

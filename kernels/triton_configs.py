@@ -144,6 +144,7 @@ _BLACKWELL_SEVERAL = _BLACKWELL._replace(
     gram_labels=Config(64, 32, 64, 8, 2, MOST),
 )
 _GEFORCE_BLACKWELL = _AMPERE._replace(
+    difference_value=Config(256, 16, 1, 4, 2, MOST),
     gram_gradient=_gradients(
         Config(64, 32, 32, 8, 2),
         Config(32, 32, 32, 4, 2),

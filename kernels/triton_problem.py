@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ SMALL_WORK = 2**28  # pairs·coordinates up to which a small problem avoids the 
 FUSED_WIDTH = 128  # coordinates up to which gradients accumulate in registers
 ROW_PADDING = kernels.PADDING.value
 CENTRE_ROWS = 33
+POWERS = ("gaussian", "laplace_l1")  # functions with k(s; 4a) = k(s; a)⁴
 KEPT = 4096  # lists of rates or coefficients that stay on a device
 
 
@@ -110,6 +112,22 @@ def _functions(components: tuple[Component, ...]) -> dict[str, Any]:
     }
 
 
+def powers(components: tuple[Component, ...], rates: list[float] | Tensor) -> tuple[int, ...]:
+    """For each component 0, or 1 and then 3 for neighbours of which one is the fourth power of the
+    other, or 1 and then 2 where the device must find out whether it is."""
+    found: list[int] = []
+    while len(found) < len(components):
+        first = len(found)
+        a, *others = components[first : first + 2]
+        pair = a.function.name in POWERS and others == [a]
+        if pair and not isinstance(rates, Tensor):
+            low, high = sorted(rates[first : first + 2])
+            found += [1, 3] if math.isclose(high, 4.0 * low, rel_tol=2.0**-23) else [0, 0]
+        else:
+            found += [1, 2] if pair else [0]
+    return tuple(found)
+
+
 def _whole(shape: float) -> float | int:
     """A whole number as an int, which the device twins can count to."""
     return int(shape) if float(shape).is_integer() else shape
@@ -127,6 +145,7 @@ class Problem(NamedTuple):
     small: bool
     inverse: Tensor  # [B]: the inverse of the Gram form's scale
     rates: Numbers
+    powers: tuple[int, ...]
     coefs: Numbers
     components: tuple[Component, ...]
     blocks: Blocks
@@ -257,6 +276,7 @@ def prepare(
         small,
         inverse,
         rate_numbers,
+        powers(components, rates),
         rate_numbers if coefs is None else _numbers(coefs, x.device),
         components,
         blocks,

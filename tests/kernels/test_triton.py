@@ -221,6 +221,44 @@ def test_several_components_share_a_gram_sweep() -> None:
     Problem(20, 33, 20, [GAUSSIAN, ENERGY, MATERN]).check()
 
 
+DOUBLING = [0.25, 1.0, 4.0]
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace_l1", "laplace"])
+@pytest.mark.parametrize(
+    ("rates", "known"),
+    [
+        (DOUBLING, (1, 3, 0)),
+        (DOUBLING[::-1], (1, 3, 0)),
+        ([0.5, 0.5, 0.1, 0.4000001], (0, 0, 0, 0)),
+        ([1.1, 0.3, 0.7, 2.8], (0, 0, 1, 3)),
+    ],
+    ids=str,
+)
+def test_bandwidths_that_double(name: str, rates: list[float], known: tuple[int, ...]) -> None:
+    """The fourth power of one exponential is another, whether the host sees it or the device."""
+    exponential = name != "laplace"
+    specs = [(name, rate, 0.0, 0.0) for rate in rates]
+    components = (Component(REGISTRY[name]),) * len(rates)
+    expected = known if exponential else (0,) * len(rates)
+    assert triton_problem.powers(components, rates) == expected
+    problem = Problem(20, 33, 3, specs)
+    wanted = Wanted(sums=True)
+    listed = problem.sweep(wanted)
+    problem.check(listed)
+    problem.rates = torch.tensor([rates])
+    pairs = (1, 2) * (len(rates) // 2) + (0,) * (len(rates) % 2)
+    found = triton_problem.powers(components, problem.rates)
+    assert found == (pairs if exponential else (0,) * len(rates))
+    assert torch.equal(problem.sweep(wanted).sums, listed.sums)
+
+
+def test_fourth_powers_are_of_equal_functions() -> None:
+    gaussian, l1 = (Component(REGISTRY[name]) for name in ("gaussian", "laplace_l1"))
+    assert triton_problem.powers((gaussian, l1), [1.0, 4.0]) == (0, 0)
+    assert triton_problem.powers((l1, gaussian, gaussian), [1.0, 4.0, 1.0]) == (0, 1, 3)
+
+
 @pytest.mark.parametrize("d", [2, 20])
 def test_rates_of_each_batch_item(d: int) -> None:
     problem = Problem(9, 12, d, [GAUSSIAN, LAPLACE], batch=2)
