@@ -146,7 +146,6 @@ LARGE = [
     ("mmd-incomplete", 100_000, 16),
     ("mmd-fourier", 100_000, 16),
     ("mmd-nystrom", 100_000, 16),
-    ("mmd-incomplete", 1_000_000, 16),
     ("mmd-fourier", 1_000_000, 16),
 ]
 
@@ -156,4 +155,5 @@ def test_scale_tiers(compare: Compare, method: str, n: int, d: int) -> None:
     """The methods for many rows, B = 199."""
     check_method(method, d, options_of(method))
     name = f"two-sample {method}, n=m={n}, d={d}, B=199"
-    compare(name, {"ours": large_case(method, n, d, 199)()}, file=FILE)
+    fresh = {"ours": partial(large_case, method, n, d, 199)}
+    compare(name, {"ours": fresh["ours"]()}, file=FILE, fresh=fresh)
