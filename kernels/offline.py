@@ -131,6 +131,8 @@ def _configurations(base: Case) -> Iterator[Case]:
     for d in (32, 64, 128, 300):
         yield base._replace(name=f"gradient {d}", coordinates=d, wanted=both)
     yield base._replace(name="five gradient", copies=5, wanted=both)
+    yield base._replace(name="ten gradient", copies=10, wanted=both)
+    yield base._replace(name="ten value 300", coordinates=300, copies=10, wanted=value)
     five = base._replace(rows=2 * ROWS, copies=5, labels=1)
     yield five._replace(name="five labels")
     yield five._replace(name="five labels 300", coordinates=300)

@@ -137,7 +137,8 @@ def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
     if problem.gram and panel:
         config = table.gram_panel
     elif problem.gram:
-        config = table.gram_gradient[min(problem.width, FUSED_WIDTH)]
+        width = min(problem.width, FUSED_WIDTH)
+        config = table.gradient_of(width, len(problem.components))
     elif problem.small:
         config = table.small
     else:

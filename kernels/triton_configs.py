@@ -12,6 +12,7 @@ import torch
 
 KIB = 1024
 MOST = 255  # registers of a thread
+TOGETHER = 5  # components that the tiles for several have registers for
 UNROLLED = 4  # coordinates of the difference form that are kept in registers
 
 
@@ -50,6 +51,11 @@ class Table(NamedTuple):
     def difference_gradient_of(self, coordinates: int) -> Config:
         few = coordinates <= UNROLLED
         return self.difference_gradient if few else self.difference_gradient_of_many
+
+    def gradient_of(self, width: int, components: int) -> Config:
+        config = self.gram_gradient[width]
+        columns = min(config.columns, 16) if components > TOGETHER else config.columns
+        return config._replace(columns=columns)
 
     def value_of(self, width: int) -> Config:
         if width > self.gram_value.slice and self.gram_value_of_slices is not None:
@@ -90,6 +96,7 @@ _AMPERE = Table(
     gram_labels=Config(64, 32, 32, 4, 2, MOST),
 )
 _AMPERE_SEVERAL = _AMPERE._replace(
+    gram_value_of_slices=Config(64, 32, 32, 4, 2, MOST),
     difference_gradient=Config(128, 8, 1, 4, 2, MOST),
     difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
     gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 16, 32, 4, 2)),
@@ -109,7 +116,7 @@ _HOPPER = Table(
         Config(128, 32, 64, 8, 2),
     ),
     gram_panel=Config(128, 64, 64, 8, 2),
-    panel_product=Config(64, 64, 64, 8, 2),
+    panel_product=Config(64, 32, 64, 4, 2),
 )
 _HOPPER_SEVERAL = _HOPPER._replace(
     difference_gradient=Config(128, 8, 1, 4, 2, MOST),

@@ -34,7 +34,7 @@ from . import _compat, triton_problem
 from . import triton_panels as kernels
 from .plan import Component, LabelSums, metric_of
 from .tiles import full_precision
-from .triton_configs import Config
+from .triton_configs import TOGETHER, Config
 from .triton_problem import ROW_PADDING, Problem, cdiv, prepare, sliced
 
 PANEL_BYTES = 2**28
@@ -213,6 +213,10 @@ def label_sweep(
             f"label forms need two rows, a coordinate and a label vector; got z {list(z.shape)}, "
             f"v {list(v.shape)}"
         )
+    if len(components) > TOGETHER:  # more would spill registers; distances cost little beside them
+        parts = [slice(c, c + TOGETHER) for c in range(0, len(components), TOGETHER)]
+        sums = [label_sweep(z, components[p], rates[p], centres[p], v) for p in parts]
+        return LabelSums(*(torch.cat(found) for found in zip(*sums, strict=True)))
     with torch.cuda.device_of(z), full_precision(z.device.type):  # type: ignore[no-untyped-call]
         panels = _Panels(z, components, rates, centres)
         batch = max(1, LABEL_BYTES // (2 * panels.padded * ROW_PADDING)) * ROW_PADDING

@@ -149,6 +149,13 @@ def test_several_components_share_the_distances() -> None:
     Problem(140, 20, [CUBIC, ("polynomial", 0.5, 1.0, 0.0)]).check()
 
 
+def test_many_components_are_taken_a_few_at_a_time() -> None:
+    specs: list[Spec] = [
+        ("gaussian", 0.3 * 1.5**c, 0.0, 0.0) for c in range(triton_labels.TOGETHER + 2)
+    ]
+    Problem(90, 3, specs).check()
+
+
 def test_all_ones_give_the_row_sums() -> None:
     """The forms and the row sums see the same rounded values."""
     for d in (3, 20):
