@@ -27,6 +27,7 @@ from .tiles import (
     RANGE,
     TILE,
     UNRESOLVED,
+    UNRESOLVED_IN_FP32,
     differences,
     doubles_suffice,
     exponent_error,
@@ -217,24 +218,34 @@ def _prepare(z: Tensor, rate: float, smooth: bool) -> tuple[Tensor, Tensor] | No
         columns = z.T.contiguous().unsqueeze(0)
         out = scratch("distance", (1, len(z), len(z)), z)
         return squared_differences(columns, columns, out)[0], columns
-    double = False
-    if smooth and not exponent_error(2.0 * top, rate, z.dtype) <= EXPONENT_ERROR[z.dtype]:
-        double = z.dtype != torch.float64
-        if not (double and doubles_suffice(2.0 * top, rate)):
+    if smooth:
+        enough = exponent_error(2.0 * top, rate, z.dtype) <= EXPONENT_ERROR[z.dtype]
+        if not enough and (z.dtype == torch.float64 or not doubles_suffice(2.0 * top, rate)):
             return None
-        u = z.double()
-        u -= u.mean(0)
-        norms = u.square().sum(1)
-    s = torch.add(norms, norms.unsqueeze(1), out=scratch("distance", (len(u), len(u)), u))
-    s.addmm_(u, u.T, alpha=-2.0)
-    if double:
-        return scratch("distance", s.shape, z).copy_(s), u
-    if not smooth:
+        if enough:
+            return _gram_distances(u, norms), u
+    else:
+        s = _gram_distances(u, norms)
         s.diagonal().fill_(4.0 * top)  # as far as two rows can be
-        least = UNRESOLVED if u.dtype == torch.float64 else CANCELLATION
-        if not float(s.amin()) >= 2.0 * least * top:
+        least = UNRESOLVED if z.dtype == torch.float64 else CANCELLATION
+        if float(s.amin()) >= 2.0 * least * top:
+            return s, u
+        if z.dtype == torch.float64:
             return None
-    return s, u
+    u = z.double()
+    u -= u.mean(0)
+    s = _gram_distances(u, u.square().sum(1))
+    if not smooth:
+        s.diagonal().fill_(4.0 * top)
+        if not float(s.amin()) >= 2.0 * UNRESOLVED_IN_FP32 * top:
+            return None
+    return scratch("distance", s.shape, z).copy_(s), u
+
+
+def _gram_distances(u: Tensor, norms: Tensor) -> Tensor:
+    """In scratch memory."""
+    s = torch.add(norms, norms.unsqueeze(1), out=scratch("distance", (len(u), len(u)), u))
+    return s.addmm_(u, u.T, alpha=-2.0)
 
 
 class _Mixture(NamedTuple):

@@ -28,6 +28,7 @@ TILE = 1024  # rows and columns of a tile on a CPU: 4 MB in fp32
 TILE_CUDA = 4096  # fewer launches
 CENTRE_ROWS = 33
 UNRESOLVED = 2.0**-14  # of |u|² + |v|²: below it an fp64 Gram product leaves d² under 11 digits
+UNRESOLVED_IN_FP32 = 2.0**-22  # below it such a d² of fp32 samples has fewer digits than they do
 SNAP = 2.0**-46  # of |u|² + |v|²: below it (on CUDA) such a d² is rounding noise, and taken for 0
 DIFFERENCE_COLUMNS = 16
 FEW_COLUMNS = 3  # where a product of so few terms is slower than their differences
@@ -216,21 +217,33 @@ class Distances:
         return s, "input"
 
     def _exact(self, a: Side, b: Side, items: slice, tile: Tile, s: Tensor) -> tuple[Tensor, Form]:
-        """From rows in fp64: by differences for few columns; else from their Gram product, with
-        the pairs that it cannot resolve recomputed by differences."""
-        if a.sample.shape[-1] <= DIFFERENCE_COLUMNS:
-            u, v = a.raw(items, tile.i), b.raw(items, tile.j)
-            s.copy_(torch.cdist(u, v, compute_mode=BY_DIFFERENCES).square_())
-            return s, "differences"
+        """From rows in fp64: by their Gram product, where it cannot resolve a pair by differences,
+        of this pair or, of few columns, of the whole tile."""
+        few = a.sample.shape[-1] <= DIFFERENCE_COLUMNS
+        if few and (s.is_cuda or s.dtype == torch.float64):
+            return self._by_differences(a, b, items, tile, s)
         u, v = a.exact(items, tile.i), b.exact(items, tile.j)
         exact, norms = _gram_distances(u, v)
         if s.is_cuda:  # counting them would synchronise; NaN compares false and is not filled
             return s.copy_(exact.masked_fill_(exact < norms.mul_(SNAP), 0.0)), "double"
+        if few:
+            if tile.diagonal:
+                exact.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+            if bool((exact < norms.mul_(UNRESOLVED_IN_FP32)).any()):
+                return self._by_differences(a, b, items, tile, s)
+            return s.copy_(exact), "double"
         near = (exact < norms.mul_(UNRESOLVED)).nonzero()
         for item, row, column in (part.unbind(-1) for part in torch.split(near, NEAR_PAIRS)):
             difference = u[item, row] - v[item, column]
             exact[item, row, column] = difference.square_().sum(-1)
         return s.copy_(exact), "double"
+
+    def _by_differences(
+        self, a: Side, b: Side, items: slice, tile: Tile, s: Tensor
+    ) -> tuple[Tensor, Form]:
+        u, v = a.raw(items, tile.i), b.raw(items, tile.j)
+        s.copy_(torch.cdist(u, v, compute_mode=BY_DIFFERENCES).square_())
+        return s, "differences"
 
 
 def _gram_distances(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -155,6 +155,30 @@ def test_few_columns_are_compared_by_differences(
     assert (ours.double() - truth).abs().max() < 2e-6 * truth.abs().max()
 
 
+@pytest.mark.parametrize("n", [60, 700])
+@pytest.mark.parametrize("gap", [3e-2, 1e-4, 0.0])
+def test_near_pairs_of_the_energy_distance_keep_their_digits(
+    gap: float, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs that an fp32 product does not resolve, and some that an fp64 one does not either."""
+    x, y = normal(0, n, 6).float(), normal(1, n, 6).float()
+    y[:20] = x[:20] + gap * y[:20]
+    x.requires_grad_()
+    with counted(monkeypatch) as short:
+        ours = energy_distance(x, y)
+    assert short == ([gap == 3e-2] if n == 60 else [])
+    z, fixed = x.detach().double().requires_grad_(), y.double()
+    differences = [a[:, None] - b for a, b in ((z, z), (fixed, fixed), (z, fixed))]
+    xx, yy, xy = (
+        g.masked_fill((g == 0).all(-1, keepdim=True), 1e-200).square().sum(-1).sqrt().sum()
+        for g in differences
+    )
+    truth = 2 * xy / n**2 - (xx + yy) / (n * (n - 1))
+    assert abs(ours.item() - truth.item()) < 1e-6
+    (ours,), (truth,) = torch.autograd.grad(ours, x), torch.autograd.grad(truth, z)
+    assert (ours.double() - truth).abs().max() < 4e-6 * truth.abs().max()
+
+
 def test_near_pairs_of_the_energy_distance_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
     x = normal(0, 40, 6).float()
     with counted(monkeypatch) as short:
