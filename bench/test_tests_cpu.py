@@ -146,7 +146,7 @@ LARGE = [
     ("mmd-incomplete", 100_000, 16),
     ("mmd-fourier", 100_000, 16),
     ("mmd-nystrom", 100_000, 16),
-    ("mmd-fourier", 1_000_000, 16),
+    pytest.param("mmd-fourier", 1_000_000, 16, marks=pytest.mark.slow),  # a minute: -m slow
 ]
 
 
