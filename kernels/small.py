@@ -209,15 +209,16 @@ def _prepare(z: Tensor, rate: float, smooth: bool) -> tuple[Tensor, Tensor] | No
     """s of the rows [N, d] with themselves, whose diagonal is of no use, and what the gradient is
     made of: the centred rows, in fp64 where fp32 distances would not do; or, of a few columns,
     these [1, d, N], whose differences are taken."""
+    if z.shape[1] <= FEW_COLUMNS:
+        columns = z.T.contiguous().unsqueeze(0)
+        s = scratch("distance", (1, len(z), len(z)), z)
+        squared_differences(columns, columns, s)
+        return (s[0], columns) if _in_range(float(s.amax())) else None
     u = z - z.mean(0)
     norms = u.square().sum(1)
     top = float(norms.max())
-    if not RANGE[0] < top < RANGE[1]:  # also where it is NaN
+    if not _in_range(top):
         return None
-    if z.shape[1] <= FEW_COLUMNS:
-        columns = z.T.contiguous().unsqueeze(0)
-        out = scratch("distance", (1, len(z), len(z)), z)
-        return squared_differences(columns, columns, out)[0], columns
     if smooth:
         enough = exponent_error(2.0 * top, rate, z.dtype) <= EXPONENT_ERROR[z.dtype]
         if not enough and (z.dtype == torch.float64 or not doubles_suffice(2.0 * top, rate)):
@@ -240,6 +241,11 @@ def _prepare(z: Tensor, rate: float, smooth: bool) -> tuple[Tensor, Tensor] | No
         if not float(s.amin()) >= 2.0 * UNRESOLVED_IN_FP32 * top:
             return None
     return scratch("distance", s.shape, z).copy_(s), u
+
+
+def _in_range(squared: float) -> bool:
+    """Whether fp32 holds it with all its digits; NaN is not."""
+    return RANGE[0] < squared < RANGE[1]
 
 
 def _gram_distances(u: Tensor, norms: Tensor) -> Tensor:
