@@ -50,10 +50,20 @@ def bandwidth_range(distances: Tensor, count: int, spacing: Spacing) -> list[flo
     positive = distances[distances > 0].cpu().numpy()
     if not np.isfinite(positive).all():
         raise ValueError("distances overflow; rescale the data")
-    low, high = np.quantile(positive, (0.05, 0.95)) if len(positive) else (1.0, 1.0)
+    low, high = (quantile(positive, q) if len(positive) else 1.0 for q in (0.05, 0.95))
     make = np.geomspace if spacing == "log" else np.linspace
     found: list[float] = make(0.5 * low, 2.0 * high, count).tolist()
     return found
+
+
+def quantile(values: NDArray[np.float64], q: float) -> float:
+    """As ``np.quantile``, which selects both neighbours at a time: six times as slow."""
+    at = q * (len(values) - 1)
+    below = math.floor(at)
+    ordered = np.partition(values, below)
+    lower = float(ordered[below])
+    upper = float(ordered[below + 1 :].min(initial=ordered.max()))
+    return lower + (at - below) * (upper - lower)
 
 
 def standardised_fuse(

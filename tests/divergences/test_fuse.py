@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from divergences.fuse import fuse_kernel
+from divergences.fuse import fuse_kernel, quantile
 from divergences.two_sample import two_sample_test
 
 
@@ -101,3 +101,10 @@ def test_narrow_kernels_do_not_rule() -> None:
             rejected[method] += result.pvalue <= 0.05
     assert rejected["fuse"] >= rejected["energy"] - 11  # three standard errors
     assert rejected["fuse"] >= rejected["fuse-original"] + 6
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 21, 1000])
+def test_quantiles_are_those_of_numpy(count: int) -> None:
+    values = np.random.default_rng(count).exponential(size=count)
+    for q in (0.05, 0.5, 0.95):
+        assert quantile(values, q) == pytest.approx(np.quantile(values, q), rel=1e-14)
