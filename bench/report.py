@@ -27,7 +27,8 @@ from .targets import rows as target_rows
 
 Row = dict[str, str]
 COLUMNS = ("workload", "variant", "median ms", "ours is faster by", "peak MB", "error")
-HEADLINE = ("n=m=8000, d=64", "n=m=256, d=16", "n=m=100000, d=16")
+HEADLINE = ("n=m=256, d=16", "n=m=2000, d=16", "n=m=8000, d=64", "n=m=100000, d=16")
+RIVALS = ("eager", "compile", "geomloss", "geomloss online")
 
 
 def read(file: str) -> list[Row]:
@@ -62,13 +63,10 @@ def _number(text: str, form: str) -> str:
     return "" if text == "nan" else form.format(float(text))
 
 
-def timings(file: str, *, shown: Sequence[str] = ()) -> str:
-    """shown: how the names of workloads end that are wanted; all if empty."""
-    runs = last_runs(read(file))
-    cells, origins = [], set()
-    for workload, variants in runs.items():
-        if shown and not workload.endswith(tuple(shown)):
-            continue
+def timings(file: str) -> str:
+    """A row for every variant of every workload."""
+    cells, shown = [], []
+    for workload, variants in last_runs(read(file)).items():
         for variant, row in variants.items():
             ours = variant == OURS
             cells.append(
@@ -81,9 +79,35 @@ def timings(file: str, *, shown: Sequence[str] = ()) -> str:
                     _number(row["error"], "{:g}"),
                 )
             )
-            origins.add((row["machine"], row["versions"], row["commit"], row["date"]))
-    notes = [f"{m}; {versions}; commit {at}, {date}" for m, versions, at, date in sorted(origins)]
-    return "\n\n".join([markdown(COLUMNS, cells), *notes])
+            shown.append(row)
+    return "\n\n".join([markdown(COLUMNS, cells), *_origins(shown)])
+
+
+def headline() -> str:
+    """A row for each of a few workloads: ours, and by what factor it is faster than each rival."""
+    cells, shown = [], []
+    for workload, variants in last_runs(read("losses_cpu")).items():
+        if OURS not in variants or not workload.endswith(HEADLINE):
+            continue
+        ours, eager = variants[OURS], variants.get("eager")
+        pairs = [row for row in (ours, eager) if row]
+        cells.append(
+            (
+                workload,
+                _number(ours["median_ms"], "{:,.2f}"),
+                *(f"{float(variants[r]['ratio']):.1f}×" if r in variants else "" for r in RIVALS),
+                " / ".join(_number(row["peak_mb"], "{:.0f}") for row in pairs).strip("/ "),
+                " / ".join(_number(row["error"], "{:g}") for row in pairs).strip("/ "),
+            )
+        )
+        shown += variants.values()
+    header = ("workload", "ours, ms", *RIVALS, "peak MB: ours / eager", "error: ours / eager")
+    return "\n\n".join([markdown(header, cells), *_origins(shown)])
+
+
+def _origins(rows: Sequence[Row]) -> list[str]:
+    found = {(r["machine"], r["versions"], r["commit"], r["date"]) for r in rows}
+    return [f"{m}; {versions}; commit {at}, {date}" for m, versions, at, date in sorted(found)]
 
 
 def target_tables() -> str:
@@ -176,8 +200,10 @@ def presets() -> str:
 
 def main() -> None:
     match sys.argv[1:]:
-        case [] | ["--headline"]:
-            print(timings("losses_cpu", shown=HEADLINE if sys.argv[1:] else ()))
+        case []:
+            print(timings("losses_cpu"))
+        case ["--headline"]:
+            print(headline())
         case ["losses" | "tests" | "step" as file, *device] if device in ([], ["gpu"]):
             print(timings("_".join((file, *(device or ["cpu"])))))
         case ["plots", *options] if options == [] or (options[0] == "--out" and len(options) == 2):
