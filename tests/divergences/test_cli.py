@@ -87,7 +87,7 @@ def test_two_sample_prints_the_result_of_the_library(cli: Any) -> None:
     report, _, verdict = found.out.partition("\n\n")
     assert report == str(expected)
     assert verdict == (
-        f"x.npy and y.csv differ: p = 0.001 is below 0.05. Effect size "
+        f"x.npy and y.csv differ: p = {expected.pvalue:.4g} is below 0.05. Effect size "
         f"{expected.effect_size:.3g}, where 0 is none and 1 the most possible.\n"
     )
     assert found.err == ""
