@@ -24,8 +24,10 @@ OURS_ALONE = [  # a dense matrix takes 4 and 40 GB
 ]
 MEMORY_FROM = 1000  # rows; below it is noise
 both = pytest.mark.parametrize("gradient", [False, True], ids=["value", "value+gradient"])
-# torch's own compiler imports what torch deprecates
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+pytestmark = [  # torch's own compiler uses what torch deprecates
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 
 
 @both

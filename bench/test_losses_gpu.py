@@ -9,7 +9,11 @@ from .conftest import Compare
 from .workloads import Problem
 
 DEVICE = "cuda"
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")]
+pytestmark = [  # torch's own compiler uses what torch deprecates
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 both = pytest.mark.parametrize("gradient", [False, True], ids=["value", "value+gradient"])
 
 

@@ -21,6 +21,7 @@ from .rivals import Loss
 FIVE = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the bandwidth; MMDLoss() takes the same of the median
 CHECKED_ROWS = 1000  # errors are those at so many rows at most, where fp64 truth is cheap
 COMPILED = ((256, 16), (1000, 16), (4000, 16), (8000, 64))  # on a CPU: four to six seconds each
+COMPILERS = {"compile", "ours compiled"}
 ONLINE = (16, 64)  # dimensions for which KeOps compiles, about six seconds for each formula
 ONLINE_ROWS = (1000, 4000)  # on a CPU: fewer are not what it is for, more take too long
 DENSE_COPIES = 6  # [n, n] matrices that eager code holds at its peak, gradient included
@@ -88,6 +89,7 @@ class Problem:
         on_gpu = self.device == "cuda"
         if compiling and (on_gpu or (self.n, self.d) in COMPILED):
             found["compile"] = rivals.compiled(found["eager"])
+            found["ours compiled"] = rivals.compiled(self.ours())
         if self.kernel in ("gaussian", "energy") and rivals.installed("geomloss"):
             both = partial(rivals.geomloss, name=self.kernel, sigma=self.sigma)
             found["geomloss"] = partial(both, backend="tensorized")
@@ -197,12 +199,12 @@ def checked(
 
 def measure_problem(compare: Any, problem: Problem, file: str, *, memory: bool = False) -> Any:
     """Check, then time, all variants of a problem. memory: on a CPU, in fresh processes; the
-    compiled variant's is not measured there, since the compiler's would be."""
+    compiled variants' is not measured there, since the compiler's would be."""
     losses, errors = checked(problem, compare.leave_out)
-    setups = {name: partial(fresh, problem, name) for name in losses if name != "compile"}
+    setups = {name: partial(fresh, problem, name) for name in losses if name not in COMPILERS}
     cases = problem.cases(losses)
-    if "compile" in cases:
-        cases["compile"]()  # what the first run of a size takes is no measurement
+    for name in COMPILERS & cases.keys():
+        cases[name]()  # what the first run of a size takes is no measurement
     return compare(
         str(problem), cases, file=file, errors=errors,
         fresh=setups if memory else None, device=problem.device,
