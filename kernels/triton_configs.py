@@ -43,7 +43,7 @@ class Table(NamedTuple):
     difference_gradient_of_many: Config = Config(256, 4, 1, 4, 2)  # more than UNROLLED coordinates
     difference_panel: Config = Config(32, 32, 1, 8, 2)
     small: Config = Config(16, 32, 1, 8, 2)
-    small_value: Config = Config(16, 16, 1, 4, 2)
+    small_value: Config = Config(16, 16, 1, 4, 2, MOST)
     difference_labels: Config = Config(32, 64, 1, 8, 2, MOST)
     gram_value_of_slices: Config | None = None  # where one slice is not all, if another
     gram_labels: Config | None = None  # if not that of the values
@@ -92,11 +92,11 @@ _AMPERE = Table(
     gram_panel=Config(64, 32, 32, 4, 2),
     panel_product=Config(64, 32, 32, 4, 2),
     small=Config(16, 32, 1, 8, 2, MOST),
-    small_value=Config(16, 16, 1, 4, 2, MOST),
     gram_labels=Config(64, 32, 32, 4, 2, MOST),
 )
 _AMPERE_SEVERAL = _AMPERE._replace(
     gram_value_of_slices=Config(64, 32, 32, 4, 2, MOST),
+    difference_value=Config(256, 8, 1, 4, 2, MOST),
     difference_gradient=Config(128, 8, 1, 4, 2, MOST),
     difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
     gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 16, 32, 4, 2)),
@@ -119,6 +119,7 @@ _HOPPER = Table(
     panel_product=Config(64, 32, 64, 4, 2),
 )
 _HOPPER_SEVERAL = _HOPPER._replace(
+    difference_value=Config(256, 8, 1, 4, 2, MOST),
     difference_gradient=Config(128, 8, 1, 4, 2, MOST),
     difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
     gram_gradient=_gradients(
@@ -139,6 +140,7 @@ _BLACKWELL = _HOPPER._replace(
     small=Config(16, 32, 1, 8, 2, MOST),
 )
 _BLACKWELL_SEVERAL = _BLACKWELL._replace(
+    difference_value=Config(256, 8, 1, 4, 2, MOST),
     difference_gradient=Config(128, 8, 1, 4, 2, MOST),
     difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
     gram_gradient=_gradients(
