@@ -141,8 +141,7 @@ def _sorted(x: Tensor, y: Tensor, wx: Tensor | None, wy: Tensor | None, estimato
     Σⱼ wⱼ|xᵢ − xⱼ| is differentiable with derivative (weight below xᵢ) − (weight above xᵢ), in which
     ties count on neither side; and Σᵢⱼ wᵢwⱼ|xᵢ − xⱼ| = 2 Σᵢ wᵢxᵢ·(below − above).
     """
-    a, b = _centred(x, y)
-    u, v = _weights(wx, a), _weights(wy, b)
+    (a, u), (b, v) = (_in_order(t, w) for t, w in zip(_centred(x, y), (wx, wy), strict=True))
     xx = 2.0 * (u * a * _balance(a, a, u)).sum(-1)
     yy = 2.0 * (v * b * _balance(b, b, v)).sum(-1)
     xy = (u * a * _balance(a, b, v)).sum(-1) + (v * b * _balance(b, a, u)).sum(-1)
@@ -167,15 +166,20 @@ def _weights(w: Tensor | None, points: Tensor) -> Tensor:
     return w / w.sum(-1, keepdim=True)  # again, in fp64
 
 
+def _in_order(points: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The points in ascending order, and their weights."""
+    ordered, order = points.sort(-1)
+    weights = _weights(w, points)
+    return ordered, weights if w is None else weights.gather(-1, order)
+
+
 def _balance(points: Tensor, other: Tensor, weights: Tensor) -> Tensor:
-    """Weight of ``other`` strictly below each point minus that strictly above it: constant in the
-    points, and NaN where any number is."""
+    """Weight of ``other``, which is in order, strictly below each point minus that strictly above
+    it: constant in the points, and NaN where any number is."""
     poison = 0.0 * (points.sum(-1, keepdim=True) + other.sum(-1, keepdim=True))
     points, other = points.detach().contiguous(), other.detach().contiguous()
-    ordered, order = other.sort(-1)
-    cumulative = torch.nn.functional.pad(weights.gather(-1, order).cumsum(-1), (1, 0))
-    ordered = ordered.contiguous()
-    below = torch.searchsorted(ordered, points)
-    not_above = torch.searchsorted(ordered, points, right=True)
+    cumulative = torch.nn.functional.pad(weights.cumsum(-1), (1, 0))
+    below = torch.searchsorted(other, points)
+    not_above = torch.searchsorted(other, points, right=True)
     total = cumulative[..., -1:]
     return cumulative.gather(-1, below) - (total - cumulative.gather(-1, not_above)) + poison
