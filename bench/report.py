@@ -4,8 +4,9 @@ python -m bench.report [--headline]     losses against rivals (--headline: what 
 python -m bench.report tests            permutation tests against rivals
 python -m bench.report step             what a divergence adds to a training step
 python -m bench.report losses|tests gpu the same on a GPU
-python -m bench.report targets          what was to be reached, and what was
+python -m bench.report targets [gpu]    what was to be reached, and what was
 python -m bench.report plots [--out docs]   time against n, with the limit of the machine
+python -m bench.report caption          what that figure shows
 python -m bench.report power            power on the perturbed uniform
 python -m bench.report level            rejection rates under the null
 python -m bench.report presets          every preset of vae, trained and evaluated
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from vae.presets import PRESETS
 
 from .measure import OURS, RESULTS
-from .targets import CPU_TARGETS, GPU_TARGETS
+from .targets import CPU_TARGETS, GPU_TARGETS, Target
 from .targets import HEADER as TARGET_HEADER
 from .targets import rows as target_rows
 
@@ -110,18 +111,17 @@ def _origins(rows: Sequence[Row]) -> list[str]:
     return [f"{m}; {versions}; commit {at}, {date}" for m, versions, at, date in sorted(found)]
 
 
-def target_tables() -> str:
-    """CPU and GPU targets; a file that is not there counts as not measured."""
+def target_table(targets: Sequence[Target]) -> str:
+    """A file that is not there counts as not measured."""
     files = {
         file: last_runs(read(file) if (RESULTS / f"{file}.csv").exists() else [])
-        for file in {target.file for target in (*CPU_TARGETS, *GPU_TARGETS)}
+        for file in {target.file for target in targets}
     }
 
     def runs(file: str, workload: str) -> dict[str, Row]:
         return files[file].get(workload, {})
 
-    tables = [markdown(TARGET_HEADER, target_rows(t, runs)) for t in (CPU_TARGETS, GPU_TARGETS)]
-    return "\n\n".join(tables)
+    return markdown(TARGET_HEADER, target_rows(targets, runs))
 
 
 def plots(folder: pathlib.Path) -> str:
@@ -198,26 +198,37 @@ def presets() -> str:
     return "\n\n".join(tables)
 
 
-def main() -> None:
-    match sys.argv[1:]:
+def text(arguments: Sequence[str]) -> str | None:
+    """What the arguments after ``python -m bench.report`` print; None if they are not known."""
+    match list(arguments):
         case []:
-            print(timings("losses_cpu"))
+            return timings("losses_cpu")
         case ["--headline"]:
-            print(headline())
+            return headline()
         case ["losses" | "tests" | "step" as file, *device] if device in ([], ["gpu"]):
-            print(timings("_".join((file, *(device or ["cpu"])))))
+            return timings("_".join((file, *(device or ["cpu"]))))
         case ["plots", *options] if options == [] or (options[0] == "--out" and len(options) == 2):
-            print(plots(pathlib.Path(options[1] if options else "docs")))
-        case ["targets"]:
-            print(target_tables())
+            return plots(pathlib.Path(options[1] if options else "docs"))
+        case ["caption"]:
+            from .plots import caption
+
+            return caption(last_runs(read("hardware_cpu")))
+        case ["targets", *device] if device in ([], ["gpu"]):
+            return target_table(GPU_TARGETS if device else CPU_TARGETS)
         case ["power"]:
-            print(power())
+            return power()
         case ["level"]:
-            print(level())
+            return level()
         case ["presets"]:
-            print(presets())
-        case _:
-            sys.exit(__doc__)
+            return presets()
+    return None
+
+
+def main() -> None:
+    found = text(sys.argv[1:])
+    if found is None:
+        sys.exit(__doc__)
+    print(found)
 
 
 if __name__ == "__main__":
