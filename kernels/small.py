@@ -38,6 +38,9 @@ from .tiles import (
 )
 from .validation import transforms_active
 
+# From so many columns and products on, the pairs of yx cost more than a copy and four calls.
+MANY_COLUMNS, MANY_PRODUCTS = 48, 2**20
+
 
 class Problem(NamedTuple):
     """What is asked of the samples: Σ over blocks of block_coef·factor·S + constant."""
@@ -159,11 +162,8 @@ def _evaluate(
 ) -> _Found | None:
     """None where the distances would lose too many digits in this dtype, or are not finite."""
     n, m = len(x), 0 if y is None else len(y)
-    prepared = _prepare(
-        x if y is None else torch.cat([x, y]),
-        max(map(abs, rates)),
-        all(c.function.smooth for c in components),
-    )
+    smooth = all(c.function.smooth for c in components)
+    prepared = _prepare(x, y, max(map(abs, rates)), smooth)
     if prepared is None:
         return None
     s, points = prepared
@@ -205,42 +205,54 @@ def _pair_coefficients(
         return matrix.fill_diagonal_(0.0), 1.0 / common
 
 
-def _prepare(z: Tensor, rate: float, smooth: bool) -> tuple[Tensor, Tensor] | None:
-    """s of the rows [N, d] with themselves, whose diagonal is of no use, and what the gradient is
-    made of: the centred rows, in fp64 where fp32 distances would not do; or, of a few columns,
-    these [1, d, N], whose differences are taken."""
-    if z.shape[1] <= FEW_COLUMNS:
-        columns = z.T.contiguous().unsqueeze(0)
-        s = scratch("distance", (1, len(z), len(z)), z)
+def _prepare(
+    x: Tensor, y: Tensor | None, rate: float, smooth: bool
+) -> tuple[Tensor, Tensor] | None:
+    """s of the pooled rows [N, d] with themselves, whose diagonal is of no use, and what the
+    gradient is made of: the centred rows, in fp64 where fp32 distances would not do; or, of a few
+    columns, these [1, d, N], whose differences are taken."""
+    n, single = len(x), x.dtype == torch.float32
+    if x.shape[1] <= FEW_COLUMNS:
+        columns = _pooled(x, y).T.contiguous().unsqueeze(0)
+        s = scratch("distance", (1, columns.shape[2], columns.shape[2]), x)
         squared_differences(columns, columns, s)
         return (s[0], columns) if _in_range(float(s.amax())) else None
-    u = z - z.mean(0)
+    u = _centred(x, y)
     norms = u.square().sum(1)
     top = float(norms.max())
     if not _in_range(top):
         return None
     if smooth:
-        enough = exponent_error(2.0 * top, rate, z.dtype) <= EXPONENT_ERROR[z.dtype]
-        if not enough and (z.dtype == torch.float64 or not doubles_suffice(2.0 * top, rate)):
-            return None
+        enough = exponent_error(2.0 * top, rate, x.dtype) <= EXPONENT_ERROR[x.dtype]
         if enough:
-            return _gram_distances(u, norms), u
-    else:
-        s = _gram_distances(u, norms)
-        s.diagonal().fill_(4.0 * top)  # as far as two rows can be
-        least = UNRESOLVED if z.dtype == torch.float64 else CANCELLATION
-        if float(s.amin()) >= 2.0 * least * top:
-            return s, u
-        if z.dtype == torch.float64:
+            return _gram_distances(u, norms, n), u
+        if not (single and doubles_suffice(2.0 * top, rate)):
             return None
-    u = z.double()
-    u -= u.mean(0)
-    s = _gram_distances(u, u.square().sum(1))
+    else:
+        s = _gram_distances(u, norms, n)
+        s.diagonal().fill_(4.0 * top)  # as far as two rows can be
+        if float(s.amin()) >= 2.0 * (CANCELLATION if single else UNRESOLVED) * top:
+            return s, u
+        if not single:
+            return None
+    u = _centred(x.double(), None if y is None else y.double())
+    s = _gram_distances(u, u.square().sum(1), n)
     if not smooth:
         s.diagonal().fill_(4.0 * top)
         if not float(s.amin()) >= 2.0 * UNRESOLVED_IN_FP32 * top:
             return None
-    return scratch("distance", s.shape, z).copy_(s), u
+    return scratch("distance", s.shape, x).copy_(s), u
+
+
+def _pooled(x: Tensor, y: Tensor | None) -> Tensor:
+    return x if y is None else torch.cat([x, y])
+
+
+def _centred(x: Tensor, y: Tensor | None) -> Tensor:
+    """Pooled rows around their mean."""
+    z = _pooled(x, y)
+    mean = z.mean(0)
+    return z - mean if y is None else z.sub_(mean)
 
 
 def _in_range(squared: float) -> bool:
@@ -248,10 +260,16 @@ def _in_range(squared: float) -> bool:
     return RANGE[0] < squared < RANGE[1]
 
 
-def _gram_distances(u: Tensor, norms: Tensor) -> Tensor:
-    """In scratch memory."""
+def _gram_distances(u: Tensor, norms: Tensor, n: int) -> Tensor:
+    """In scratch memory. ``n``: rows of the first sample."""
     s = torch.add(norms, norms.unsqueeze(1), out=scratch("distance", (len(u), len(u)), u))
-    return s.addmm_(u, u.T, alpha=-2.0)
+    d = u.shape[1]
+    if d < MANY_COLUMNS or n * (len(u) - n) * d < MANY_PRODUCTS:
+        return s.addmm_(u, u.T, alpha=-2.0)
+    s[:n].addmm_(u[:n], u.T, alpha=-2.0)
+    s[n:, n:].addmm_(u[n:], u[n:].T, alpha=-2.0)
+    s[n:, :n] = s[:n, n:].T
+    return s
 
 
 class _Mixture(NamedTuple):

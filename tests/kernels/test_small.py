@@ -78,6 +78,26 @@ def test_values_and_gradients_are_the_oracles(
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("kernel", [Gaussian(12.0), Energy()], ids=repr)
+def test_many_columns(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The product of x and y is made once, and mirrored."""
+    monkeypatch.setattr(small, "MANY_PRODUCTS", 1000)
+    x, y = normal(0, 37, 60).requires_grad_(), normal(1, 52, 60).requires_grad_() * 1.1
+    with counted(monkeypatch) as short:
+        ours = mmd2(x, y, kernel=kernel)
+    assert short == [True]
+    k = dense(kernel, torch.cat([x, y]))
+    off = k - torch.diag(k.diagonal())
+    truth = (
+        off[:37, :37].sum() / (37 * 36) + off[37:, 37:].sum() / (52 * 51) - 2 * k[:37, 37:].mean()
+    )
+    torch.testing.assert_close(ours, truth, rtol=1e-11, atol=1e-12)
+    for a, b in zip(
+        torch.autograd.grad(ours, (x, y)), torch.autograd.grad(truth, (x, y)), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
 def test_one_sample_against_a_normal(monkeypatch: pytest.MonkeyPatch) -> None:
     z = normal(0, 60, 4)
     with counted(monkeypatch) as short:
