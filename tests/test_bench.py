@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # bench is not installed
 
-from bench import gpu, hardware, measure, plots, report, rivals, targets  # noqa: E402
+from bench import gpu, hardware, measure, pages, plots, report, rivals, targets  # noqa: E402
 from bench import test_losses_gpu as losses_gpu  # noqa: E402
 from bench import test_tests_gpu as tests_gpu  # noqa: E402
 from bench.workloads import Problem, checked  # noqa: E402
@@ -465,7 +465,8 @@ def test_targets_are_judged_by_the_rows() -> None:
     write("losses_gpu", (million, "ours", 2000, 1600.0))
     lines = [
         tuple(cell.strip() for cell in line.split("|")[1:-1])
-        for line in report.target_tables().splitlines()
+        for table in (targets.CPU_TARGETS, targets.GPU_TARGETS)
+        for line in report.target_table(table).splitlines()
     ]
     assert (big, "eager", "≥ 12×", "9.00×", "short by 25%") in lines
     assert (big, "geomloss", "≥ 12×", "13.0×", "met") in lines
@@ -476,6 +477,18 @@ def test_targets_are_judged_by_the_rows() -> None:
     other = "gaussian, value, n=m=32768, d=64"
     prediction = ("not measured", "predicted: docs/performance-gpu.md")
     assert (other, "eager", "≥ 25×", *prediction) in lines
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_pages_show_what_was_measured(name: str) -> None:
+    page = (pages.ROOT / name).read_text()
+    assert "<!-- python -m bench.report" in page
+    assert pages.renewed(page) == page, "python -m bench.pages writes the tables anew"
+
+
+def test_a_page_with_an_unknown_command_is_refused() -> None:
+    with pytest.raises(ValueError, match="report nonsense is no command"):
+        pages.renewed("<!-- python -m bench.report nonsense -->\n<!-- end -->")
 
 
 # --- The figure ----------------------------------------------------------------------------------

@@ -312,7 +312,9 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     long = ["--epochs", "400", "--latent", "2", "--hidden", "8", "--limit", "300"]
     command = [sys.executable, "-m", "vae", "fit", *long, "--heldout", "60", "--out"]
     out, whole = tmp_path / "run", tmp_path / "whole"
+    inherited = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job may ignore it
     process = subprocess.Popen([*command, str(out)], stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, inherited)
     while not (out / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None
         time.sleep(0.05)
