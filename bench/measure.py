@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pathlib
 import platform
+import random
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +67,8 @@ def timed(run: Run, device: str = "cpu") -> float:
 def interleaved(
     variants: Mapping[str, Run], seconds: float, min_rounds: int = 5, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Seconds of each run of each variant, taken in turn A B C A B C … for about ``seconds``.
+    """Seconds of each run of each variant, in rounds for about ``seconds``; each round has an order
+    of its own, so that none always comes after one that empties the caches.
 
     Each runs once before. After the ``seconds`` a variant goes on until it has ``min_rounds``, or
     fewer if it is slow: as many as take ``PATIENCE`` · ``seconds``, and at least one; on a CPU that
@@ -78,7 +80,7 @@ def interleaved(
         first = timed(run, device)
         found[name] = [first] if first > LONG and device == "cpu" else []
         least[name] = max(1, min(min_rounds, int(PATIENCE * seconds / first)))
-    start = time.perf_counter()
+    start, order = time.perf_counter(), random.Random(0)
     while True:
         early = time.perf_counter() - start < seconds
         turn = [
@@ -88,6 +90,7 @@ def interleaved(
         ]
         if not turn:
             return found
+        order.shuffle(turn)
         for name in turn:
             found[name].append(timed(variants[name], device))
 
