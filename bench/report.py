@@ -1,7 +1,7 @@
 """Print what was measured, as the tables of the documentation.
 
 python -m bench.report [--headline]     losses against rivals (--headline: what the README shows)
-python -m bench.report tests            permutation tests against rivals
+python -m bench.report tests [--headline]   permutation tests against rivals
 python -m bench.report step             what a divergence adds to a training step
 python -m bench.report losses|tests gpu the same on a GPU
 python -m bench.report targets [gpu]    what was to be reached, and what was
@@ -28,8 +28,17 @@ from .targets import rows as target_rows
 
 Row = dict[str, str]
 COLUMNS = ("workload", "variant", "median ms", "ours is faster by", "peak MB", "error")
-HEADLINE = ("n=m=256, d=16", "n=m=2000, d=16", "n=m=8000, d=64", "n=m=100000, d=16")
-RIVALS = ("eager", "compile", "geomloss", "geomloss online")
+HEADLINES = {  # ends of the workloads shown, and the rivals
+    "losses_cpu": (
+        ("n=m=256, d=16", "n=m=2000, d=16", "n=m=8000, d=64", "n=m=100000, d=16"),
+        ("eager", "compile", "geomloss", "geomloss online"),
+    ),
+    "tests_cpu": (
+        ("n=m=2000, d=16, B=999", "n=m=20000, d=16, B=999", "n=2000, d=5+5, B=999"),
+        ("re-indexing", "dcor", "hyppo", "materialised K"),
+    ),
+}
+PAIRS = ("peak MB", "error")
 
 
 def read(file: str) -> list[Row]:
@@ -84,26 +93,33 @@ def timings(file: str) -> str:
     return "\n\n".join([markdown(COLUMNS, cells), *_origins(shown)])
 
 
-def headline() -> str:
-    """A row for each of a few workloads: ours, and by what factor it is faster than each rival."""
-    cells, shown = [], []
-    for workload, variants in last_runs(read("losses_cpu")).items():
-        if OURS not in variants or not workload.endswith(HEADLINE):
+def headline(file: str) -> str:
+    """A row for each of a few workloads: ours, and by what factor it is faster than each rival.
+    Memory and error are also those of the first rival that was measured."""
+    shown, rivals = HEADLINES[file]
+    cells, rows = [], []
+    for workload, variants in last_runs(read(file)).items():
+        if OURS not in variants or not workload.endswith(shown):
             continue
-        ours, eager = variants[OURS], variants.get("eager")
-        pairs = [row for row in (ours, eager) if row]
+        pairs = [variants[name] for name in (OURS, *rivals) if name in variants][:2]
         cells.append(
             (
                 workload,
-                _number(ours["median_ms"], "{:,.2f}"),
-                *(f"{float(variants[r]['ratio']):.1f}×" if r in variants else "" for r in RIVALS),
+                _number(variants[OURS]["median_ms"], "{:,.2f}"),
+                *(f"{float(variants[r]['ratio']):.1f}×" if r in variants else "" for r in rivals),
                 " / ".join(_number(row["peak_mb"], "{:.0f}") for row in pairs).strip("/ "),
                 " / ".join(_number(row["error"], "{:g}") for row in pairs).strip("/ "),
             )
         )
-        shown += variants.values()
-    header = ("workload", "ours, ms", *RIVALS, "peak MB: ours / eager", "error: ours / eager")
-    return "\n\n".join([markdown(header, cells), *_origins(shown)])
+        rows += variants.values()
+    header = ("workload", "ours, ms", *rivals, *(f"{k}: ours / rival" for k in PAIRS))
+    return "\n\n".join([_without_empty(header, cells), *_origins(rows)])
+
+
+def _without_empty(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table without the columns that say nothing."""
+    kept = [k for k in range(len(header)) if any(row[k] for row in cells)]
+    return markdown([header[k] for k in kept], [[row[k] for k in kept] for row in cells])
 
 
 def _origins(rows: Sequence[Row]) -> list[str]:
@@ -204,7 +220,9 @@ def text(arguments: Sequence[str]) -> str | None:
         case []:
             return timings("losses_cpu")
         case ["--headline"]:
-            return headline()
+            return headline("losses_cpu")
+        case ["tests", "--headline"]:
+            return headline("tests_cpu")
         case ["losses" | "tests" | "step" as file, *device] if device in ([], ["gpu"]):
             return timings("_".join((file, *(device or ["cpu"]))))
         case ["plots", *options] if options == [] or (options[0] == "--out" and len(options) == 2):

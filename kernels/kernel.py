@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -447,4 +448,12 @@ def as_kernel(kernel: Kernel | str, bandwidth: Bandwidth | None, default: str) -
     rule = default if bandwidth is None else bandwidth
     if isinstance(rule, str) and (name, rule) in _MADE:
         return _MADE[name, rule]
+    if type(rule) is float and not torch.compiler.is_compiling():
+        return _with_number(name, rule)
     return _BY_NAME[name](rule)
+
+
+@lru_cache(maxsize=64)
+def _with_number(name: str, bandwidth: float) -> Kernel:
+    """Kept, as one is named at every step of a training."""
+    return _BY_NAME[name](bandwidth)
