@@ -186,7 +186,7 @@ def suite(
         def _clock(self) -> Clock:
             return clock
 
-    pytester.makepyfile(test_small=SUITE)
+    pytester.makepyfile(test_two_workloads=SUITE)  # a name that no other file has
     threads = torch.get_num_threads()
 
     def run(*options: str) -> Any:
