@@ -1,7 +1,7 @@
 """The fixture ``compare``: variants of a workload, interleaved, as one group of pytest-benchmark.
 
 Its options work: --benchmark-max-time is the seconds per workload, --benchmark-disable runs every
-variant once and records nothing, --benchmark-json, -save, -compare and -histogram as ever. The same
+variant once and records nothing, --benchmark-json, -save and -compare as ever. The same
 medians are appended to bench/results/*.csv, or to the folder that BENCH_RESULTS names.
 """
 

@@ -52,6 +52,7 @@ class Row:
 def timed(run: Run, device: str = "cpu") -> float:
     """Seconds of one call: between two CUDA events on a GPU, of the clock on a CPU."""
     if device == "cpu":
+        torch.set_num_threads(THREADS)  # a rival may have set others
         start = time.perf_counter()
         run()
         return time.perf_counter() - start

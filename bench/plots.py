@@ -145,11 +145,11 @@ def caption(hardware: Runs) -> str:
     where = hardware[OPERATIONS["gemm"].workload]["ours"]
     return (
         f"Median time of a loss on {where['machine']} ({where['versions']}), d = {DIMENSION}, all "
-        "variants interleaved in one run. The limit visits each of the 2n² pairs once: 2d flop for "
+        "variants of a size interleaved. The limit visits each of the 2n² pairs once: 2d flop for "
         "its product, as many again and for each side that is x for the gradient, at "
         f"{found['gemm'] / 1e9:.0f} GFLOP/s (a 2048³ fp32 product), then one exp2 at "
         f"{found['exp2'] / 1e9:.2g}e9/s or root at {found['sqrt'] / 1e9:.2g}e9/s (in cache), "
-        "one after the other; all rates were measured in the same session with the same threads. "
+        "one after the other; these rates were measured with the same threads. "
         "Lines end at the largest n that was timed."
     )
 

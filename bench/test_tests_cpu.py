@@ -1,7 +1,7 @@
 """Permutation tests on a CPU against what people run: python -m pytest bench/test_tests_cpu.py.
 
-Rivals that take minutes are timed with fewer permutations, as ``RIVAL_RESAMPLES`` says, and their
-time is scaled to the same number: each of their permutations costs the same.
+Beyond ``WHOLE`` rows rivals take minutes: they are timed with ``RIVAL_RESAMPLES`` permutations, and
+their time is scaled to as many as ours has, with what they do once before.
 """
 
 from __future__ import annotations
@@ -24,14 +24,22 @@ from .permutations import Array, check_fuse, check_method, fuse_case, samples
 
 FILE = "tests_cpu"
 RESAMPLES = 999
+WHOLE = 500
 RIVAL_RESAMPLES = 49
-SCALED = (RESAMPLES + 1) / (RIVAL_RESAMPLES + 1)
+
+
+def rival_resamples(n: int) -> int:
+    return RESAMPLES if n <= WHOLE else RIVAL_RESAMPLES
+
+
+def scaled(n: int) -> float:
+    return (RESAMPLES + 1) / (rival_resamples(n) + 1)
 
 
 def dcor_energy(x: Array, y: Array) -> Any:
     import dcor
 
-    return dcor.homogeneity.energy_test(x, y, num_resamples=RIVAL_RESAMPLES, random_state=0)
+    return dcor.homogeneity.energy_test(x, y, num_resamples=rival_resamples(len(x)), random_state=0)
 
 
 def hyppo_energy(x: Array, y: Array) -> Any:
@@ -39,11 +47,12 @@ def hyppo_energy(x: Array, y: Array) -> Any:
         warnings.simplefilter("ignore")  # of what it imports, too
         from hyppo.ksample import Energy
 
-        return Energy().test(x, y, reps=RIVAL_RESAMPLES, auto=False)
+        return Energy().test(x, y, reps=rival_resamples(len(x)), auto=False)
 
 
 def reindexed(x: Array, y: Array) -> Any:
-    return rivals.reindexed_energy_null(*(torch.from_numpy(s) for s in (x, y)), RIVAL_RESAMPLES)
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    return rivals.reindexed_energy_null(a, b, rival_resamples(len(x)))
 
 
 def ours(x: Array, y: Array, **options: Any) -> Any:
@@ -76,7 +85,7 @@ def test_energy(compare: Compare, n: int, d: int) -> None:
     if n <= 500:  # its permutations take a process pool and minutes beyond
         variants["hyppo"] = partial(hyppo_energy, x, y)
     name = f"two-sample energy, n=m={n}, d={d}, B={RESAMPLES}"
-    slow = {k: SCALED for k in variants if k != "ours"}
+    slow = {k: scaled(n) for k in variants if k != "ours"}
     compare(name, variants, file=FILE, scale=slow)
 
 
@@ -92,7 +101,7 @@ def dcor_independence(x: Array, y: Array) -> Any:
     import dcor
 
     return dcor.independence.distance_covariance_test(
-        x, y, num_resamples=RIVAL_RESAMPLES, random_state=0
+        x, y, num_resamples=rival_resamples(len(x)), random_state=0
     )
 
 
@@ -101,7 +110,7 @@ def hyppo_independence(x: Array, y: Array) -> Any:
         warnings.simplefilter("ignore")
         from hyppo.independence import Dcorr
 
-        return Dcorr().test(x, y, reps=RIVAL_RESAMPLES, auto=False)
+        return Dcorr().test(x, y, reps=rival_resamples(len(x)), auto=False)
 
 
 @pytest.mark.parametrize("n", [500, 2000])
@@ -117,7 +126,7 @@ def test_distance_covariance(compare: Compare, n: int) -> None:
         "hyppo": partial(hyppo_independence, x, y),
     }
     name = f"independence dcov, n={n}, d=5+5, B={RESAMPLES}"
-    compare(name, variants, file=FILE, scale={"dcor": SCALED, "hyppo": SCALED})
+    compare(name, variants, file=FILE, scale={"dcor": scaled(n), "hyppo": scaled(n)})
 
 
 def options_of(method: str) -> dict[str, Any]:
