@@ -141,22 +141,17 @@ def _sorted(x: Tensor, y: Tensor, wx: Tensor | None, wy: Tensor | None, estimato
     Σⱼ wⱼ|xᵢ − xⱼ| is differentiable with derivative (weight below xᵢ) − (weight above xᵢ), in which
     ties count on neither side; and Σᵢⱼ wᵢwⱼ|xᵢ − xⱼ| = 2 Σᵢ wᵢxᵢ·(below − above).
     """
-    (a, u), (b, v) = (_in_order(t, w) for t, w in zip(_centred(x, y), (wx, wy), strict=True))
-    xx = 2.0 * (u * a * _balance(a, a, u)).sum(-1)
-    yy = 2.0 * (v * b * _balance(b, b, v)).sum(-1)
-    xy = (u * a * _balance(a, b, v)).sum(-1) + (v * b * _balance(b, a, u)).sum(-1)
+    (a, u), (b, v) = (_in_order(t, w) for t, w in ((x, wx), (y, wy)))
+    own = _balance(a, a, u), _balance(b, b, v)
+    other = _balance(a, b, v), _balance(b, a, u)
+    centre = a[..., a.shape[-1] // 2].detach().unsqueeze(-1)  # a middle value, not an outlier
+    a, b = a - centre, b - centre
+    xx, yy = (2.0 * (w * t * o).sum(-1) for w, t, o in zip((u, v), (a, b), own, strict=True))
+    xy = (u * a * other[0]).sum(-1) + (v * b * other[1]).sum(-1)
     if estimator == "unbiased":
         xx = xx / (1.0 - u.square().sum(-1))
         yy = yy / (1.0 - v.square().sum(-1))
     return 2.0 * xy - xx - yy
-
-
-def _centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """[..., n] and [..., m] in fp64, around a common centre, non-finite entries poisoned."""
-    a, b = x.squeeze(-1).double(), y.squeeze(-1).double()
-    centre = a[..., :1].detach()
-    a, b = a - centre, b - centre
-    return a + 0.0 * a, b + 0.0 * b
 
 
 def _weights(w: Tensor | None, points: Tensor) -> Tensor:
@@ -167,9 +162,11 @@ def _weights(w: Tensor | None, points: Tensor) -> Tensor:
 
 
 def _in_order(points: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The points in ascending order, and their weights."""
-    ordered, order = points.sort(-1)
-    weights = _weights(w, points)
+    """The points [..., n, 1] in ascending order [..., n], in fp64, and their weights; an infinite
+    one is NaN."""
+    flat = points.squeeze(-1).double()
+    ordered, order = (flat + 0.0 * flat).sort(-1)
+    weights = _weights(w, flat)
     return ordered, weights if w is None else weights.gather(-1, order)
 
 

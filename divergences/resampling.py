@@ -49,6 +49,8 @@ class Relabellings:
         generator: np.random.Generator,
         strata: NDArray[np.int64] | None = None,
     ) -> None:
+        if len(sizes) > np.iinfo(np.int8).max:
+            raise ValueError(f"at most 127 groups can be relabelled; got {len(sizes)}")
         self.observed = np.repeat(np.arange(len(sizes), dtype=np.int8), sizes)
         self.strata, self.seed = strata, int(generator.integers(-(2**63), 2**63))
         log_count = sum(_log_count(self.observed[rows]) for rows in self._strata_rows())

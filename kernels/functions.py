@@ -42,8 +42,9 @@ class Evaluation(NamedTuple):
 @dataclass(frozen=True)
 class KernelFunction:
     """One family of kernel functions. ``definiteness``: "positive" or "conditional" (on weights
-    that sum to zero). ``smooth``: φ is differentiable in s at s = 0. ``probe``: (rate, shape,
-    offset) triples that the test suites and the offline build exercise."""
+    that sum to zero). ``smooth``: φ is differentiable in s at s = 0. ``rate_power``: φ depends on
+    s·rate^rate_power. ``probe``: (rate, shape, offset) triples that the test suites and the offline
+    build exercise."""
 
     name: str
     metric: Metric
@@ -52,6 +53,7 @@ class KernelFunction:
     device: Callable[[Any, Any, Any, Any], Any]
     definiteness: Literal["positive", "conditional"] = "positive"
     smooth: bool = True
+    rate_power: int = 1
     at_zero: float = 1.0  # φ(0), for the diagonal of the translation-invariant ones
     probe: tuple[tuple[float, float, float], ...] = ((0.7, 0.0, 0.0),)
 
@@ -78,10 +80,10 @@ def register(function: KernelFunction) -> KernelFunction:
 def _power_over_s(s: Tensor, exponent: float, ratio: Tensor | None, out: Tensor) -> Tensor:
     """``out`` = r = s^exponent and, if given, ``ratio`` = r/s, where 0/0 = 0.
 
-    The smallest normal number under the fraction turns 0/0 into 0 and changes no other quotient
-    by a rounding error; a mask would cost ten times as much."""
+    The smallest normal number as the least under the fraction turns 0/0 into 0; a mask would cost
+    ten times as much."""
     if ratio is not None:
-        torch.add(s, torch.finfo(s.dtype).tiny, out=ratio)
+        torch.clamp(s, min=torch.finfo(s.dtype).tiny, out=ratio)
     r = torch.sqrt(s, out=out) if exponent == 0.5 else torch.pow(s, exponent, out=out)
     if ratio is not None:
         torch.div(r, ratio, out=ratio)
@@ -291,6 +293,7 @@ MATERN = register(
         _matern,
         _matern_,
         _matern_device,
+        rate_power=2,
         probe=((1.2, 1.5, 0.0), (1.2, 2.5, 0.0)),
     )
 )

@@ -26,7 +26,17 @@ from .functions import ENERGY
 from .kernel import Kernel
 from .labels import LabelForms
 from .plan import Component, decode, metric_of
-from .tiles import Distances, Side, Span, Tile, centre, full_precision, prepare, scratch
+from .tiles import (
+    Distances,
+    Side,
+    Span,
+    Tile,
+    centre,
+    full_precision,
+    largest_rate,
+    prepare,
+    scratch,
+)
 
 STEP = {"cpu": 2**19, "cuda": 2**25}  # pairs, of all permutations in hand, formed at a time
 TILE = 256  # rows of a tile that many permutations meet: K stays in the cache
@@ -116,8 +126,8 @@ def _groups(z: Tensor, kernel: Kernel) -> list[_Group]:
         metric, points = metric_of(components), z.unsqueeze(0)
         side = prepare(points, None, centre(points, None, metric), metric, len(z), False)
         rough = [c.function for c in components if not c.function.smooth]
-        rate = max((r for c, r in zip(components, rates, strict=True)
-                    if c.function is not ENERGY), default=0.0)  # fmt: skip
+        rated = [(c, r) for c, r in zip(components, rates, strict=True) if c.function is not ENERGY]
+        rate = largest_rate(*zip(*rated, strict=True)) if rated else 0.0
         distances = {
             False: Distances(metric, not rough, rate),
             # An fp64 Gram product leaves at most 1e-8 of the spread in ‖y − y′‖: enough for fp32.

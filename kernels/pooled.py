@@ -65,7 +65,9 @@ def sweep(
     slopes = wanted.grad_x or wanted.grad_y
     side = prepare(z, w, centre(z, None, metric), metric, total, slopes)
     numbers = per_item(rates, _ALL)
-    distances = Distances(metric, smooth, largest_rate(numbers) if side.largest else 0.0)
+    distances = Distances(
+        metric, smooth, largest_rate(components, numbers) if side.largest else 0.0
+    )
     everything = Span(0, total, 0)
     s, form = distances(side, side, _ALL, Tile(everything, everything, itself=True))
     quarters = _Quarters(n, total, y is not None, coefs, len(components))

@@ -185,7 +185,7 @@ class Sweeper:
         outputs = (a.moments, a.potential, b.moments, b.potential)
         if not self.wanted.sums and all(o is None for o in outputs):
             return
-        rate = largest_rate(chunk.rates) if a.side.largest else 0.0
+        rate = largest_rate(self.components, chunk.rates) if a.side.largest else 0.0
         distances = Distances(self.metric, self.smooth, rate)
         for i in _spans(a.side.points.shape[1], self.tile_rows):
             for j in _spans(b.side.points.shape[1], self.tile_rows):

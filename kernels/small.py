@@ -33,6 +33,7 @@ from .tiles import (
     exponent_error,
     full_precision,
     is_lowered,
+    largest_rate,
     scratch,
     squared_differences,
 )
@@ -66,7 +67,7 @@ def applies(
         return False
     return (
         x.dim() == 2
-        and not x.is_cuda
+        and x.is_cpu
         and 0 < len(x) + (0 if y is None else len(y)) <= TILE
         and len(x) > 0
         and (y is None or (y.dim() == 2 and len(y) > 0))
@@ -82,7 +83,11 @@ def form(x: Tensor, y: Tensor | None, problem: Problem) -> Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or (y is not None and y.requires_grad)):
         out: Tensor = _Form.apply(x, y, problem)  # type: ignore[no-untyped-call]
         return out
-    return torch.tensor(_solve(x, y, problem, Wanted()).value, dtype=problem.dtype)
+    return _scalar(_solve(x, y, problem, Wanted()).value, problem)
+
+
+def _scalar(value: float, problem: Problem) -> Tensor:
+    return torch.tensor(value, dtype=problem.dtype, device="cpu")  # whatever the default one is
 
 
 class _Form(torch.autograd.Function):
@@ -91,13 +96,15 @@ class _Form(torch.autograd.Function):
         found = _solve(x, y, problem, Wanted(False, *ctx.needs_input_grad[:2]))
         ctx.general, ctx.gradients = problem.general, found[1:]
         ctx.save_for_backward(x, y)
-        return torch.tensor(found.value, dtype=problem.dtype)
+        return _scalar(found.value, problem)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         if torch.is_grad_enabled():
-            inputs = ctx.saved_tensors
-            needed = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=False) if need]
+            # Views: what leads from one sample to the other is the engine's to follow.
+            inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
+            pairs = zip(inputs, ctx.needs_input_grad, strict=False)
+            needed = [t for t, need in pairs if t is not None and need]
             found = iter(torch.autograd.grad(ctx.general(*inputs), needed, grad, create_graph=True))
             gradients = [next(found) if need else None for need in ctx.needs_input_grad[:2]]
         else:
@@ -163,7 +170,7 @@ def _evaluate(
     """None where the distances would lose too many digits in this dtype, or are not finite."""
     n, m = len(x), 0 if y is None else len(y)
     smooth = all(c.function.smooth for c in components)
-    prepared = _prepare(x, y, max(map(abs, rates)), smooth)
+    prepared = _prepare(x, y, largest_rate(components, rates), smooth)
     if prepared is None:
         return None
     s, points = prepared

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .functions import Metric, Rate
+from .plan import Component
 from .subsample import pooled_rows
 
 TILE = 1024  # rows and columns of a tile on a CPU: 4 MB in fp32
@@ -48,13 +49,15 @@ class _Scratch(threading.local):
 
     def take(self, purpose: str, shape: Sequence[int], like: Tensor) -> Tensor:
         count = math.prod(shape)
-        if like.is_cuda or count > TILE**2:  # CUDA has an allocator that keeps memory
+        if not like.is_cpu or count > TILE**2:  # CUDA has an allocator that keeps memory
             return like.new_empty(shape)
         key = purpose, like.dtype
         buffer = self.buffers.get(key)
         if buffer is None or buffer.numel() < count:
             with torch.inference_mode(False):
-                buffer = self.buffers[key] = like.new_empty(count)
+                buffer = like.new_empty(count)
+            if type(buffer) is Tensor:  # not the fake one of a trace
+                self.buffers[key] = buffer
         return buffer[:count].view(shape)
 
 
@@ -294,9 +297,10 @@ def per_item(numbers: Sequence[float] | Tensor, items: slice) -> list[Rate]:
     return [column.view(-1, 1, 1) for column in numbers[items].unbind(-1)]
 
 
-def largest_rate(rates: Sequence[Rate]) -> float:
-    """On the host, so for a CPU only."""
-    return max(float(r.abs().max()) if isinstance(r, Tensor) else abs(r) for r in rates)
+def largest_rate(components: Sequence[Component], rates: Sequence[Rate]) -> float:
+    """By which an error of d² reaches φ at most. On the host, so for a CPU only."""
+    sizes = (float(r.abs().max()) if isinstance(r, Tensor) else abs(r) for r in rates)
+    return max(r**c.function.rate_power for c, r in zip(components, sizes, strict=True))
 
 
 def add_scaled(out: Tensor, addend: Tensor, factor: Rate) -> None:

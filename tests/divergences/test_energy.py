@@ -190,3 +190,11 @@ def test_geomloss_energy_is_half() -> None:
     theirs = geomloss.SamplesLoss("energy", backend="tensorized")(x, y)
     floor = 0.5 * 1e-4 * (1 / 40 + 1 / 30)
     assert_close(0.5 * energy_distance(x, y, estimator="biased") - floor, theirs, 1e-8)
+
+
+def test_univariate_ranks_do_not_depend_on_the_first_row() -> None:
+    a = torch.tensor([[1e17], [0.0], [1.0], [2.0]], dtype=torch.float64)
+    b = torch.tensor([[0.5], [1.5]], dtype=torch.float64, requires_grad=True)
+    for rows in (a, a.flip(0)):
+        (gradient,) = torch.autograd.grad(energy_distance(rows, b), b)
+        assert torch.equal(gradient, torch.tensor([[0.5], [-1.0]], dtype=torch.float64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -238,3 +238,45 @@ def test_a_gradient_survives_two_backwards() -> None:
     other = mmd2(x * 2, y, bandwidth=1.0)  # reuses the scratch memory
     other.backward()
     torch.testing.assert_close(torch.autograd.grad(loss, x)[0], first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kernel", [Gaussian(1.5), Energy()], ids=repr)
+@pytest.mark.parametrize("follow", [lambda x: 2 * x + 1, lambda x: x, lambda x: x[:5]])
+def test_a_sample_made_of_the_other_counts_once(
+    kernel: Kernel, follow: Callable[[Tensor], Tensor]
+) -> None:
+    x = normal(0, 9, 5).requires_grad_()
+    plain = torch.autograd.grad(mmd2(x, follow(x), kernel=kernel), x)[0]
+    graph = torch.autograd.grad(mmd2(x, follow(x), kernel=kernel), x, create_graph=True)[0]
+    torch.testing.assert_close(graph.detach(), plain, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e6])
+@pytest.mark.parametrize("n", [50, 600])
+def test_the_scale_of_data_and_matern_kernel_changes_nothing(n: int, scale: float) -> None:
+    """Its rate is that of a distance, not of a squared one."""
+    x, y = normal(0, n, 8), normal(1, n, 8)
+    x[0] += 3000.0
+    ours = mmd2((x * scale).float(), (y * scale).float(), kernel=Matern(scale, nu=2.5))
+    truth = mmd2(x.unsqueeze(0), y.unsqueeze(0), kernel=Matern(1.0, nu=2.5))
+    torch.testing.assert_close(ours.double(), truth[0], rtol=1e-5, atol=0)
+
+
+def test_what_a_trace_leaves_behind_is_not_used() -> None:
+    empty = torch.empty(9, 5, device="meta")
+    with contextlib.suppress(RuntimeError):
+        mmd2(empty, empty, bandwidth=1.0)
+    x, y = normal(0, 9, 5), normal(1, 8, 5)
+    expected = mmd2(x, y, bandwidth=1.0)
+    with torch.device("meta"):
+        found = mmd2(x, y, bandwidth=1.0)
+    assert found.device.type == "cpu" and torch.equal(found, expected)
+
+
+def test_distances_far_below_the_others() -> None:
+    x = torch.tensor([[1.0, 0.0], [0.0, 1e-17], [0.0, 0.0]], requires_grad=True)
+    y = -torch.ones(2, 2)
+    (ours,) = torch.autograd.grad(mmd2(x, y, kernel=Energy()), x)
+    z = x.detach().double().requires_grad_()
+    (truth,) = torch.autograd.grad(mmd2(z, y.double(), kernel=Energy()), z)
+    torch.testing.assert_close(ours.double(), truth, rtol=1e-5, atol=1e-6)
