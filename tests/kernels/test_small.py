@@ -280,3 +280,23 @@ def test_distances_far_below_the_others() -> None:
     z = x.detach().double().requires_grad_()
     (truth,) = torch.autograd.grad(mmd2(z, y.double(), kernel=Energy()), z)
     torch.testing.assert_close(ours.double(), truth, rtol=1e-5, atol=1e-6)
+
+
+def test_tight_clusters_under_a_narrow_kernel() -> None:
+    """The gradient is a difference of two large terms, both in fp64."""
+    x, y = normal(0, 40, 8) * 1e-3, normal(1, 30, 8) * 1e-3
+    x[:20, 0] += 4.0
+    y[:15, 0] += 4.0
+    x, y = x.float().requires_grad_(), y.float()
+    (ours,) = torch.autograd.grad(mmd2(x, y, bandwidth=0.05), x)
+    z = x.detach().double().requires_grad_()
+    (truth,) = torch.autograd.grad(mmd2(z, y.double(), bandwidth=0.05), z)
+    assert (ours.double() - truth).abs().max() < 1e-5 * truth.abs().max()
+
+
+def test_autocast_does_not_reach_the_products() -> None:
+    x, y = normal(0, 40, 8).float().requires_grad_(), normal(1, 30, 8).float()
+    (expected,) = torch.autograd.grad(mmd2(x, y, bandwidth=2.0), x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (found,) = torch.autograd.grad(mmd2(x, y, bandwidth=2.0), x)
+    assert torch.equal(found, expected)
