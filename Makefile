@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml setup.cfg constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## train a small MMD-VAE on digits and test what it generates (about a minute)
+demo: $(STAMP) ## train a small MMD-VAE on digits and test what it generates (ten seconds)
 	$(BIN)/python -m vae demo
 
 test: $(STAMP) ## run all tests

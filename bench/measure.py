@@ -27,7 +27,7 @@ RESULTS = pathlib.Path(os.environ.get("BENCH_RESULTS", pathlib.Path(__file__).pa
 THREADS = torch.get_num_threads()  # those of the machine, or of OMP_NUM_THREADS
 OURS = "ours"
 PATIENCE = 6.0  # a slow variant may take this many times the seconds of its workload
-LONG = 5.0  # seconds of a first run beyond which loading things lazily does not show
+LONG = 15.0  # seconds of a first run beyond which what it loads and compiles does not show
 
 
 @dataclass

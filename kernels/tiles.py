@@ -6,8 +6,9 @@ points u and v; or, of a few columns, from their differences.
 Cancellation. A Gram product in the input dtype leaves an error of about eps·(|u|² + |v|²) in d².
 Where that is too much for the function at hand (not smooth at 0, or narrow against the spread of
 the data) the tile is computed again in fp64, near pairs by differences: so identical rows are
-exactly 0 apart. The decision needs numbers on the host; on CUDA, where that would synchronise,
-every tile is an fp64 Gram product in which distances below 2⁻²³ of the norms are 0.
+exactly 0 apart. The decision needs numbers on the host; on CUDA, where that would synchronise, a
+tile that might need it is formed by differences up to 16 columns, and beyond them by an fp64 Gram
+product in which distances below 2⁻²³ of the norms are 0.
 """
 
 from __future__ import annotations
