@@ -39,7 +39,7 @@ level: $(STAMP) ## 1,000 samples under the null for every test and kind of data 
 	$(BIN)/python -m pytest bench/test_level.py -m slow -s
 
 kernels-check: $(STAMP) ## compile every shipped GPU configuration for every architecture, no GPU needed
-	$(BIN)/python -m divergences.kernels.offline --full
+	$(BIN)/python -m bench.offline --full
 
 clean: ## remove what the commands here made
 	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple, get_type_hints
 
-from divergences.kernels import offline
-from divergences.kernels.offline import Launch, Usage
+from bench import offline
+from bench.offline import Launch, Usage
 from divergences.kernels.triton_configs import ARCHITECTURES
 
 from .generated_code import blocks_per_processor, main_loop, slices_of

@@ -32,7 +32,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from divergences.kernels import offline
+from bench import offline
 from divergences.kernels.triton_configs import ARCHITECTURES, Config
 
 from . import code_baseline

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from divergences.kernels.offline import Launch
+from bench.offline import Launch
 from divergences.kernels.triton_configs import KIB
 
 

@@ -11,9 +11,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from divergences.kernels import offline
+from bench import offline
+from bench.offline import Launch
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.offline import Launch
 from divergences.kernels.plan import Component, Wanted
 from divergences.kernels.triton_problem import cdiv
 

@@ -20,7 +20,7 @@ from bench import generated_code as code  # noqa: E402
 from bench.code_baseline import Row, baseline, regressions  # noqa: E402
 from bench.cost_model import code_seconds, queued, times, verdict  # noqa: E402
 from bench.launches import GPU, H200, unit_seconds  # noqa: E402
-from divergences.kernels.offline import Launch  # noqa: E402
+from bench.offline import Launch  # noqa: E402
 from divergences.kernels.triton_configs import ARCHITECTURES, Config  # noqa: E402
 
 N = 32768

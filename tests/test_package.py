@@ -64,7 +64,7 @@ def test_kernels_imports(path: pathlib.Path) -> None:
     modules = imported_modules(path)
     above = {f"divergences.{p.stem}" for p in files("divergences") if p.stem != "__init__"}
     assert not offends(modules, "vae", "kernels", *above)
-    triton_side = path.stem.startswith("triton") or path.stem in ("_compat", "offline")
+    triton_side = path.stem.startswith("triton") or path.stem == "_compat"
     if not triton_side:
         assert not offends(modules, "triton")
     ranks = {

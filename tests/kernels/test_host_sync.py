@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bench import offline
 from divergences.energy import EnergyLoss
-from divergences.kernels import Gaussian, InverseMultiquadric, Laplace, Polynomial, offline, tiles
+from divergences.kernels import Gaussian, InverseMultiquadric, Laplace, Polynomial, tiles
 from divergences.mmd import MMDLoss, mmd2, mmd2_to_gaussian_mixture, mmd2_to_normal, witness
 from vae import DIVERGENCES, VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
 from vae.training.watch import Watch

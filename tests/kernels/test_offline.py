@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from divergences.kernels import offline, triton_labels, triton_problem
+from bench import offline
+from divergences.kernels import triton_labels, triton_problem
 from divergences.kernels.functions import REGISTRY
 from divergences.kernels.triton_configs import ARCHITECTURES, Config, Table, architecture_for
 
@@ -36,7 +37,7 @@ def compiled(*arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: this one interprets Triton."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     return subprocess.run(
-        [sys.executable, "-m", "divergences.kernels.offline", "--jobs", "2", *arguments],
+        [sys.executable, "-m", "bench.offline", "--jobs", "2", *arguments],
         capture_output=True,
         text=True,
         env=environment,
@@ -59,7 +60,8 @@ def test_the_representative_set() -> None:
 def test_a_spilling_configuration_fails() -> None:
     """All of 128 coordinates in registers, and tiles that are too large."""
     code = (
-        "from divergences.kernels import offline, triton_configs as c\n"
+        "from bench import offline\n"
+        "from divergences.kernels import triton_configs as c\n"
         "wide = c.Config(128, 128, 128, 4, 2)\n"
         "a = c.ARCHITECTURES[80]\n"
         "c.ARCHITECTURES[80] = a._replace(one=a.one._replace(gram_value=wide))\n"
@@ -92,7 +94,7 @@ def test_what_is_checked_of_label_forms(arch: int) -> None:
 def test_it_refuses_to_run_interpreted() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     result = subprocess.run(
-        [sys.executable, "-m", "divergences.kernels.offline"],
+        [sys.executable, "-m", "bench.offline"],
         capture_output=True,
         text=True,
         env=environment,

@@ -1,6 +1,6 @@
 """Compiles the shipped Triton kernels for every architecture without a GPU, and checks the code.
 
-    python -m divergences.kernels.offline [--full] [--arch 80,90] [--jobs 2]
+    python -m bench.offline [--full] [--arch 80,90] [--jobs 2]
 
 The launches are those of real sweeps: a sweep runs with its launcher replaced by a recorder, and
 what it would launch is compiled. Each result must be a non-empty cubin that fits the shared and
@@ -35,9 +35,9 @@ from unittest import mock
 
 import torch
 
-from .functions import REGISTRY
-from .plan import Blocks, Component, Wanted
-from .triton_configs import ARCHITECTURES, Config, Device
+from divergences.kernels.functions import REGISTRY
+from divergences.kernels.plan import Blocks, Component, Wanted
+from divergences.kernels.triton_configs import ARCHITECTURES, Config, Device
 
 MIN_INSTRUCTIONS = 64
 MAX_TENSOR_MEMORY = 512
@@ -180,7 +180,7 @@ def _cases(full: bool, first: bool) -> Iterator[Case]:
 @contextmanager
 def recorded(arch: int, processors: int = PROCESSORS) -> Iterator[list[Launch]]:
     """Inside, sweeps do not run: what they would launch on such a GPU is noted down."""
-    from . import triton_problem
+    from divergences.kernels import triton_problem
 
     found: list[Launch] = []
 
@@ -197,7 +197,7 @@ def recorded(arch: int, processors: int = PROCESSORS) -> Iterator[list[Launch]]:
 
 def record(case: Case, arch: int) -> list[Launch]:
     """The launches of a sweep on one architecture."""
-    from . import triton_backend, triton_labels
+    from divergences.kernels import triton_backend, triton_labels
 
     component = Component(REGISTRY[case.function], case.shape, case.offset)
     components = (component,) * case.copies
@@ -238,7 +238,7 @@ def code_key(launch: Launch, arch: int) -> str:
 @lru_cache(maxsize=1)
 def _sources() -> str:
     """A kernel's own ``cache_key`` depends on which of the kernels was asked for it first."""
-    from . import triton_gradients, triton_kernels, triton_panels
+    from divergences.kernels import triton_gradients, triton_kernels, triton_panels
 
     kernels = (triton_kernels, triton_gradients, triton_panels)
     readers = (_compile, _read, parse_resources, parse_sass)
@@ -448,7 +448,7 @@ def _line(r: Usage) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m divergences.kernels.offline")
+    parser = argparse.ArgumentParser(prog="python -m bench.offline")
     parser.add_argument("--full", action="store_true", help="every configuration x function")
     parser.add_argument("--arch", default=DEFAULT, help=f"default {DEFAULT}")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
