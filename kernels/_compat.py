@@ -45,14 +45,17 @@ def interpreting(kernel: Any) -> bool:
 
 
 @contextlib.contextmanager
-def quiet(kernel: Any) -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """NumPy, which runs interpreted kernels, warns where a GPU silently makes inf or NaN."""
-    if not interpreting(kernel):
-        yield
-        return
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
         yield
+
+
+def current_device() -> int:
+    """The number of the device that launches go to."""
+    device: int = triton.runtime.driver.active.get_current_device()
+    return device
 
 
 def half_product(a: Tensor, b: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, reduce
+from operator import itemgetter, or_
 from typing import Any, NamedTuple
 
 import torch
@@ -28,10 +30,55 @@ POWERS = ("gaussian", "laplace_l1")  # functions with k(s; 4a) = k(s; a)⁴
 KEPT = 4096  # lists of rates or coefficients that stay on a device
 
 
+_Pick = Callable[[Any], tuple[Any, ...]]
+
+
+@lru_cache(maxsize=64)
+def _parameters(kernel: Any) -> tuple[_Pick, _Pick, _Pick, _Pick]:
+    """Of a kernel's arguments, its pointers, integers and compile-time arguments; and of these in
+    a row, all in the kernel's order."""
+    pointers: list[str] = []
+    integers: list[str] = []
+    static: list[str] = []
+    for parameter in kernel.params:
+        kind = integers if parameter.do_not_specialize else pointers
+        (static if parameter.is_constexpr else kind).append(parameter.name)
+    assert min(map(len, (pointers, integers, static))) > 1, "itemgetter of one item is no tuple"
+    row = [*pointers, *integers, *static]
+    order = itemgetter(*(row.index(name) for name in kernel.arg_names))
+    return itemgetter(*pointers), itemgetter(*integers), itemgetter(*static), order
+
+
+_compiled: dict[tuple[Any, ...], Any] = {}
+
+
 def launch(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any) -> None:
-    """Every launch of the backend passes here."""
-    with _compat.quiet(kernel):
-        kernel[grid](**arguments, **config.options())
+    """Every launch of the backend passes here, on the current device and stream.
+
+    Triton binds, types and formats all arguments at every launch, 40 µs for 60 of them. Here a
+    kernel is kept under what it was compiled for: the device, the compile-time arguments, the
+    dtypes of pointers and whether they are aligned to 16 bytes, and whether integers need 64 bits
+    (nothing else of an integer: see ``triton_kernels.entry``)."""
+    if _compat.interpreting(kernel):
+        with _compat.quiet():
+            kernel[grid](**arguments, **config.options())
+        return
+    pointers, integers, static, order = _parameters(kernel)
+    tensors, numbers, constants = pointers(arguments), integers(arguments), static(arguments)
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    aligned = wide = None  # nothing to tell apart, as nearly always
+    if reduce(or_, addresses) % 16:
+        aligned = tuple(address % 16 == 0 for address in addresses)
+    if min(numbers) < -(2**31) or max(numbers) >= 2**31:
+        wide = tuple(not -(2**31) <= number < 2**31 for number in numbers)
+    dtypes = [tensor.dtype for tensor in tensors]
+    device = _compat.current_device()
+    key = (kernel, config, device, constants, aligned, wide, *dtypes)
+    found = _compiled.get(key)
+    if found is None:
+        _compiled[key] = kernel[grid](**arguments, **config.options())
+    else:
+        found[(*grid, 1, 1)[:3]](*order((*addresses, *numbers, *constants)))
 
 
 class Sample(NamedTuple):
