@@ -22,6 +22,8 @@ from .tiles import (
     add_scaled,
     centre,
     difference_sums,
+    drop_equal,
+    equal_rows,
     largest_rate,
     matmul,
     per_item,
@@ -102,6 +104,10 @@ def sweep(
                     add_scaled(part, k.slope[:, rows, columns], factor)
     gradient_x, gradient_y = z.new_empty(0), z.new_empty(0)
     if weighted_slopes is not None:
+        if metric == "sqeuclidean" and form != "differences":
+            alike = equal_rows(z, None)
+            if alike is not None:
+                drop_equal(weighted_slopes, alike, alike)
         if wanted.grad_x:
             gradient_x = _gradient(weighted_slopes, side, slice(0, n), metric, form)
         if wanted.grad_y:

@@ -17,6 +17,7 @@ from . import pooled
 from .functions import Metric, Rate
 from .plan import Blocks, Component, Sweep, Wanted, block_names, metric_of
 from .tiles import (
+    FEW_COLUMNS,
     TILE_CUDA,
     Distances,
     Form,
@@ -27,6 +28,8 @@ from .tiles import (
     add_scaled,
     centre,
     difference_sums,
+    drop_equal,
+    equal_rows,
     full_precision,
     largest_rate,
     matmul,
@@ -44,6 +47,7 @@ class Role(NamedTuple):
     """A sample's part in a block: where its results go."""
 
     side: Side
+    alike: Tensor | None  # [B, n] numbers of rows, see ``equal_rows``
     moments: Tensor | None  # Σⱼ slope·wⱼ·vⱼ in fp64, if its gradient is wanted
     masses: Tensor | None  # Σⱼ slope·wⱼ in fp64, beside it
     potential: Tensor | None  # accumulator of ∂L/∂w, if wanted
@@ -65,6 +69,7 @@ def _spans(length: int, tile: int) -> list[Span]:
 def _role(
     sample: Tensor,
     w: Tensor | None,
+    alike: Tensor | None,
     middle: Tensor | None,
     metric: Metric,
     tile: int,
@@ -75,6 +80,7 @@ def _role(
     side = prepare(sample, w, middle, metric, tile, slopes)
     return Role(
         side,
+        alike,
         torch.zeros_like(side.points, dtype=torch.float64) if gradient else None,
         sample.new_zeros(sample.shape[:2], dtype=torch.float64) if gradient else None,
         sample.new_zeros(sample.shape[:2]) if potential else None,
@@ -129,14 +135,18 @@ class Sweeper:
         self.smooth = all(c.function.smooth for c in components)
         self.slopes = wanted.grad_x or wanted.grad_y
         self.tile_rows = min(tile_rows(x), self.most_rows)
-        middle = centre(x, y, self.metric)
-        prepared = self.metric, self.tile_rows, self.slopes
-        self.x = _role(x, wx, middle, *prepared, wanted.grad_x, wanted.grad_wx)
-        self.y = (
-            self.x if y is None else _role(y, wy, middle, *prepared, wanted.grad_y, wanted.grad_wy)
-        )
         self.count, n = x.shape[:2]
         m = 0 if y is None else y.shape[1]
+        alike_x = alike_y = None
+        if self.slopes and self.metric == "sqeuclidean" and x.shape[2] > FEW_COLUMNS:
+            alike = equal_rows(x, y)
+            if alike is not None:
+                alike_x, alike_y = alike[:, :n], alike[:, n:]
+        middle = centre(x, y, self.metric)
+        prepared = middle, self.metric, self.tile_rows, self.slopes
+        self.x = self.y = _role(x, wx, alike_x, *prepared, wanted.grad_x, wanted.grad_wx)
+        if y is not None:
+            self.y = _role(y, wy, alike_y, *prepared, wanted.grad_y, wanted.grad_wy)
         shape = (self.count, len(self.blocks), len(components)) if wanted.sums else (0,)
         self.sums = x.new_zeros(shape, dtype=torch.float64)
         rows = min(max(n, m), self.tile_rows)
@@ -156,7 +166,7 @@ class Sweeper:
                 block_coefs = item_coefs[k * width : (k + 1) * width]
                 self._block(name, Chunk(items, k, item_rates, block_coefs))
         # Without y, the role of y is that of x: its results are returned once, as those of x.
-        y = self.y if self.y is not self.x else Role(self.x.side, None, None, None)
+        y = self.y if self.y is not self.x else Role(self.x.side, None, None, None, None)
         return Sweep(
             self.sums,
             self._gradient(self.x),
@@ -227,6 +237,10 @@ class Sweeper:
                 add_scaled(total, k.slope, factor)
         if total is not None:
             factor = factor if last == 0 else 1.0
+            if form != "differences" and a.alike is not None and b.alike is not None:
+                left = a.alike[chunk.items, tile.i.start : tile.i.stop]
+                right = b.alike[chunk.items, tile.j.start : tile.j.stop]
+                drop_equal(total, left, right)
             total = total.double() if form == "double" else total
             self._add_slopes(total, form, factor, tile, a, b, chunk.items)
 

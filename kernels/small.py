@@ -30,6 +30,7 @@ from .tiles import (
     UNRESOLVED_IN_FP32,
     differences,
     doubles_suffice,
+    equal_rows,
     exponent_error,
     full_precision,
     is_lowered,
@@ -167,16 +168,16 @@ def _evaluate(
     rates: Sequence[float],
     wanted: Wanted,
 ) -> _Found | None:
-    """None where the distances would lose too many digits in this dtype, or are not finite."""
+    """None where distances or gradients would lose too many digits, or are not finite."""
     n, m = len(x), 0 if y is None else len(y)
     smooth = all(c.function.smooth for c in components)
-    prepared = _prepare(x, y, largest_rate(components, rates), smooth)
+    gradients = wanted.grad_x or wanted.grad_y
+    prepared = _prepare(x, y, largest_rate(components, rates), smooth, gradients)
     if prepared is None:
         return None
     s, points = prepared
     pairs, scale = _pair_coefficients(n, m, problem.block_coefs, problem.means, s.dtype)
     coefficients = [scale * a for a in problem.group.coefficients]
-    gradients = wanted.grad_x or wanted.grad_y
     k = _mixture(s, components, rates, coefficients, gradients)
     value = k.value.mul_(pairs)
     rows = value.sum(1)
@@ -213,7 +214,7 @@ def _pair_coefficients(
 
 
 def _prepare(
-    x: Tensor, y: Tensor | None, rate: float, smooth: bool
+    x: Tensor, y: Tensor | None, rate: float, smooth: bool, gradients: bool
 ) -> tuple[Tensor, Tensor] | None:
     """s of the pooled rows [N, d] with themselves, whose diagonal is of no use, and what the
     gradient is made of: the centred rows, in fp64 where fp32 distances would not do; or, of a few
@@ -230,6 +231,8 @@ def _prepare(
     if not _in_range(top):
         return None
     if smooth:
+        if gradients and _repeats(norms) and equal_rows(x, y) is not None:
+            return None
         enough = exponent_error(2.0 * top, rate, x.dtype) <= EXPONENT_ERROR[x.dtype]
         if enough:
             return _gram_distances(u, norms, n), u
@@ -265,6 +268,11 @@ def _centred(x: Tensor, y: Tensor | None) -> Tensor:
 def _in_range(squared: float) -> bool:
     """Whether fp32 holds it with all its digits; NaN is not."""
     return RANGE[0] < squared < RANGE[1]
+
+
+def _repeats(norms: Tensor) -> bool:
+    """Equal rows have equal norms, and few others do."""
+    return len(set(norms.tolist())) < len(norms)  # at these sizes faster than sorting them
 
 
 def _gram_distances(u: Tensor, norms: Tensor, n: int) -> Tensor:

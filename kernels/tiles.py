@@ -19,12 +19,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .functions import Metric, Rate
 from .plan import Component
-from .subsample import pooled_rows
+from .subsample import hashed_rows, pooled_rows
 
 TILE = 1024  # rows and columns of a tile on a CPU: 4 MB in fp32
 TILE_CUDA = 4096  # fewer launches
@@ -162,6 +163,36 @@ def prepare(
     if w is not None and gradients:
         moments = moments * w.unsqueeze(-1)
     return Side(x, middle, points, w, left, right, moments, largest)
+
+
+def equal_rows(x: Tensor, y: Tensor | None) -> Tensor | None:
+    """Numbers [..., n+m] of the pooled rows, the same for equal ones, whose pairs gradients leave
+    out: where slope·uᵢ and slope·uⱼ are in different sums, rounding leaves noise that may be all
+    there is of a narrow kernel. None where no two are equal, which is looked for on a CPU only."""
+
+    both = [t.detach() for t in (x, y) if t is not None]
+    if x.is_cpu:  # eight bytes of each row tell most apart
+        columns = 8 // x.element_size()
+        heads = np.concatenate([t.numpy()[..., :columns] for t in both], -2) + 0.0
+        keys = heads.view(np.int64)[..., 0]
+        keys.sort(-1)
+        if not (keys[..., 1:] == keys[..., :-1]).any():
+            return None
+    z = torch.cat(both, -2) + 0.0  # −0.0 is 0.0
+    bits = z.view(torch.int32)
+    factors = hashed_rows(2 * bits.shape[-1], 2**32, z.device).view(2, -1)
+    order = (bits * ((factors[0] << 32) + factors[1])).sum(-1).argsort(-1)
+    rows = z.gather(-2, order.unsqueeze(-1).expand_as(z))
+    new = (rows[..., 1:, :] != rows[..., :-1, :]).any(-1)
+    if x.is_cpu and new.all():
+        return None
+    numbers = torch.nn.functional.pad(new.long().cumsum(-1), (1, 0))
+    return torch.empty_like(order).scatter_(-1, order, numbers)
+
+
+def drop_equal(slopes: Tensor, left: Tensor, right: Tensor) -> None:
+    """Slopes [b, i, j] of pairs with equal numbers [b, i] and [b, j] become 0, in place."""
+    slopes.masked_fill_(left.unsqueeze(-1) == right.unsqueeze(-2), 0.0)
 
 
 class OutOfRange(Exception):
