@@ -5,11 +5,14 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+import torch
+from torch import Tensor
 
 from divergences.energy import energy_distance
 
 from . import rivals
 from .conftest import Compare
+from .rivals import Loss
 from .workloads import Problem, measure_problem
 
 FILE = "losses_cpu"
@@ -50,6 +53,28 @@ def test_large(compare: Compare, problem: Problem) -> None:
 @pytest.mark.parametrize("kernel", ["five bandwidths", "MMDLoss()", "imq mixture"])
 def test_mixtures(compare: Compare, kernel: str, gradient: bool) -> None:
     measure_problem(compare, Problem(kernel, 256, 16, gradient), FILE)
+
+
+@pytest.mark.parametrize("n", [200, 500, 1000])
+@pytest.mark.parametrize("kernel", ["gaussian", "five bandwidths"])
+def test_gradient_penalty(compare: Compare, kernel: str, n: int) -> None:
+    """The gradient of |∇D|²: a second derivative, in fp64 within."""
+    problem = Problem(kernel, n, 16)
+    x, y = problem.samples()
+    losses = {"ours": problem.ours(), "eager": problem.eager()}
+    truth = penalty_gradient(problem.eager(), x.double(), y.double())
+    found = {name: penalty_gradient(loss, x, y) for name, loss in losses.items()}
+    errors = {k: float((g - truth).abs().max() / truth.abs().max()) for k, g in found.items()}
+    assert errors["ours"] <= 2.0 * errors["eager"] + 1e-6, errors
+    cases = {name: partial(penalty_gradient, loss, x, y) for name, loss in losses.items()}
+    compare(f"{kernel}, gradient penalty, n=m={n}, d=16", cases, file=FILE, errors=errors)
+
+
+def penalty_gradient(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(x, y), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), x)
+    return second
 
 
 @both

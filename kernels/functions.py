@@ -6,6 +6,8 @@ GPU build and the bench parametrise over ``REGISTRY``. A block holds
 * ``value(s, a, shape, offset)``: φ, out of place and differentiable (second order, oracles);
 * ``evaluate(s, a, shape, offset, slope, out)``: φ, written to ``out`` (which may be ``s``), and its
   slope, in ``slope`` or ``out`` itself, where one is given (the CPU product);
+* ``bend(s, a, shape, offset, slope, out)``: the derivative of the slope in s, over the factor of
+  the slope, in ``out`` or ``slope`` itself (second order);
 * ``device(s, a, shape, offset)``: the Triton twin, returning φ and its slope. It is left
   undecorated so that importing the package does not import triton; the Triton backend jits it.
 
@@ -39,6 +41,13 @@ class Evaluation(NamedTuple):
     slope_scale: Rate
 
 
+class Bend(NamedTuple):
+    """``value * scale``."""
+
+    value: Tensor
+    scale: Rate
+
+
 @dataclass(frozen=True)
 class KernelFunction:
     """One family of kernel functions. ``definiteness``: "positive" or "conditional" (on weights
@@ -50,6 +59,7 @@ class KernelFunction:
     metric: Metric
     value: Callable[[Tensor, Rate, float, float], Tensor]
     evaluate: Callable[[Tensor, Rate, float, float, Tensor | None, Tensor], Evaluation]
+    bend: Callable[[Tensor, Rate, float, float, Tensor, Tensor], Bend]
     device: Callable[[Any, Any, Any, Any], Any]
     definiteness: Literal["positive", "conditional"] = "positive"
     smooth: bool = True
@@ -83,11 +93,16 @@ def _power_over_s(s: Tensor, exponent: float, ratio: Tensor | None, out: Tensor)
     The smallest normal number as the least under the fraction turns 0/0 into 0; a mask would cost
     ten times as much."""
     if ratio is not None:
-        torch.clamp(s, min=torch.finfo(s.dtype).tiny, out=ratio)
+        _above_zero(s, ratio)
     r = torch.sqrt(s, out=out) if exponent == 0.5 else torch.pow(s, exponent, out=out)
     if ratio is not None:
         torch.div(r, ratio, out=ratio)
     return r
+
+
+def _above_zero(s: Tensor, out: Tensor) -> Tensor:
+    """s, at least the smallest normal number."""
+    return torch.clamp(s, min=torch.finfo(s.dtype).tiny, out=out)
 
 
 def _safe_sqrt(s: Tensor) -> Tensor:
@@ -110,13 +125,21 @@ def _gaussian_(
     return Evaluation(k, 1.0, k, -2.0 * a)
 
 
+def _gaussian_bend(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
+) -> Bend:
+    return Bend(slope, -a)
+
+
 def _gaussian_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
     k = tl.exp2(s * (a * -1.4426950408889634))
     return k, k * (-2.0 * a)
 
 
 GAUSSIAN = register(
-    KernelFunction("gaussian", "sqeuclidean", _gaussian, _gaussian_, _gaussian_device)
+    KernelFunction(
+        "gaussian", "sqeuclidean", _gaussian, _gaussian_, _gaussian_bend, _gaussian_device
+    )
 )
 
 
@@ -134,6 +157,13 @@ def _laplace_(
     return Evaluation(k, 1.0, k if slope is None else slope.mul_(k), -a)
 
 
+def _laplace_bend(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
+) -> Bend:
+    inverse = _above_zero(s, out).rsqrt_()
+    return Bend((inverse + a).mul_(inverse).mul_(slope), -0.5)
+
+
 def _laplace_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
     inverse = tl.where(s == 0.0, 0.0, tl.rsqrt(s))
     k = tl.exp2(s * inverse * (a * -1.4426950408889634))
@@ -141,7 +171,9 @@ def _laplace_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
 
 
 LAPLACE = register(
-    KernelFunction("laplace", "sqeuclidean", _laplace, _laplace_, _laplace_device, smooth=False)
+    KernelFunction(
+        "laplace", "sqeuclidean", _laplace, _laplace_, _laplace_bend, _laplace_device, smooth=False
+    )
 )
 
 
@@ -159,13 +191,21 @@ def _laplace_l1_(
     return Evaluation(k, 1.0, k, -a)
 
 
+def _laplace_l1_bend(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
+) -> Bend:
+    return Bend(slope, -a)
+
+
 def _laplace_l1_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
     k = tl.exp2(s * (a * -1.4426950408889634))
     return k, k * -a
 
 
 LAPLACE_L1 = register(
-    KernelFunction("laplace_l1", "l1", _laplace_l1, _laplace_l1_, _laplace_l1_device)
+    KernelFunction(
+        "laplace_l1", "l1", _laplace_l1, _laplace_l1_, _laplace_l1_bend, _laplace_l1_device
+    )
 )
 
 
@@ -186,6 +226,12 @@ def _energy_(
     return Evaluation(r, -1.0, r if slope is None else slope, -shape)
 
 
+def _energy_bend(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
+) -> Bend:
+    return Bend(torch.div(slope, _above_zero(s, out), out=out), 0.5 * shape - 1.0)
+
+
 def _energy_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
     if shape == 1.0:
         inverse = tl.where(s == 0.0, 0.0, tl.rsqrt(s))
@@ -201,6 +247,7 @@ ENERGY = register(
         "sqeuclidean",
         _energy,
         _energy_,
+        _energy_bend,
         _energy_device,
         definiteness="conditional",
         smooth=False,
@@ -229,6 +276,13 @@ def _inverse_power_(
     return Evaluation(k, 1.0, k if slope is None else inverse.mul_(k), a * (-2.0 * shape))
 
 
+def _inverse_power_bend(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
+) -> Bend:
+    base = torch.mul(s, a, out=out).add_(1.0)
+    return Bend(torch.div(slope, base, out=out), a * (-shape - 1.0))
+
+
 def _inverse_power_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
     base = s * a + 1.0
     if shape == 0.5:
@@ -246,6 +300,7 @@ INVERSE_POWER = register(
         "sqeuclidean",
         _inverse_power,
         _inverse_power_,
+        _inverse_power_bend,
         _inverse_power_device,
         probe=((0.7, 0.5, 0.0), (0.7, 1.0, 0.0), (0.3, 2.0, 0.0)),
     )
@@ -276,6 +331,15 @@ def _matern_(
     return Evaluation(quadratic.mul_(1.0 / 3.0).add_(linear), 1.0, linear, a * a * (-1.0 / 3.0))
 
 
+def _matern_bend(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
+) -> Bend:
+    if shape == 1.5:
+        return Bend(_above_zero(s, out).rsqrt_().mul_(slope), -0.5 * a)
+    base = torch.clamp(s, min=0.0, out=out).sqrt_().mul_(a).add_(1.0)
+    return Bend(torch.div(slope, base, out=out), a * a * -0.5)
+
+
 def _matern_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
     r = tl.sqrt(s) * a
     decay = tl.exp2(r * -1.4426950408889634)
@@ -292,6 +356,7 @@ MATERN = register(
         "sqeuclidean",
         _matern,
         _matern_,
+        _matern_bend,
         _matern_device,
         rate_power=2,
         probe=((1.2, 1.5, 0.0), (1.2, 2.5, 0.0)),
@@ -320,6 +385,14 @@ def _polynomial_(
     return Evaluation(base.mul_(slope), 1.0, slope, a * shape)
 
 
+def _polynomial_bend(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
+) -> Bend:
+    if shape == 1.0:
+        return Bend(slope, 0.0)
+    return Bend(torch.mul(s, a, out=out).add_(offset).pow_(int(shape) - 2), a * (shape - 1.0))
+
+
 def _polynomial_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
     base = s * a + offset
     power = base * 0.0 + 1.0
@@ -334,6 +407,7 @@ POLYNOMIAL = register(
         "inner",
         _polynomial,
         _polynomial_,
+        _polynomial_bend,
         _polynomial_device,
         probe=((0.5, 1.0, 0.0), (0.25, 3.0, 1.0), (0.25, 2.0, 0.5)),
     )

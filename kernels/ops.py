@@ -127,7 +127,8 @@ def _batched(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
 
 
 class PairHessian(torch.autograd.Function):
-    """(x, y, wx, wy, rates, coefs, u, v, p, q) -> gradients for x, y, wx, wy, coefs."""
+    """(x, y, wx, wy, rates, coefs, u, v, p, q) -> gradients for x, y, wx, wy, coefs; of the first
+    four those that are ``needed``."""
 
     @staticmethod
     def forward(
@@ -142,6 +143,7 @@ class PairHessian(torch.autograd.Function):
         p: Optional,
         q: Optional,
         static: Static,
+        needed: tuple[bool, bool, bool, bool],
     ) -> tuple[Optional, ...]:
         return pair_hessian(
             x,
@@ -153,6 +155,7 @@ class PairHessian(torch.autograd.Function):
             coefs,
             static.blocks,
             (u, v, p, q),
+            needed,
         )
 
     @staticmethod
@@ -197,7 +200,10 @@ class PairGradients(torch.autograd.Function):
     def backward(ctx: Any, *directions: Optional) -> Any:
         wanted = zip(directions, ctx.wanted[1:], strict=True)
         u, v, p, q = (d if flag else None for d, flag in wanted)
-        gx, gy, gwx, gwy, gcoefs = apply(PairHessian, *ctx.saved_tensors, u, v, p, q, ctx.static)
+        needed = tuple(_needed(ctx)[1:])
+        gx, gy, gwx, gwy, gcoefs = apply(
+            PairHessian, *ctx.saved_tensors, u, v, p, q, ctx.static, needed
+        )
         return gx, gy, gwx, gwy, None, gcoefs, None, None
 
     @staticmethod

@@ -2,53 +2,50 @@
 
 For L = Σ a·S of ``plan`` and directions (u, v, p, q) of (x, y, wx, wy), the directional derivative
 
-    h = Σ a·w w′·[slope·⟨u − v, x − y⟩] + a·(p·w′ + w·q)·k
+    h = Σᵢⱼ a·[wᵢw′ⱼ·σ·l + (pᵢw′ⱼ + wᵢqⱼ)·k],   σ the slope of ``functions``,
 
-is formed tile by tile in fp64 with plain torch operations, and its derivatives with respect to
-x, y, wx, wy and a are taken by autograd within the tile, so that nothing N×M is kept. It is exact
-on every device and for both backends, and it is as slow as differentiation twice is.
+with l = ⟨u − v, x − y⟩ (l1: ⟨u − v, sign(x − y)⟩; inner products: ⟨u, y⟩ + ⟨x, v⟩) is
+differentiated in its turn. With A = a·[ww′·l·∂σ + (pw′ + wq)·σ], where ∂σ is the derivative of σ
+along x − y, and B = a·ww′·σ,
+
+    ∂h/∂xᵢ = Σⱼ Aᵢⱼ(xᵢ − yⱼ) + Bᵢⱼ(uᵢ − vⱼ)
+
+(l1: A·sign(x − y); inner products: A·y + B·v). Tiles of pairs are formed in fp64 by plain torch
+operations, so it is the same on every device and for both backends, and nothing N×M is kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .functions import Rate
 from .plan import Blocks, Component, block_names, metric_of
-from .tiles import full_precision
+from .tiles import UNRESOLVED, add_scaled, centre, matmul, per_item, row_sums, scratch
 
-_LEAST_ROWS = 16
-TILE_ELEMENTS = 2**22  # of differences [B, i, j, d] held at a time
-
-
-def _with_derivative(value: Tensor, derivative: Tensor, s: Tensor) -> Tensor:
-    """``value``, differentiable once in s."""
-    return value + derivative * (s - s.detach())
+TILE, TILE_CUDA = 512, 2048  # rows and columns
+LEAST_ROWS = 16
+DIFFERENCES, DIFFERENCES_CUDA = 2**20, 2**24  # [B, c, i, j] of some columns, held at a time
+MANY_NEAR = 2**-5  # of the pairs of a tile: from so many on all are formed by differences
 
 
-def _value_and_slope(
-    component: Component, rate: float | Tensor, s: Tensor, chain: float
-) -> tuple[Tensor, Tensor]:
-    """φ(s) and its slope, differentiable once; ``chain`` is slope/φ′."""
-    base = s.detach()
-    leaf = base.clone().requires_grad_()
-    phi = component.function.value(leaf, rate, component.shape, component.offset)
-    (first,) = torch.autograd.grad(phi.sum(), leaf, create_graph=True)
-    second = torch.zeros_like(base)
-    if first.requires_grad:
-        (second,) = torch.autograd.grad(first.sum(), leaf)
-    # ``evaluate`` also knows the slope at s = 0, where φ′ of the root is singular.
-    e = component.function.evaluate(
-        base, rate, component.shape, component.offset, *map(torch.empty_like, (base, base))
-    )
-    slope = (e.slope * e.slope_scale).detach()
-    return (
-        _with_derivative(phi.detach(), slope / chain, s),
-        _with_derivative(slope, chain * second, s),
-    )
+class _Side(NamedTuple):
+    """One sample in fp64, its directions, and its results."""
+
+    raw: Tensor  # [B, n, d], as given
+    z: Tensor  # [B, n, d], centred
+    u: Tensor | None  # [B, n, d], None for zeros
+    w: Tensor | None  # [B, n], None for ones
+    p: Tensor | None  # [B, n], None for zeros
+    grad_z: Tensor | None  # None if not needed
+    grad_w: Tensor | None
+
+    def rows(self, span: slice) -> _Side:
+        return _Side(*(None if t is None else t[:, span] for t in self))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -62,59 +59,49 @@ def pair_hessian(
     coefs: Tensor,
     blocks: Blocks,
     directions: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
-    """Derivatives of h with respect to x, y, wx, wy and coefs [B, blocks, C]; None for what is
-    not there. ``directions``: u [B, n, d], v [B, m, d], p [B, n], q [B, m] or None for zero."""
-    limit = max(1, TILE_ELEMENTS // (_LEAST_ROWS**2 * x.shape[2]))
+    needed: tuple[bool, bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor]:
+    """Derivatives of h with respect to x, y, wx and wy, where ``needed`` (else None), and coefs
+    [B, blocks, C]. ``directions``: u [B, n, d], v [B, m, d], p [B, n], q [B, m] or None for 0."""
+    most = TILE_CUDA if x.is_cuda else TILE
+    limit = (most // LEAST_ROWS) ** 2
     if x.shape[0] > limit:  # fewer batch items at a time
-        return _in_parts(x, y, wx, wy, components, rates, coefs, blocks, directions, limit)
+        return _in_parts(x, y, wx, wy, components, rates, coefs, blocks, directions, needed, limit)
     u, v, p, q = directions
-    sides = {
-        "x": (x, wx, u, p),
-        "y": (x, wx, u, p) if y is None else (y, wy, v, q),
-    }
-    names = {"xx": ("x", "x"), "yy": ("y", "y"), "xy": ("x", "y")}
-    grads = {
-        key: (torch.zeros_like(z, dtype=torch.float64), z.new_zeros(z.shape[:2]).double())
-        for key, (z, *_) in sides.items()
-    }
-    grad_coefs = torch.zeros_like(coefs, dtype=torch.float64)
     metric = metric_of(components)
-    step = max(_LEAST_ROWS, math.isqrt(TILE_ELEMENTS // max(1, x.shape[0] * x.shape[2])))
-    with full_precision(x.device.type):
-        for k, block in enumerate(block_names(blocks)):
-            left, right = names[block]
-            for i in range(0, sides[left][0].shape[1], step):
-                for j in range(0, sides[right][0].shape[1], step):
-                    rows, columns = slice(i, i + step), slice(j, j + step)
-                    a, b = _leaves(sides[left], rows), _leaves(sides[right], columns)
-                    weight = coefs[:, k].double().requires_grad_()
-                    with torch.enable_grad():
-                        h = _directional(
-                            a, b, components, rates, weight, metric, left == right and i == j
-                        )
-                        parts = torch.autograd.grad(
-                            h, (a[0], b[0], a[1], b[1], weight), allow_unused=True
-                        )
-                    for key, span, gz, gw in (
-                        (left, rows, parts[0], parts[2]),
-                        (right, columns, parts[1], parts[3]),
-                    ):
-                        if gz is not None:
-                            grads[key][0][:, span] += gz
-                        if gw is not None:
-                            grads[key][1][:, span] += gw
-                    if parts[4] is not None:
-                        grad_coefs[:, k] += parts[4]
-    gx, gwx = grads["x"]
-    gy, gwy = grads["y"]
-    return (
-        gx.to(x.dtype),
-        None if y is None else gy.to(y.dtype),
-        None if wx is None else gwx.to(wx.dtype),
-        None if wy is None else gwy.to(wy.dtype),
-        grad_coefs.to(coefs.dtype),
+    middle = centre(x, y, metric)
+    first = _side(x, wx, u, p, middle, needed[0], needed[2])
+    second = first if y is None else _side(y, wy, v, q, middle, needed[1], needed[3])
+    ends = {"xx": (first, first), "yy": (second, second), "xy": (first, second)}
+    grad_coefs = torch.zeros_like(coefs, dtype=torch.float64)
+    everything = slice(None)
+    if isinstance(rates, Tensor):
+        rates = rates.double()
+    numbers = per_item(rates, everything)
+    step = max(LEAST_ROWS, math.isqrt(most**2 // max(1, x.shape[0])))
+    for k, block in enumerate(block_names(blocks)):
+        a, b = ends[block]
+        if all(t is None for t in (a.u, b.u, a.p, b.p)):
+            continue
+        block_coefs = per_item(coefs[:, k].double(), everything)
+        for rows, columns in _tiles(a.z.shape[1], b.z.shape[1], step, block != "xy"):
+            itself, diagonal = block != "xy", block != "xy" and rows == columns
+            grad_coefs[:, k] += _tile(
+                a.rows(rows),
+                b.rows(columns),
+                components,
+                numbers,
+                block_coefs,
+                metric,
+                itself,
+                diagonal,
+            )
+    results = (first.grad_z, second.grad_z, first.grad_w, second.grad_w)
+    gx, gy, gwx, gwy = (
+        t.to(x.dtype) if flag and t is not None else None
+        for t, flag in zip(results, needed, strict=True)
     )
+    return gx, gy, gwx, gwy, grad_coefs.to(coefs.dtype)
 
 
 def _in_parts(
@@ -127,8 +114,9 @@ def _in_parts(
     coefs: Tensor,
     blocks: Blocks,
     directions: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
+    needed: tuple[bool, bool, bool, bool],
     limit: int,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]:
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor]:
     """``pair_hessian`` of a batch, ``limit`` items at a time."""
     results = []
     for start in range(0, x.shape[0], limit):
@@ -138,65 +126,318 @@ def _in_parts(
         part = rates[items] if isinstance(rates, Tensor) else rates
         results.append(
             pair_hessian(
-                x[items], sy, swx, swy, components, part, coefs[items], blocks, (u, v, p, q)
+                x[items], sy, swx, swy, components, part, coefs[items], blocks, (u, v, p, q), needed
             )
         )
     joined = [
         None if column[0] is None else torch.cat([t for t in column if t is not None])
         for column in zip(*results, strict=True)
     ]
-    gx, gy, gwx, gwy, gcoefs = joined
-    assert gx is not None
-    assert gcoefs is not None
-    return gx, gy, gwx, gwy, gcoefs
+    *gradients, grad_coefs = joined
+    assert grad_coefs is not None
+    gx, gy, gwx, gwy = gradients
+    return gx, gy, gwx, gwy, grad_coefs
 
 
-_Leaves = tuple[Tensor, Tensor, Tensor, Tensor]
+def _side(
+    x: Tensor,
+    w: Tensor | None,
+    u: Tensor | None,
+    p: Tensor | None,
+    middle: Tensor | None,
+    need_z: bool,
+    need_w: bool,
+) -> _Side:
+    raw = x.double()
+    raw = raw + raw * 0.0  # inf becomes NaN
+    return _Side(
+        raw,
+        raw if middle is None else raw - middle.double(),
+        None if u is None else u.double(),
+        None if w is None else w.double(),
+        None if p is None else p.double(),
+        torch.zeros_like(raw) if need_z else None,
+        raw.new_zeros(raw.shape[:2]) if need_w else None,
+    )
 
 
-def _leaves(
-    side: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None], rows: slice
-) -> _Leaves:
-    """fp64 pieces of (points, weights, direction, weight direction); the first two are leaves."""
-    z, w, u, p = side
-    points = z[:, rows].double().requires_grad_()
-    ones = torch.ones(points.shape[:2], dtype=torch.float64, device=z.device)
-    weights = (ones if w is None else w[:, rows].double()).requires_grad_()
-    direction = torch.zeros_like(points) if u is None else u[:, rows].double()
-    weight_direction = torch.zeros_like(ones) if p is None else p[:, rows].double()
-    return points, weights, direction, weight_direction
+def _tiles(n: int, m: int, step: int, itself: bool) -> Iterator[tuple[slice, slice]]:
+    """Those of one triangle for pairs of a sample with ``itself``."""
+    for i in range(0, n, step):
+        for j in range(i if itself else 0, m, step):
+            yield slice(i, min(i + step, n)), slice(j, min(j + step, m))
 
 
-def _directional(
-    a: _Leaves,
-    b: _Leaves,
+def _tile(
+    a: _Side,
+    b: _Side,
     components: tuple[Component, ...],
-    rates: Sequence[float] | Tensor,
-    coefs: Tensor,
+    rates: Sequence[Rate],
+    coefs: Sequence[Rate],
     metric: str,
+    itself: bool,
     diagonal: bool,
 ) -> Tensor:
-    """The share of one tile in h."""
-    (x, wx, u, p), (y, wy, v, q) = a, b
-    if metric == "inner":
-        s = x @ y.mT
-        along = u @ y.mT + x @ v.mT
-    elif metric == "l1":
-        s = torch.cdist(x, y, p=1.0)
-        sign = (x.unsqueeze(-2) - y.unsqueeze(-3)).sign()
-        along = (sign * (u.unsqueeze(-2) - v.unsqueeze(-3))).sum(-1)
-    else:
-        difference = x.unsqueeze(-2) - y.unsqueeze(-3)
-        s = difference.square().sum(-1)
-        along = (difference * (u.unsqueeze(-2) - v.unsqueeze(-3))).sum(-1)
-    weights = wx.unsqueeze(-1) * wy.unsqueeze(-2)
-    turned = p.unsqueeze(-1) * wy.unsqueeze(-2) + wx.unsqueeze(-1) * q.unsqueeze(-2)
-    h = torch.zeros((), dtype=torch.float64, device=x.device)
-    for c, component in enumerate(components):
-        rate = rates[:, c].double().view(-1, 1, 1) if isinstance(rates, Tensor) else rates[c]
-        k, slope = _value_and_slope(component, rate, s, 2.0 if metric == "sqeuclidean" else 1.0)
-        part = weights * slope * along + turned * k
+    """Add the share of one tile to the gradients of a and b; returns that of the C ``coefs``,
+    [B, C]. ``itself``: of pairs of one sample, which stand for both orders."""
+    pairs = _pairs(a, b, metric, diagonal)
+    s, along = pairs.s, pairs.along
+    weights, turned = _weights(a, b)
+    weighted = along if weights is None else along * weights
+    k, slope, bend = (scratch(name, s.shape, s).zero_() for name in ("k", "slopes", "bends"))
+    shares = []
+    for c, rate, coef in zip(components, rates, coefs, strict=True):
+        buffers = scratch("slope", s.shape, s), scratch("value", s.shape, s)
+        e = c.function.evaluate(s, rate, c.shape, c.offset, *buffers)
         if diagonal:
-            part = part - torch.diag_embed(part.diagonal(dim1=-2, dim2=-1))
-        h = h + (coefs[:, c].view(-1, 1, 1) * part).sum()
-    return h
+            e.value.diagonal(dim1=-2, dim2=-1).zero_()
+            e.slope.diagonal(dim1=-2, dim2=-1).zero_()
+        share = _inner(e.slope, weighted) * _column(e.slope_scale)
+        if turned is not None:
+            share = share + e.value_scale * _inner(e.value, turned)
+            add_scaled(k, e.value, coef * e.value_scale)
+        shares.append(share)
+        add_scaled(slope, e.slope, coef * e.slope_scale)
+        own = e.value if e.value is not e.slope else buffers[0]
+        d = c.function.bend(s, rate, c.shape, c.offset, e.slope, own)
+        # Along x − y: σ is a function of ‖x − y‖², whose derivative is twice that, else of l's.
+        twice = 2.0 if metric == "sqeuclidean" else 1.0
+        add_scaled(bend, d.value, coef * e.slope_scale * d.scale * twice)
+    if diagonal:
+        bend.diagonal(dim1=-2, dim2=-1).zero_()
+    if a.grad_w is not None or b.grad_w is not None:
+        _add_to_weights(a, b, slope * along, k, 2.0 if itself else 1.0, diagonal)
+    bend.mul_(weighted)
+    if turned is not None:
+        bend.addcmul_(turned, slope)
+    if weights is not None:
+        slope.mul_(weights)
+    if a.grad_z is not None:
+        a.grad_z.add_(pairs.left(bend, slope), alpha=2.0 if itself else 1.0)
+    if b.grad_z is not None and not diagonal:  # which holds both orders of every pair
+        b.grad_z.add_(pairs.right(bend, slope), alpha=2.0 if itself else 1.0)
+    return torch.stack(shares, -1) * (2.0 if itself and not diagonal else 1.0)
+
+
+def _inner(matrix: Tensor, other: Tensor) -> Tensor:
+    """Σᵢⱼ of the product, [B]."""
+    return matmul(matrix.flatten(1).unsqueeze(1), other.flatten(1).unsqueeze(2)).flatten()
+
+
+def _column(rate: Rate) -> Rate:
+    """A number, or [B, 1, 1] as [B]."""
+    return rate.flatten() if isinstance(rate, Tensor) else rate
+
+
+def _weights(a: _Side, b: _Side) -> tuple[Tensor | None, Tensor | None]:
+    """wᵢw′ⱼ and pᵢw′ⱼ + wᵢqⱼ [B, i, j]; None for ones and for zeros."""
+
+    def outer(left: Tensor | None, right: Tensor | None) -> Tensor:
+        i = torch.ones_like(a.z[..., 0]) if left is None else left
+        j = torch.ones_like(b.z[..., 0]) if right is None else right
+        return i.unsqueeze(-1) * j.unsqueeze(-2)
+
+    weights = None if a.w is None and b.w is None else outer(a.w, b.w)
+    turned = None if a.p is None else outer(a.p, b.w)
+    if b.p is not None:
+        other = outer(a.w, b.p)
+        turned = other if turned is None else turned.add_(other)
+    return weights, turned
+
+
+def _add_to_weights(
+    a: _Side, b: _Side, along_slope: Tensor, k: Tensor, factor: float, diagonal: bool
+) -> None:
+    """∂h/∂wᵢ = Σⱼ a·(w′ⱼσl + qⱼk), and the same of w′."""
+    ends = [(a, b, along_slope, k)]
+    if not diagonal:
+        ends.append((b, a, along_slope.mT, k.mT))
+    for to, other, first, second in ends:
+        if to.grad_w is None:
+            continue
+        to.grad_w.add_(row_sums(first, other.w), alpha=factor)
+        if other.p is not None:
+            to.grad_w.add_(row_sums(second, other.p), alpha=factor)
+
+
+# --- Distances, and sums over differences --------------------------------------------------------
+
+
+class _Pairs:
+    """The pairs of a tile: s and l [B, i, j]; ``left`` and ``right`` are the gradients of its rows
+    [B, i, d] and columns [B, j, d] from A and B, which they may overwrite at first."""
+
+    s: Tensor
+    along: Tensor
+
+    def __init__(self, a: _Side, b: _Side) -> None:
+        self.a, self.b = a, b
+        self.shape = *a.z.shape[:2], b.z.shape[1]
+
+    def left(self, total_a: Tensor, total_b: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def right(self, total_a: Tensor, total_b: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def buffer(self, name: str) -> Tensor:
+        return scratch(name, self.shape, self.a.z)
+
+    def products_along(self) -> Tensor:
+        """⟨uᵢ, yⱼ⟩ + ⟨xᵢ, vⱼ⟩."""
+        a, b, out = self.a, self.b, self.buffer("along")
+        if a.u is None:
+            return out.zero_() if b.u is None else matmul(a.z, b.u.mT, out)
+        if b.u is None:
+            return matmul(a.u, b.z.mT, out)
+        return matmul(torch.cat([a.u, a.z], -1), torch.cat([b.z, b.u], -1).mT, out)
+
+
+def _pairs(a: _Side, b: _Side, metric: str, diagonal: bool) -> _Pairs:
+    if metric == "inner":
+        return _InnerProducts(a, b)
+    if metric == "sqeuclidean" and not a.z.is_cuda:
+        products = _Products(a, b, diagonal)
+        if products.suffice:
+            return products
+    return _Differences(a, b, metric)
+
+
+def _moments(side: _Side, total_a: Tensor, total_b: Tensor) -> Tensor:
+    """Σⱼ Aᵢⱼyⱼ + Bᵢⱼvⱼ."""
+    moments = matmul(total_a, side.z)
+    return moments if side.u is None else moments.add_(matmul(total_b, side.u))
+
+
+class _InnerProducts(_Pairs):
+    def __init__(self, a: _Side, b: _Side) -> None:
+        super().__init__(a, b)
+        self.s = matmul(a.z, b.z.mT, self.buffer("distance"))
+        self.along = self.products_along()
+
+    def left(self, total_a: Tensor, total_b: Tensor) -> Tensor:
+        return _moments(self.b, total_a, total_b)
+
+    def right(self, total_a: Tensor, total_b: Tensor) -> Tensor:
+        return _moments(self.a, total_a.mT, total_b.mT)
+
+
+class _Products(_Pairs):
+    """From Gram products in fp64, and from the differences of pairs that these do not resolve.
+    They ``suffice`` unless such pairs are many."""
+
+    def __init__(self, a: _Side, b: _Side, diagonal: bool) -> None:
+        super().__init__(a, b)
+        rows, columns = a.z.square().sum(-1), b.z.square().sum(-1)
+        s = matmul(a.z * -2.0, b.z.mT, self.buffer("distance"))
+        s.add_(rows.unsqueeze(-1)).add_(columns.unsqueeze(-2))
+        if diagonal:
+            s.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
+        near: tuple[Tensor, ...] = ()
+        if not float(s.amin()) >= UNRESOLVED * float(rows.max() + columns.max()):
+            near = torch.where(s < UNRESOLVED * (rows.unsqueeze(-1) + columns.unsqueeze(-2)))
+        self.suffice = not near or len(near[0]) <= MANY_NEAR * s.numel()
+        if not self.suffice:
+            return
+        if diagonal:
+            s.diagonal(dim1=-2, dim2=-1).zero_()
+        along = self.products_along().neg_()
+        if a.u is not None:
+            along.add_((a.z * a.u).sum(-1).unsqueeze(-1))
+        if b.u is not None:
+            along.add_((b.z * b.u).sum(-1).unsqueeze(-2))
+        self.s, self.along, self.near = s, along, near
+        if near:
+            item, i, j = near
+            self.apart = a.raw[item, i] - b.raw[item, j]  # [pairs, d]
+            self.turn = torch.zeros_like(self.apart)
+            if a.u is not None:
+                self.turn += a.u[item, i]
+            if b.u is not None:
+                self.turn -= b.u[item, j]
+            s[near], along[near] = self.apart.square().sum(-1), (self.apart * self.turn).sum(-1)
+
+    def left(self, total_a: Tensor, total_b: Tensor) -> Tensor:
+        return self._sums(self.a, self.b, total_a, total_b, self._take(total_a, total_b), 1)
+
+    def right(self, total_a: Tensor, total_b: Tensor) -> Tensor:
+        shares = self._take(total_a, total_b)
+        return self._sums(self.b, self.a, total_a.mT, total_b.mT, shares, 2)
+
+    def _take(self, total_a: Tensor, total_b: Tensor) -> Tensor | None:
+        """The shares [pairs, d] of near pairs, which leave A and B."""
+        if not self.near:
+            return None
+        if self.shares is None:
+            self.shares = total_a[self.near].unsqueeze(-1) * self.apart
+            self.shares += total_b[self.near].unsqueeze(-1) * self.turn
+            total_a[self.near] = total_b[self.near] = 0.0
+        return self.shares
+
+    shares: Tensor | None = None
+
+    def _sums(
+        self,
+        to: _Side,
+        other: _Side,
+        total_a: Tensor,
+        total_b: Tensor,
+        shares: Tensor | None,
+        axis: int,
+    ) -> Tensor:
+        """Σⱼ A(xᵢ − yⱼ) + B(uᵢ − vⱼ)."""
+        result = to.z * total_a.sum(-1, keepdim=True)
+        if to.u is not None:
+            result.addcmul_(to.u, total_b.sum(-1, keepdim=True))
+        result -= _moments(other, total_a, total_b)
+        if shares is not None:
+            shares = shares if axis == 1 else -shares
+            result.index_put_((self.near[0], self.near[axis]), shares, accumulate=True)
+        return result
+
+
+class _Differences(_Pairs):
+    """From the differences of some coordinates at a time."""
+
+    def __init__(self, a: _Side, b: _Side, metric: str) -> None:
+        super().__init__(a, b)
+        self.l1 = metric == "l1"
+        held = DIFFERENCES_CUDA if a.z.is_cuda else DIFFERENCES
+        d, width = a.z.shape[2], max(1, held // max(1, math.prod(self.shape)))
+        self.spans = [slice(c, min(c + width, d)) for c in range(0, d, width)]
+        self.s, self.along = self.buffer("distance").zero_(), self.buffer("along").zero_()
+        for span in self.spans:
+            difference, turn = self._apart(span), self._turn(span)
+            if self.l1:
+                self.s += difference.abs().sum(1)
+                difference.sign_()
+            self.along += turn.mul_(difference).sum(1)
+            if not self.l1:
+                self.s += difference.square_().sum(1)
+
+    def left(self, total_a: Tensor, total_b: Tensor) -> Tensor:
+        parts = [self._shares(span, total_a, total_b).sum(-1).mT for span in self.spans]
+        return torch.cat(parts, -1)
+
+    def right(self, total_a: Tensor, total_b: Tensor) -> Tensor:
+        parts = [self._shares(span, total_a, total_b).sum(-2).mT for span in self.spans]
+        return torch.cat(parts, -1).neg_()
+
+    def _shares(self, span: slice, total_a: Tensor, total_b: Tensor) -> Tensor:
+        apart = self._apart(span)
+        if self.l1:
+            return apart.sign_().mul_(total_a.unsqueeze(1))
+        return apart.mul_(total_a.unsqueeze(1)).addcmul_(self._turn(span), total_b.unsqueeze(1))
+
+    def _apart(self, span: slice) -> Tensor:
+        """xᵢ − yⱼ, [B, c, i, j]."""
+        left, right = self.a.raw[..., span].mT, self.b.raw[..., span].mT
+        return left.unsqueeze(-1) - right.unsqueeze(-2)
+
+    def _turn(self, span: slice) -> Tensor:
+        """uᵢ − vⱼ, [B, c, i, j]."""
+        u, v = (
+            torch.zeros_like(side.z[..., span].mT) if side.u is None else side.u[..., span].mT
+            for side in (self.a, self.b)
+        )
+        return u.unsqueeze(-1) - v.unsqueeze(-2)

@@ -132,6 +132,20 @@ def test_losses_do_not_wait(
     assert bool(launches) == (dtype != torch.float64 and name != "energy on a line")
 
 
+@pytest.mark.parametrize("name", ["MMDLoss", "L1", "polynomial", "energy", "weights"])
+def test_second_derivatives_do_not_wait(name: str, on_device: Callable[[], Any]) -> None:
+    x, y = (device_tensor(300, 5, dtype=torch.float32).requires_grad_() for _ in range(2))
+
+    def penalty() -> Tensor:
+        (gradient,) = torch.autograd.grad(LOSSES[name](x, y), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), x)[0]
+
+    with offline.recorded(90):  # constants are sent once
+        penalty()
+    with on_device():
+        assert penalty().shape == x.shape
+
+
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_a_step_of_training_does_not_wait(name: str, on_device: Callable[[], Any]) -> None:
     """Forward, backward, Adam, and the means that are kept of the losses."""

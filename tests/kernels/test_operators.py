@@ -26,8 +26,10 @@ from divergences.kernels import (
     Polynomial,
     RationalQuadratic,
     compiled,
+    ops,
     pair_sums,
     potential,
+    second_order,
 )
 from divergences.kernels.api import pair_form
 from divergences.kernels.functions import REGISTRY
@@ -95,6 +97,69 @@ def test_first_and_second_derivatives(operation: str, kernel: Kernel) -> None:
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
+PROBES = [(name, *probe) for name, function in REGISTRY.items() for probe in function.probe]
+
+
+@pytest.mark.parametrize(("d", "near"), [(1, 1.0), (20, 1.0), (20, 1e-5)])
+@pytest.mark.parametrize(("name", "rate", "shape", "offset"), PROBES)
+def test_second_derivatives_of_every_function(
+    name: str,
+    rate: float,
+    shape: float,
+    offset: float,
+    d: int,
+    near: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A penalty on the gradients of points and weights, in several tiles, where a few pairs or all
+    of one sample lie too close together for Gram products. 1e-5 apart, rows of size 1 have lost
+    five of sixteen digits of their distance."""
+    monkeypatch.setattr(second_order, "TILE", 32)
+    generator = torch.Generator().manual_seed(0)
+    sizes = (45, d), (38, d), (45,), (38,)
+    given = [torch.randn(*size, generator=generator, dtype=torch.float64) for size in sizes]
+    given[0][5:9] = given[0][4] + 1e-5 * given[0][5:9]
+    given[1] *= near
+    given[1][3] = given[0][4] - 1e-4
+    component = Component(REGISTRY[name], shape, offset)
+    static = ops.Static(encode([component]), (rate,), "all", "reference")
+    coefs = torch.tensor(BLOCK_COEFS, dtype=torch.float64)
+
+    def ours(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
+        arrays = (t.unsqueeze(0) for t in (x, y, wx, wy))
+        return ops.PairSums.apply(*arrays, None, static)[0, :, 0] @ coefs
+
+    def theirs(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
+        return oracle.sums(name, x, y, rate, shape, offset, wx, wy) @ coefs
+
+    results = []
+    for function in (ours, theirs):
+        inputs = [t.clone().requires_grad_() for t in given]
+        first = torch.autograd.grad(function(*inputs), inputs, create_graph=True)
+        penalty = sum((k + 1.0) * g.square().sum() for k, g in enumerate(first))
+        results.append(torch.autograd.grad(penalty, inputs))
+    for a, b in zip(*results, strict=True):
+        assert_close(a, b, 1e-9)
+
+
+@pytest.mark.parametrize("metric_kernel", [Gaussian, Laplace], ids=["smooth", "not smooth"])
+def test_second_derivatives_of_a_batch(metric_kernel: Callable[[Tensor], Kernel]) -> None:
+    """With a bandwidth for each problem, and more problems than are taken at a time."""
+    x, y, sigmas = (t.detach() for t in leaves((7, 6, 5), (7, 8, 5), (7,)))
+    sigmas = sigmas.exp()
+
+    def hessian(x: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        value = mmd2(x, y, kernel=metric_kernel(sigma)).sum()
+        (first,) = torch.autograd.grad(value, x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), x)[0]
+
+    single = torch.stack([hessian(*each) for each in zip(x, y, sigmas, strict=True)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(second_order, "TILE", 2 * second_order.LEAST_ROWS)  # four problems
+        assert_close(hessian(x, y, sigmas), single, 1e-12)
+
+
 @pytest.mark.parametrize("name", REGISTRY)
 def test_second_derivative_with_coincident_points(name: str) -> None:
     """Duplicates within and between the samples: finite, and equal to the oracle's."""
@@ -105,8 +170,6 @@ def test_second_derivative_with_coincident_points(name: str) -> None:
     static = encode([Component(function, shape, offset)])
 
     def ours(x: Tensor, y: Tensor) -> Tensor:
-        from divergences.kernels import ops
-
         arguments = ops.Static(static, (rate,), "all", "reference")
         sums = ops.PairSums.apply(x[None], y[None], None, None, None, arguments)
         return (sums[0, :, 0] * torch.tensor(BLOCK_COEFS)).sum()
