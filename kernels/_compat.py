@@ -6,6 +6,7 @@ import ast
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,22 @@ def device_function(function: KernelFunction) -> Any:
 
 def interpreting(kernel: Any) -> bool:
     return isinstance(kernel, InterpretedFunction)
+
+
+@triton.jit
+def _nothing(_):  # type: ignore[no-untyped-def]
+    pass
+
+
+@cache
+def failure(device: torch.device) -> str | None:
+    """Why no kernel can be compiled for a device and launched there, or None. Tried once."""
+    try:
+        with torch.cuda.device(device):
+            _nothing[(1,)](0)
+    except Exception as error:
+        return f"Triton cannot run a kernel on {device} ({type(error).__name__}: {error})"
+    return None
 
 
 @contextlib.contextmanager

@@ -1,32 +1,41 @@
 """Which backend runs a sweep.
 
 ``None`` chooses silently: Triton for fp32 (and, upcast, bf16 and fp16) CUDA tensors where it is
-installed, the reference everywhere else (CPU, fp64). The environment variable
-``DIVERGENCES_BACKEND`` replaces that default. A backend asked for by name runs or raises.
+installed, the reference everywhere else (CPU, fp64). Where Triton is installed but cannot run (GPUs
+older than compute capability 8.0, ROCm, no working compiler) the reference is chosen too, with one
+warning for each device. The environment variable ``DIVERGENCES_BACKEND`` replaces that default. A
+backend asked for by name runs or raises.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import reference
 from .plan import Sweep
 
 BACKENDS = ("reference", "triton")
+AUTOMATIC = "automatic"  # while a graph is compiled: chosen where it runs
 ENVIRONMENT = "DIVERGENCES_BACKEND"
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked for, not imported
+_usable: dict[torch.device, bool] = {}  # whether Triton can run on a CUDA device
 
 
 def choose(x: Tensor, backend: str | None) -> str:
     """The name of the backend for x, which has the dtype of the computation."""
     asked = backend if backend is not None else os.environ.get(ENVIRONMENT) or None
     if asked is None:
-        automatic = x.is_cuda and x.element_size() == 4 and HAS_TRITON
-        return "triton" if automatic else "reference"
+        if not (x.is_cuda and x.element_size() == 4 and HAS_TRITON):
+            return "reference"
+        if torch.compiler.is_compiling():
+            return AUTOMATIC
+        return "triton" if _runs_triton(x) else "reference"
     check_backend(asked, "backend" if backend is not None else ENVIRONMENT)
     if asked == "triton":
         reason = _triton_unavailable(x)
@@ -47,15 +56,33 @@ def check_backend(backend: str | None, source: str = "backend") -> None:
 def _triton_unavailable(x: Tensor) -> str | None:
     if not HAS_TRITON:
         return "the package triton is not installed"
-    from . import triton_backend
-
+    try:
+        from . import triton_backend
+    except Exception as error:
+        return f"the package triton cannot be imported ({type(error).__name__}: {error})"
     return triton_backend.unavailable(x)
 
 
-def run(backend: str, *args: Any) -> Sweep:
+def _runs_triton(x: Tensor) -> bool:
+    if x.device not in _usable:
+        reason = _triton_unavailable(x)
+        _usable[x.device] = reason is None
+        if reason is not None:
+            warnings.warn(
+                f"divergences uses its slower backend 'reference': {reason}; "
+                f"{ENVIRONMENT}=reference asks for it without this warning",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return _usable[x.device]
+
+
+def run(backend: str, x: Tensor, *args: Any) -> Sweep:
     """``sweep`` of the backend chosen."""
+    if backend == AUTOMATIC:
+        backend = choose(x, None)
     if backend == "reference":
-        return reference.sweep(*args)
+        return reference.sweep(x, *args)
     from . import triton_backend
 
-    return triton_backend.sweep(*args)
+    return triton_backend.sweep(x, *args)

@@ -31,11 +31,17 @@ def unavailable(x: Tensor) -> str | None:
     """Why this backend cannot run on x, or None."""
     if x.dtype != torch.float32:
         return f"the Triton backend computes in float32, not {x.dtype}"
-    if not x.is_cuda and not _compat.interpreting(kernels.value_kernel):
+    if not x.is_cuda:
+        if _compat.interpreting(kernels.value_kernel):
+            return None
         return f"the Triton backend needs a CUDA tensor; got one on {x.device}"
-    if x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0):
-        return "the Triton backend needs compute capability 8.0 or newer"
-    return None
+    if torch.version.hip is not None:
+        return f"{x.device} runs under ROCm, and the kernels are made for NVIDIA GPUs"
+    major, minor = torch.cuda.get_device_capability(x.device)
+    if major < 8:
+        return f"{x.device} has compute capability {major}.{minor}; the kernels need 8.0 or newer"
+    # A compiled graph is made before there is a launch to try.
+    return None if torch.compiler.is_compiling() else _compat.failure(x.device)
 
 
 class Region(NamedTuple):

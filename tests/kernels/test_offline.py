@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from bench import offline
 from divergences.kernels import triton_labels, triton_problem
 from divergences.kernels.functions import REGISTRY
+from divergences.kernels.plan import Component, Wanted
 from divergences.kernels.triton_configs import ARCHITECTURES, Config, Table, architecture_for
 
 GOOD = offline.Usage(
@@ -168,15 +170,34 @@ def table(request: pytest.FixtureRequest) -> Table:
     return ARCHITECTURES[arch].table(components)
 
 
-@pytest.mark.parametrize("width", [32, 64, 128])
-def test_norms_and_distances_have_one_order_of_summation(table: Table, width: int) -> None:
-    """Or identical rows would not be exactly 0 apart."""
-    used = [table.gram_value, table.value_of(width), table.gradient_of(width, 10)]
-    used.append(table.gram_gradient[width])
-    used.append(table.labels_of(width))
-    assert len({min(config.slice, width) for config in used}) == 1
-    assert table.gram_value.slice == table.value_of(300).slice == table.gram_panel.slice
-    assert table.gram_value.slice == table.labels_of(300).slice
+@pytest.mark.parametrize("components", [1, 10])
+@pytest.mark.parametrize("coordinates", [20, 64, 100, 300])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_norms_and_distances_have_one_order_of_summation(
+    arch: int, coordinates: int, components: int
+) -> None:
+    """Or identical rows would not be exactly 0 apart: every kernel that forms distances of the
+    split points cuts them into the slices of the norms, and gives the tensor cores tiles that one
+    and the same instruction takes (of 64 rows and four warps at least, or older ones are used)."""
+    value = offline.Case("", "gaussian", 0.0, 0.0, 1040, coordinates, "all", Wanted(True), False)
+    value = value._replace(copies=components)
+    gradient = value._replace(wanted=Wanted(grad_x=True, grad_y=True))
+    sweeps = {
+        "value_kernel": offline.record(value, arch),
+        "gradient_kernel": offline.record(gradient, arch),
+    }
+    with offline.recorded(arch) as sweeps["panel_kernel"]:
+        z, count = torch.zeros(2080, coordinates), min(components, triton_labels.TOGETHER)
+        parts = (Component(REGISTRY["gaussian"]),) * count
+        panels = triton_labels._Panels(z, parts, [1.0] * count, torch.zeros(count, len(z)))
+        panels.form(panels.panels[0], True)
+    for kernel, launches in sweeps.items():
+        forming = [of for of in launches if of.kernel.__name__ in ("norm_kernel", kernel)]
+        assert {of.kernel.__name__ for of in forming} == {"norm_kernel", kernel}
+        assert len({(of.arguments["D"], of.arguments["BK"]) for of in forming}) == 1
+        assert all(of.arguments["BK"] == of.config.slice for of in forming)
+        if arch in (90, 100):
+            assert all(of.config.rows % 64 == 0 and of.config.warps % 4 == 0 for of in forming)
 
 
 def test_tiles_fit_one_another(table: Table) -> None:

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import oracle
 import pytest
+import synchronisation
 import torch
 from tolerances import assert_no_worse_than_eager
 from torch import Tensor
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from divergences.kernels import triton_backend, triton_problem
 from divergences.kernels.functions import REGISTRY
@@ -412,6 +415,41 @@ class TestCoincidentPoints:
         problem.check()
 
 
+def flushing(function: Callable[[np.ndarray], np.ndarray]) -> Callable[..., TensorHandle]:
+    """An instruction ``.approx.ftz`` of a GPU: what is below the smallest normal number is 0."""
+    tiny = np.finfo(np.float32).tiny
+
+    def flushed(x: np.ndarray) -> np.ndarray:
+        return np.where(np.abs(x) < tiny, np.copysign(np.float32(0.0), x), x)
+
+    def create(_: object, argument: TensorHandle) -> TensorHandle:
+        found = flushed(function(flushed(argument.data))).astype(argument.data.dtype)
+        return TensorHandle(found, argument.dtype.scalar)
+
+    return create
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the GPU's own instructions are used there")
+@pytest.mark.parametrize(
+    "spec", [p for p in PROBES if REGISTRY[p.values[0][0]].metric == "sqeuclidean"]
+)
+def test_rows_whose_squared_distance_is_not_a_normal_number(
+    spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the outputs of a softmax may be: they count as coincident, and nothing is infinite."""
+    roots = {"rsqrt": lambda x: 1.0 / np.sqrt(x), "sqrt": np.sqrt, "exp2": np.exp2, "log2": np.log2}
+    for name, function in roots.items():
+        monkeypatch.setattr(InterpreterBuilder, f"create_{name}", flushing(function))
+    problem = Problem(9, 5, 2, [spec])
+    for near in (problem.x[:, 3], problem.x[:, 5], problem.y[:, 2]):
+        near.zero_()
+    coincident = problem.truth(eager=True), problem.truth()
+    problem.x[:, 3, 0], problem.y[:, 2, 1] = 1e-20, -3e-20
+    for ours, eager, truth in zip(problem.sweep(), *coincident, strict=True):
+        floor = FLOOR * truth.abs().max().item()
+        assert_no_worse_than_eager(ours, eager, truth, floor)
+
+
 class TestNotANumber:
     @pytest.mark.usefixtures("gram")
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -513,14 +551,11 @@ def test_no_synchronisation_and_graph_capture(d: int) -> None:
         return triton_backend.sweep(x, y, None, None, components, *numbers, "all", EVERYTHING)
 
     expected = step()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with synchronisation.refused():
         step()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             captured = step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     graph.replay()
     for ours, theirs in zip(captured, expected, strict=True):
         assert torch.equal(ours, theirs)
