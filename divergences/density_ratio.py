@@ -140,9 +140,9 @@ def _mean(values: Tensor, weights: Tensor | None, name: str) -> Tensor:
                 f"{list(weights.shape)}"
             )
         weights = weights.flatten()
-    shares = normalised(weights, values.reshape(-1, 1), f"weights_{name}", "biased")
+    shares = normalised(weights, values.reshape(-1, 1), f"weights_{name}")
     assert shares is not None
-    return (shares * values.flatten()).sum()
+    return (shares * values.flatten()).sum().to(values.dtype)
 
 
 # --- Training ------------------------------------------------------------------------------------

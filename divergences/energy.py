@@ -16,7 +16,8 @@ from .estimators import (
     Estimator,
     check_enough_rows,
     check_estimator,
-    normalised,
+    estimator_weights,
+    pair_share,
     squared_discrepancy,
 )
 from .expected_distance import expected_distance_to_normal
@@ -45,7 +46,9 @@ def energy_distance(
             O(n log n) time and O(n) memory, unless a backend is named.
         exponent: β in (0, 2).
         estimator: "unbiased" (i ≠ j; can be negative) or "biased" (≥ 0; SciPy's, squared).
-        weights_x, weights_y: [..., n] and [..., m], normalised to sum to one; uniform if None.
+        weights_x, weights_y: [..., n] and [..., m], normalised to sum to one; uniform if None. For
+            the unbiased estimator ≥ 0, with less than all on one row (1 − Σw² ≥ 1e-6); what a CPU
+            refuses is NaN on CUDA, where looking would synchronise.
         backend: None (automatic), "reference" or "triton".
 
     Returns:
@@ -61,8 +64,7 @@ def energy_distance(
         x, y = check_samples(x, y)
         check_enough_rows(x, "x", estimator)
         check_enough_rows(y, "y", estimator)
-        wx = normalised(weights_x, x, "weights_x", estimator)
-        wy = normalised(weights_y, y, "weights_y", estimator)
+        wx, wy = estimator_weights(x, y, weights_x, weights_y, estimator)
         return _sorted(x, y, wx, wy, estimator).to(x.dtype)
     return squared_discrepancy(x, y, kernel, estimator, weights_x, weights_y, backend)
 
@@ -149,8 +151,7 @@ def _sorted(x: Tensor, y: Tensor, wx: Tensor | None, wy: Tensor | None, estimato
     xx, yy = (2.0 * (w * t * o).sum(-1) for w, t, o in zip((u, v), (a, b), own, strict=True))
     xy = (u * a * other[0]).sum(-1) + (v * b * other[1]).sum(-1)
     if estimator == "unbiased":
-        xx = xx / (1.0 - u.square().sum(-1))
-        yy = yy / (1.0 - v.square().sum(-1))
+        xx, yy = xx / pair_share(u, "weights_x"), yy / pair_share(v, "weights_y")
     return 2.0 * xy - xx - yy
 
 

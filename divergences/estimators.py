@@ -12,6 +12,7 @@ from .kernels.api import pair_form
 from .kernels.validation import check_rows, check_samples, check_weights, count_on_host
 
 Estimator = Literal["unbiased", "biased"]
+LEAST_SHARE = 1e-6  # of the weight in pairs, for the U-statistic
 
 
 def check_estimator(estimator: str) -> None:
@@ -42,8 +43,7 @@ def squared_discrepancy(
     x, y = check_samples(x, y)
     check_enough_rows(x, "x", estimator)
     check_enough_rows(y, "y", estimator)
-    wx = normalised(weights_x, x, "weights_x", estimator)
-    wy = normalised(weights_y, y, "weights_y", estimator)
+    wx, wy = estimator_weights(x, y, weights_x, weights_y, estimator)
     kernel = kernel.resolve(x, y)
     if estimator == "biased":
         return _biased(x, y, wx, wy, kernel, backend)
@@ -54,21 +54,51 @@ def squared_discrepancy(
     return _unbiased_weighted(x, y, wx, wy, kernel, backend).to(x.dtype)
 
 
-def normalised(w: Tensor | None, x: Tensor, name: str, estimator: str) -> Tensor | None:
-    """Weights that sum to one. Raises ValueError where they cannot, or one row has them all."""
-    w = check_weights(w, x, name)
+def estimator_weights(
+    x: Tensor, y: Tensor, wx: Tensor | None, wy: Tensor | None, estimator: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """Normalised weights of both samples, in the dtype of these; not negative for the U-statistic,
+    whose divisor could be 0 otherwise."""
+    signed = estimator == "biased"
+    u = normalised(wx, x, "weights_x", signed=signed)
+    v = normalised(wy, y, "weights_y", signed=signed)
+    return None if u is None else u.to(x.dtype), None if v is None else v.to(y.dtype)
+
+
+def normalised(w: Tensor | None, x: Tensor, name: str, *, signed: bool = True) -> Tensor | None:
+    """Weights [..., n] that sum to one, in fp64, whose range their sum does not leave.
+
+    Raises ValueError where they cannot or, unless ``signed``, one is negative; where looking would
+    synchronise (CUDA) or break a trace they are NaN instead."""
+    w = check_weights(w, x, name, torch.float64)
     if w is None:
         return None
+    if not signed:
+        negative = w.detach() < 0.0
+        count = count_on_host(negative)
+        if count:
+            raise ValueError(f"{name} must be ≥ 0; got {count} negative of {w.numel()}")
+        w = w.masked_fill(negative, torch.nan)
+    w = w / w.detach().abs().amax(-1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
     total = w.sum(-1, keepdim=True)
     if count_on_host(total.detach() == 0):
         raise ValueError(f"{name} sums to zero; weights are normalised to sum to one")
-    w = w / total
-    if estimator == "unbiased" and count_on_host(w.detach().square().sum(-1) == 1):
+    return w / total
+
+
+def pair_share(w: Tensor, name: str) -> Tensor:
+    """Σ_{i≠j} wᵢwⱼ [...] of normalised weights [..., n] in fp64: what U-statistics divide by.
+
+    Raises ValueError, or is NaN, where one row has next to all the weight."""
+    w = w.double()
+    share = w.sum(-1).square() - w.square().sum(-1)
+    bad = ~(share.detach() >= LEAST_SHARE)
+    if count_on_host(bad & ~share.detach().isnan()):
         raise ValueError(
-            f"{name} puts all weight on one row; the unbiased estimator needs at least two rows "
-            "(or use 'biased')"
+            f"{name} puts all weight on one row: 1 − Σw² = {float(share.detach().min()):.2g}, by "
+            f"which the unbiased estimator divides, is below {LEAST_SHARE:g}; use 'biased'"
         )
-    return w
+    return share.masked_fill(bad, torch.nan)
 
 
 def _biased(
@@ -118,13 +148,10 @@ def _unbiased_weighted(
     kernel: Kernel,
     backend: str | None,
 ) -> Tensor:
-    """Σ_{i≠j} wᵢwⱼ k / (1 − Σwᵢ²) in place of each within-sample mean."""
+    """Σ_{i≠j} wᵢwⱼ k / Σ_{i≠j} wᵢwⱼ in place of each within-sample mean."""
     wx, wy = (_uniform(z) if w is None else w for z, w in ((x, wx), (y, wy)))
+    share_x, share_y = pair_share(wx, "weights_x"), pair_share(wy, "weights_y")
     sums = pair_sums(x, y, kernel=kernel, weights_x=wx, weights_y=wy, backend=backend)
     coefs = [t.coefficient for t in kernel.terms]
     xx, yy, xy = (sum(a * s for a, s in zip(coefs, part.unbind(-1), strict=True)) for part in sums)
-    return (
-        xx / (1.0 - wx.double().square().sum(-1))
-        + yy / (1.0 - wy.double().square().sum(-1))
-        - 2.0 * xy
-    )
+    return xx / share_x + yy / share_y - 2.0 * xy

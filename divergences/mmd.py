@@ -64,7 +64,9 @@ def mmd2(
             tune. Data-driven bandwidths carry no gradient.
         estimator: "unbiased" (U-statistic, can be negative; its minimum is where P = Q) or
             "biased" (V-statistic, ≥ 0, but in small batches it is smallest for a shrunken sample).
-        weights_x, weights_y: [..., n] and [..., m], normalised to sum to one; uniform if None.
+        weights_x, weights_y: [..., n] and [..., m], normalised to sum to one; uniform if None. For
+            the unbiased estimator ≥ 0, with less than all on one row (1 − Σw² ≥ 1e-6); what a CPU
+            refuses is NaN on CUDA, where looking would synchronise.
         backend: None (automatic), "reference" or "triton".
 
     Returns:

@@ -16,12 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from .kernels.validation import (
-    check_rows,
-    check_samples,
-    check_weights,
-    count_on_host,
-)
+from .estimators import normalised
+from .kernels.validation import check_rows, check_samples, count_on_host
 
 
 def wasserstein_1d(
@@ -60,7 +56,7 @@ def wasserstein_1d(
             )
     a, b = (t.squeeze(-1) for t in check_samples(x.unsqueeze(-1), y.unsqueeze(-1)))
     wx, wy = (
-        _shares(w, t, name)
+        normalised(w, t.unsqueeze(-1), name, signed=False)
         for w, t, name in ((weights_x, a, "weights_x"), (weights_y, b, "weights_y"))
     )
     return _by_quantiles(a.double(), b.double(), wx, wy, p).to(a.dtype)
@@ -135,31 +131,18 @@ def _given(projections: Tensor, x: Tensor) -> Tensor:
         )
     if projections.device != x.device:
         raise ValueError(f"projections are on {projections.device}, x on {x.device}")
-    lengths = torch.linalg.vector_norm(projections.double(), dim=1, keepdim=True)
-    zero = count_on_host(lengths.detach() == 0)
+    lines = projections.double()
+    largest = lines.detach().abs().amax(1, keepdim=True)  # whose squares leave no range below
+    zero = count_on_host(largest == 0)
     if zero:
         raise ValueError(f"{zero} of {len(projections)} projections are 0 and have no direction")
-    lines: Tensor = projections.double() / lengths
-    return lines
+    lines = lines / largest
+    return torch.nn.functional.normalize(lines, dim=1)
 
 
 def _check_power(p: float) -> None:
     if not 1 <= p < math.inf:
         raise ValueError(f"p must be finite and at least 1; got {p}")
-
-
-def _shares(w: Tensor | None, x: Tensor, name: str) -> Tensor | None:
-    """Weights that sum to one, in fp64."""
-    w = check_weights(w, x.unsqueeze(-1), name)
-    if w is None:
-        return None
-    negative = count_on_host(w.detach() < 0)
-    total = w.double().sum(-1, keepdim=True)
-    if negative or count_on_host(total.detach() == 0):
-        raise ValueError(
-            f"{name} must be ≥ 0 with a positive sum; got {negative} negative of {w.numel()}"
-        )
-    return w.double() / total
 
 
 def _by_quantiles(x: Tensor, y: Tensor, wx: Tensor | None, wy: Tensor | None, p: float) -> Tensor:
@@ -173,7 +156,10 @@ def _by_quantiles(x: Tensor, y: Tensor, wx: Tensor | None, wy: Tensor | None, p:
         cx, cy = (c.expand(t.shape) for c, t in ((cx, x), (cy, y)))
     ends = torch.cat([cx, cy], -1).sort(-1).values  # on (ends[k-1], ends[k]] both are constant
     widths = ends.diff(dim=-1, prepend=torch.zeros_like(ends[..., :1]))
-    return (widths * _power(_quantiles(x, cx, ends) - _quantiles(y, cy, ends), p)).sum(-1)
+    total = (widths * _power(_quantiles(x, cx, ends) - _quantiles(y, cy, ends), p)).sum(-1)
+    for t in (x, y):  # NaN and infinity, which are at the ends, count whatever their weight
+        total = total + 0.0 * t[..., 0] + 0.0 * t[..., -1]
+    return total
 
 
 def _levels(x: Tensor, w: Tensor | None, order: Tensor) -> Tensor:

@@ -55,9 +55,9 @@ class Bend(NamedTuple):
 @dataclass(frozen=True)
 class KernelFunction:
     """One family of kernel functions. ``definiteness``: "positive" or "conditional" (on weights
-    that sum to zero). ``smooth``: φ is differentiable in s at s = 0. ``rate_power``: φ depends on
-    s·rate^rate_power. ``probe``: (rate, shape, offset) triples that the test suites and the offline
-    build exercise."""
+    that sum to zero). ``smooth``: φ is differentiable in s at s = 0. ``steepness(a, shape)``: how
+    an error of s reaches φ. ``probe``: (rate, shape, offset) triples that the test suites and the
+    offline build exercise."""
 
     name: str
     metric: Metric
@@ -67,7 +67,7 @@ class KernelFunction:
     device: Callable[[Any, Any, Any, Any], Any]
     definiteness: Literal["positive", "conditional"] = "positive"
     smooth: bool = True
-    rate_power: int = 1
+    steepness: Callable[[float, float], float] = lambda a, _: a
     at_zero: float = 1.0  # φ(0), for the diagonal of the translation-invariant ones
     probe: tuple[tuple[float, float, float], ...] = ((0.7, 0.0, 0.0),)
 
@@ -263,15 +263,24 @@ ENERGY = register(
 
 # --- Inverse power (inverse multiquadric, rational quadratic): (1 + a·s)^(−shape) ----------------
 
+HIGH_POWER = 4.0  # beyond it rounding 1 + a·s would cost digits of the power
+
 
 def _inverse_power(s: Tensor, a: Rate, shape: float, offset: float) -> Tensor:
+    if shape > HIGH_POWER:
+        return torch.exp(torch.log1p(s * a) * -shape)
     return (s * a + 1.0).pow(-shape)
 
 
 def _inverse_power_(
     s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor | None, out: Tensor
 ) -> Evaluation:
-    base = torch.mul(s, a, out=out).add_(1.0)
+    base = torch.mul(s, a, out=out)
+    if shape > HIGH_POWER:
+        inverse = base if slope is None else torch.add(base, 1.0, out=slope).reciprocal_()
+        k = base.log1p_().mul_(-shape * LOG2E).exp2_()
+        return Evaluation(k, 1.0, k if slope is None else inverse.mul_(k), a * (-2.0 * shape))
+    base.add_(1.0)
     if shape == 1.0:
         k = base.reciprocal_()
         return Evaluation(k, 1.0, k if slope is None else torch.square(k, out=slope), -2.0 * a)
@@ -288,11 +297,16 @@ def _inverse_power_bend(
 
 
 def _inverse_power_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
-    base = s * a + 1.0
+    u = s * a
+    base = u + 1.0
     if shape == 0.5:
         k = tl.rsqrt(base)
     elif shape == 1.0:
         k = 1.0 / base
+    elif shape > 4.0:  # HIGH_POWER; log(1 + u) is log(base)·u/(base − 1), whose roundings cancel
+        rounded = base - 1.0
+        log = tl.where(rounded == 0.0, u * 1.4426950408889634, tl.log2(base) * (u / rounded))
+        k = tl.exp2(log * -shape)
     else:
         k = tl.exp2(tl.log2(base) * -shape)
     return k, k / base * (a * (-2.0 * shape))
@@ -306,7 +320,8 @@ INVERSE_POWER = register(
         _inverse_power_,
         _inverse_power_bend,
         _inverse_power_device,
-        probe=((0.7, 0.5, 0.0), (0.7, 1.0, 0.0), (0.3, 2.0, 0.0)),
+        steepness=lambda a, shape: a * max(1.0, shape),
+        probe=((0.7, 0.5, 0.0), (0.7, 1.0, 0.0), (0.3, 2.0, 0.0), (1e-6, 3e5, 0.0)),
     )
 )
 
@@ -362,7 +377,7 @@ MATERN = register(
         _matern_,
         _matern_bend,
         _matern_device,
-        rate_power=2,
+        steepness=lambda a, _: a * a,
         probe=((1.2, 1.5, 0.0), (1.2, 2.5, 0.0)),
     )
 )

@@ -36,6 +36,7 @@ Bandwidth = float | Sequence[float] | Tensor | str
 ``"median"``, ``"dimension"`` or ``"multiscale"``; or a sequence or 1-d array of numbers, whose
 kernels are averaged with equal weight (a mixture)."""
 
+GAUSSIAN_ALPHA = 1e18
 MULTISCALE = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median distance
 _FEATURES = "features"  # the number of columns, as a "bandwidth" (polynomial default)
 
@@ -116,7 +117,7 @@ class Kernel:
         self.metric: Metric | None = None  # the one that all terms share, if they do
         if len(self._groups) == 1:
             self.metric = self.terms[0].function.metric
-        self._follows_data = any(isinstance(t.bandwidth, str) for t in self.terms)
+        self._fixed = all(isinstance(t.bandwidth, float) for t in self.terms)
 
     def __repr__(self) -> str:
         return self._label
@@ -161,11 +162,13 @@ class Kernel:
 
         Use it to fix a data-driven bandwidth once: ``kernel = Gaussian("median").resolve(x, y)``.
         """
-        if not self._follows_data:
+        if self._fixed:
             return self
         found: dict[tuple[str, str], float | Tensor] = {}
 
         def lookup(t: Term) -> Term:
+            if isinstance(t.bandwidth, Tensor):  # which may have changed in place
+                return replace(t, bandwidth=_checked(t.bandwidth))
             if not isinstance(t.bandwidth, str):
                 return t
             key = (t.bandwidth, t.function.metric)
@@ -235,7 +238,8 @@ def _positive(value: object, name: str) -> float:
     return float(value)
 
 
-def _check_tensor(bandwidth: Tensor) -> Tensor:
+def _checked(bandwidth: Tensor) -> Tensor:
+    """The bandwidth, NaN where it is none and looking would synchronise (CUDA)."""
     if not bandwidth.is_floating_point():
         raise TypeError(f"a bandwidth tensor must be floating point; got {bandwidth.dtype}")
     if bandwidth.requires_grad:
@@ -243,9 +247,10 @@ def _check_tensor(bandwidth: Tensor) -> Tensor:
             "bandwidth requires grad, which is not supported: to learn it, scale the samples "
             "instead, mmd2(x / sigma, y / sigma, bandwidth=1.0)"
         )
-    if count_on_host(~((bandwidth > 0) & torch.isfinite(bandwidth))):
+    bad = ~((bandwidth > 0) & torch.isfinite(bandwidth))
+    if count_on_host(bad):
         raise ValueError(f"bandwidth must be positive and finite; got {bandwidth}")
-    return bandwidth
+    return bandwidth.masked_fill(bad, torch.nan)
 
 
 def _terms(
@@ -279,7 +284,7 @@ def _terms(
                     f"{', '.join(map(repr, (*RULES, 'multiscale')))}, or give a positive number"
                 )
         elif isinstance(value, Tensor):
-            value = _check_tensor(value)
+            _checked(value)
         else:
             value = _positive(value, "bandwidth")
         terms.append(
@@ -353,14 +358,16 @@ class InverseMultiquadric(Kernel):
 
 
 class RationalQuadratic(Kernel):
-    """(1 + ‖x−y‖²/(2ασ²))^(−α), σ = ``bandwidth``."""
+    """(1 + ‖x−y‖²/(2ασ²))^(−α), σ = ``bandwidth``; from α = 1e18 on it is ``Gaussian``, its limit,
+    to all digits of fp64."""
 
     def __init__(self, bandwidth: Bandwidth = "median", *, alpha: float = 1.0) -> None:
         alpha = _positive(alpha, "alpha")
-        super().__init__(
-            _terms(INVERSE_POWER, bandwidth, 0.5 / alpha, 2, alpha),
-            f"RationalQuadratic({_show(bandwidth)}, alpha={alpha!r})",
-        )
+        if alpha >= GAUSSIAN_ALPHA:
+            terms = _terms(GAUSSIAN, bandwidth, 0.5, 2)
+        else:
+            terms = _terms(INVERSE_POWER, bandwidth, 0.5 / alpha, 2, alpha)
+        super().__init__(terms, f"RationalQuadratic({_show(bandwidth)}, alpha={alpha!r})")
 
 
 class Matern(Kernel):

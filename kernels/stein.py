@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .functions import GAUSSIAN, INVERSE_POWER
+from .functions import GAUSSIAN, HIGH_POWER, INVERSE_POWER
 from .kernel import Kernel, Term
 from .tiles import Distances, Span, Tile, centre, full_precision, prepare, scratch, tile_rows
 
@@ -154,7 +154,10 @@ def _add_stein(
         more = 2.0 * (power + 1.0)
         torch.add(cross, phi, alpha=-more, out=inner).add_(more - d).mul_(phi)
         inner.mul_(-2.0 * power * a).add_(gram)
-        phi.pow_(power)
+        if power > HIGH_POWER:
+            torch.mul(s, a, out=phi).log1p_().mul_(-power).exp_()
+        else:
+            phi.pow_(power)
     if first:
         torch.mul(inner, phi, out=total).mul_(t.coefficient)
     else:

@@ -332,7 +332,8 @@ def per_item(numbers: Sequence[float] | Tensor, items: slice) -> list[Rate]:
 def largest_rate(components: Sequence[Component], rates: Sequence[Rate]) -> float:
     """By which an error of d² reaches φ at most. On the host, so for a CPU only."""
     sizes = (float(r.abs().max()) if isinstance(r, Tensor) else abs(r) for r in rates)
-    return max(r**c.function.rate_power for c, r in zip(components, sizes, strict=True))
+    pairs = zip(components, sizes, strict=True)
+    return max(c.function.steepness(rate, c.shape) for c, rate in pairs)
 
 
 def add_scaled(out: Tensor, addend: Tensor, factor: Rate) -> None:

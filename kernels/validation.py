@@ -93,9 +93,11 @@ def check_rows(x: Tensor, name: str, least: int, why: str) -> None:
         raise ValueError(f"{name} {what} (shape {list(x.shape)}); {why}")
 
 
-def check_weights(w: Tensor | None, x: Tensor, name: str) -> Tensor | None:
-    """Weights [..., n] of sample x, in its dtype; non-finite ones are refused where looking does
-    not synchronise (CPU, not while tracing), and give NaN elsewhere."""
+def check_weights(
+    w: Tensor | None, x: Tensor, name: str, dtype: torch.dtype | None = None
+) -> Tensor | None:
+    """Weights [..., n] of sample x, in its dtype or the one given; non-finite ones are refused
+    where looking does not synchronise (CPU, not while tracing), and give NaN elsewhere."""
     if w is None:
         return None
     if not isinstance(w, Tensor):
@@ -105,7 +107,7 @@ def check_weights(w: Tensor | None, x: Tensor, name: str) -> Tensor | None:
     if w.device != x.device:
         raise ValueError(f"{name} is on {w.device}, its sample on {x.device}")
     try:
-        w = w.to(x.dtype).expand(x.shape[:-1])
+        w = w.to(x.dtype if dtype is None else dtype).expand(x.shape[:-1])
     except RuntimeError:
         raise ValueError(
             f"{name} must have shape {list(x.shape[:-1])}; got {list(w.shape)}"

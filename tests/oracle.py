@@ -31,7 +31,7 @@ def profile(name: str, s: Tensor, a: float, shape: float, offset: float) -> Tens
             power = torch.where(zero, torch.ones_like(s), s) ** (shape / 2)
             return -torch.where(zero, torch.zeros_like(s), power)
         case "inverse_power":
-            return 1 / (1 + a * s) ** shape
+            return (-shape * torch.log1p(a * s)).exp()
         case "matern":
             r = a * root(s)
             return (1 + r if shape == 1.5 else 1 + r + a * a * s / 3) * (-r).exp()

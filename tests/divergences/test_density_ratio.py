@@ -341,3 +341,10 @@ def test_threads_do_not_share_randomness() -> None:
         found = list(pool.map(lambda _: fit_density_ratio(x, y, rng=0).kl, range(3)))
     assert found == [expected] * 3
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_weights_whose_sum_leaves_fp32() -> None:
+    logits = torch.linspace(-1.0, 2.0, 20)
+    w = torch.linspace(80.0, 88.5, 20, dtype=torch.float64).exp()
+    expected = critic_loss(logits.double(), logits.double(), w / w.sum(), None)
+    torch.testing.assert_close(critic_loss(logits, logits, w.float()).double(), expected)

@@ -10,7 +10,16 @@ import torch
 from tolerances import RELATIVE, assert_close
 from torch import Tensor, nn
 
-from divergences.kernels import Gaussian, InverseMultiquadric, Laplace, Linear, Polynomial
+from divergences import estimators
+from divergences.energy import energy_distance
+from divergences.kernels import (
+    Gaussian,
+    InverseMultiquadric,
+    Laplace,
+    Linear,
+    Polynomial,
+    validation,
+)
 from divergences.mmd import MMDLoss, mmd2, witness
 
 
@@ -302,3 +311,60 @@ def test_samples_are_left_as_they_are(entry: float, kernel: str, d: int, n: int)
     assert mmd2(x, y, kernel=kernel).isnan() == (entry == torch.inf)
     assert torch.equal(x, before[0]) and torch.equal(y, before[1])
     assert (x._version, y._version) == before[2:]
+
+
+# --- Weights -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+@pytest.mark.parametrize("d", [1, 3])
+def test_weights_whose_sum_leaves_fp32(estimator: str, d: int) -> None:
+    """Only their ratios count: their sum is finite in fp64 alone, or not even there."""
+    x, y = normal(0, 20, d).float(), normal(1, 15, d).float() + 0.5
+    w = torch.linspace(80.0, 88.5, 20, dtype=torch.float64).exp()
+    modest = (w / w.sum()).float()
+    for losses in (
+        lambda w: mmd2(x, y, bandwidth=1.0, weights_x=w, estimator=estimator),  # type: ignore[arg-type]
+        lambda w: energy_distance(x, y, weights_x=w, estimator=estimator),  # type: ignore[arg-type]
+    ):
+        truth = losses(modest)
+        for given in (w.float(), w * 1e260, w * 1e-300):
+            torch.testing.assert_close(losses(given), truth, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_weights_that_a_u_statistic_cannot_divide_by(d: int) -> None:
+    x, y = normal(0, 6, d), normal(1, 5, d)
+    signed = torch.tensor([2 / 3, 2 / 3, -1 / 3, 0, 0, 0])  # Σw² = 1
+    nearly = torch.tensor([1.0, 1e-8, 0, 0, 0, 0])
+    for loss in (mmd2, energy_distance):
+        with pytest.raises(ValueError, match=r"weights_x must be ≥ 0; got 1 negative of 6"):
+            loss(x, y, weights_x=signed)
+        with pytest.raises(ValueError, match=r"all weight on one row: 1 − Σw² = 2e-08"):
+            loss(x, y, weights_x=nearly)
+        assert loss(x, y, weights_x=signed, estimator="biased").isfinite()
+        assert loss(x, y, weights_x=nearly, estimator="biased").isfinite()
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [(1, 1, -0.5, 0), (1, 0, 0, 0), (0, 0, 0, 0), (1, 1, math.inf, 0), (1, math.nan, 0, 0)],
+)
+def test_weights_that_cannot_be_looked_at_give_nan(
+    weights: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, where a look would synchronise."""
+    for module in (estimators, validation):
+        monkeypatch.setattr(module, "count_on_host", lambda _: 0)
+    x, y = normal(0, 4, 3), normal(1, 5, 3)
+    assert mmd2(x, y, weights_x=torch.tensor(weights, dtype=torch.float64)).isnan()
+
+
+def test_few_rows_with_weight_keep_their_digits() -> None:
+    """The divisor is formed of the very weights that the sums have."""
+    x, y = normal(0, 30, 3), normal(1, 20, 3)
+    w = torch.full((30,), 1e-6, dtype=torch.float64)
+    w[4] = 1.0
+    ours = mmd2(x.float(), y.float(), bandwidth=1.0, weights_x=w.float())
+    truth = dense_mmd2(x.float().double(), y.float().double(), 1.0, "unbiased", w)
+    torch.testing.assert_close(ours.double(), truth, rtol=1e-5, atol=0)

@@ -260,9 +260,25 @@ def test_messages() -> None:
         wasserstein_1d(x[:, 0], [1.0])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"x must hold at least one number, \[..., n\]; got \[0\]"):
         wasserstein_1d(x[:0, 0], y[:, 0])
-    with pytest.raises(ValueError, match=r"weights_x must be ≥ 0 .* got 1 negative of 5"):
+    with pytest.raises(ValueError, match=r"weights_x must be ≥ 0; got 1 negative of 5"):
         wasserstein_1d(x[:, 0], y[:, 0], torch.tensor([1.0, 1.0, -1.0, 1.0, 1.0]))
-    with pytest.raises(ValueError, match="weights_y must be ≥ 0 with a positive sum"):
+    with pytest.raises(ValueError, match="weights_y sums to zero"):
         wasserstein_1d(x[:, 0], y[:, 0], None, torch.zeros(4))
     with pytest.raises(ValueError, match=r"weights_x must have shape \[5\]; got \[4\]"):
         wasserstein_1d(x[:, 0], y[:, 0], torch.ones(4))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("sample", [0, 1])
+def test_what_is_no_number_counts_without_weight(bad: float, sample: int) -> None:
+    points = [torch.tensor([1.0, 2.0, bad]), torch.tensor([1.0, 3.0, 2.0])][:: 1 - 2 * sample]
+    weights = [torch.tensor([1.0, 1.0, 0.0]), None][:: 1 - 2 * sample]
+    assert not wasserstein_1d(*points, *weights).isfinite()
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_projections_have_no_length(scale: float) -> None:
+    x, y = (torch.randn(20, 3, dtype=torch.float64) for _ in range(2))
+    lines = torch.randn(7, 3, dtype=torch.float64)
+    found = sliced_wasserstein(x, y, projections=lines * scale)
+    torch.testing.assert_close(found, sliced_wasserstein(x, y, projections=lines))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch
-from tolerances import assert_close
+from tolerances import GRADIENT, RELATIVE, assert_close
 from torch import Tensor
 
 from divergences.kernels import (
@@ -24,6 +25,7 @@ from divergences.kernels import (
     pair_sums,
     potential,
 )
+from divergences.kernels import kernel as kernel_module
 from divergences.kernels.bandwidth import MEDIAN_ROWS, median_distance
 from divergences.kernels.functions import REGISTRY, Metric
 from divergences.kernels.subsample import hashed_rows, pooled_rows
@@ -197,6 +199,21 @@ def test_median_does_not_move_with_the_data() -> None:
     assert_close(shifted, median_distance(x, y, "sqeuclidean"), 1e-6)
 
 
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("d", [2, 20])
+@pytest.mark.parametrize("width", [1e-6, 1e-9, 1e-13])
+def test_narrow_clusters_are_no_ties(width: float, d: int, batch: tuple[int, ...]) -> None:
+    """Half of the pairs are within a cluster, whatever its width; rows that are equal are not."""
+    x = torch.zeros(20, d, dtype=torch.float64)
+    x[:8] = 1.0
+    y = x.clone()
+    y[:10] += width * normal(0, 10, d)
+    pairs = torch.pdist(torch.cat([x, y]))
+    expected = pairs[pairs > 0].median()
+    found = median_distance(x.expand(*batch, 20, d), y.expand(*batch, 20, d), "sqeuclidean")
+    assert_close(found, expected.expand(batch), 1e-12)
+
+
 def test_median_of_a_large_sample_is_from_a_fixed_scattered_subsample() -> None:
     x, y = normal(0, 30_000, 4), normal(1, 10_000, 4)
     found = median_distance(x, y, "sqeuclidean")
@@ -271,3 +288,43 @@ def test_bandwidth_tensor_per_batch_item() -> None:
     for b in range(3):
         single = pair_sums(x[b], y[b], kernel=Gaussian(float(sigma[b])))
         assert_close(sums.xy[b], single.xy, 1e-12)
+
+
+@pytest.mark.parametrize("alpha", [6.0, 1e3, 1e6, 1e9, 1e18, 1e40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rational_quadratic_of_a_large_alpha(alpha: float, dtype: torch.dtype) -> None:
+    """Its limit is the Gaussian: log k = −α·log1p(s/2ασ²) in fp64, by the math library."""
+    x, y = (normal(k, 20, 5).to(dtype).requires_grad_() for k in (0, 1))
+    ours = pair_sums(x, y, kernel=RationalQuadratic(1.5, alpha=alpha)).xy.sum()
+    u, v = (t.detach().double().requires_grad_() for t in (x, y))
+    s = (u[:, None] - v).square().sum(-1)
+    truth = torch.exp(-alpha * torch.log1p(s / (2.0 * alpha * 1.5**2))).sum()
+    assert_close(ours, truth, RELATIVE[dtype])
+    for a, b in zip(
+        torch.autograd.grad(ours, (x, y)), torch.autograd.grad(truth, (u, v)), strict=True
+    ):
+        assert_close(a, b, GRADIENT[dtype])
+
+
+def test_a_rational_quadratic_is_as_steep_as_its_gaussian() -> None:
+    """So fp32 distances are not enough for the one where they are not for the other."""
+    x, y = normal(0, 40, 8).float() + 100.0, normal(1, 40, 8).float()
+    x[20:] -= 100.0
+    kernels = Gaussian(0.05), RationalQuadratic(0.05, alpha=1e7)
+    sums = [pair_sums(x, x[:20] + 0.01 * y[:20], kernel=k).xy for k in kernels]
+    torch.testing.assert_close(sums[0], sums[1], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("bad", [-1.0, 0.0, torch.nan, torch.inf])
+@pytest.mark.parametrize("make", [Gaussian, Laplace, Matern], ids=lambda m: m.__name__)
+def test_a_bandwidth_changed_in_place(make: type, bad: float, monkeypatch: Any) -> None:
+    """Refused where looking costs nothing, NaN elsewhere; a good one is followed."""
+    sigma = torch.tensor(1.0)
+    kernel, x = make(sigma), normal(0, 9, 4)
+    sigma.fill_(2.0)
+    assert_close(pair_sums(x, x, kernel=kernel).xx, pair_sums(x, x, kernel=make(2.0)).xx, 1e-12)
+    sigma.fill_(bad)
+    with pytest.raises(ValueError, match="bandwidth must be positive and finite"):
+        pair_sums(x, x, kernel=kernel)
+    monkeypatch.setattr(kernel_module, "count_on_host", lambda _: 0)
+    assert pair_sums(x, x, kernel=kernel).xx.isnan().all()
