@@ -29,11 +29,10 @@ types: $(STAMP) ## mypy --strict on the packages
 	$(BIN)/mypy
 
 bench: $(STAMP) ## time losses and tests on this CPU against what people use (under ten minutes)
-	$(BIN)/python -m pytest bench -m 'not gpu and not slow' --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m pytest bench -m 'not slow' --benchmark-columns=median,iqr,rounds
 
-bench-gpu: $(STAMP) ## on a CUDA device: check the kernels, then time them
-	$(BIN)/python -m pytest -m gpu tests
-	$(BIN)/python -m pytest bench -m gpu --benchmark-columns=median,iqr,rounds
+bench-gpu: $(STAMP) ## on a CUDA device: check the kernels, then time them (eight minutes)
+	$(BIN)/python -m bench.gpu
 
 level: $(STAMP) ## 1,000 samples under the null for every test and kind of data (half an hour)
 	$(BIN)/python -m pytest bench/test_level.py -m slow -s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import functools
+import hashlib
 import io
 import multiprocessing
 import os
@@ -161,22 +162,64 @@ def describe_machine(device: str = "cpu") -> str:
 
 @functools.cache  # of the code that was loaded, not of what is checked out while it runs
 def commit(root: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
-    """The commit, "-dirty" if tracked files other than results differ from it."""
+    """The commit, "-dirty" if tracked files other than results differ from it; without git, or
+    outside of a checkout, a digest of the sources."""
     git = ["git", "-C", str(root)]
     try:
         head = subprocess.run(
             [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return sources(root)
     apart = [*git, "diff", "--quiet", "HEAD", "--", ".", ":(exclude)bench/results"]
     return head if subprocess.run(apart).returncode == 0 else f"{head}-dirty"
 
 
-def append(file: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Add rows to <file>.csv in ``RESULTS``; the file holds the old rows or all, never a part."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{file}.csv"
+def sources(root: pathlib.Path) -> str:
+    """A digest of the Python files of the engine, the losses and this suite."""
+    digest = hashlib.sha256()
+    for folder in ("kernels", "divergences", "bench"):
+        for path in sorted((root / folder).glob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"sources-{digest.hexdigest()[:12]}"
+
+
+def versions(device: str = "cpu") -> str:
+    found = f"torch {torch.__version__}, python {platform.python_version()}"
+    if device != "cuda":
+        return found
+    import triton
+
+    return f"{found}, triton {triton.__version__}, driver {driver()}"
+
+
+@functools.cache
+def driver() -> str:
+    """Of NVIDIA, "unknown" if its tool does not say."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said.stdout.strip().splitlines()[0]
+
+
+def origin(device: str = "cpu") -> dict[str, str]:
+    """Where a number comes from: the first columns of every file of results."""
+    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    return dict(
+        date=today, commit=commit(), machine=describe_machine(device), versions=versions(device)
+    )
+
+
+def append(
+    file: str, rows: Sequence[Mapping[str, object]], folder: pathlib.Path | None = None
+) -> None:
+    """Add rows to <file>.csv in ``folder``, or ``RESULTS``; the file holds the old rows or all,
+    never a part."""
+    folder = folder or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{file}.csv"
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]))
     if not path.exists():
@@ -198,16 +241,13 @@ def rows_of(
     nan = float("nan")
     return [
         Row(
-            datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            commit(),
-            describe_machine(device),
-            f"torch {torch.__version__}, python {platform.python_version()}",
-            workload,
-            name,
-            float(f"{1e3 * median:.4g}"),
-            float(f"{median / medians[OURS]:.3g}"),
-            float(f"{peaks.get(name, nan):.3g}"),
-            float(f"{errors.get(name, nan):.2g}"),
+            **origin(device),
+            workload=workload,
+            variant=name,
+            median_ms=float(f"{1e3 * median:.4g}"),
+            ratio=float(f"{median / medians[OURS]:.3g}"),
+            peak_mb=float(f"{peaks.get(name, nan):.3g}"),
+            error=float(f"{errors.get(name, nan):.2g}"),
         )
         for name, median in medians.items()
     ]

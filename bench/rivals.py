@@ -6,10 +6,11 @@ this module or partials of them, so that a fresh process can be handed one.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,6 +54,12 @@ def energy_snippet(x: Tensor, y: Tensor) -> Tensor:
     """Energy distance by three ``torch.cdist`` matrices, biased."""
     xx, yy, xy = (torch.cdist(a, b) for a, b in ((x, x), (y, y), (x, y)))
     return 2.0 * xy.mean() - xx.mean() - yy.mean()
+
+
+def laplace_snippet(x: Tensor, y: Tensor, *, width: float) -> Tensor:
+    """exp(−r₁/width) by three dense matrices, biased."""
+    xx, yy, xy = (torch.exp(torch.cdist(a, b, p=1.0) / -width) for a, b in ((x, x), (y, y), (x, y)))
+    return xx.mean() + yy.mean() - 2.0 * xy.mean()
 
 
 def imq_snippet(x: Tensor, y: Tensor, *, squares: Sequence[float]) -> Tensor:
@@ -120,6 +127,15 @@ def compiled(loss: Loss) -> Loss:
     """Under ``torch.compile``, for each shape anew."""
     torch._dynamo.config.recompile_limit = 64  # beyond it code would run uncompiled
     return torch.compile(loss, dynamic=False)
+
+
+@contextlib.contextmanager
+def hints_ignored() -> Iterator[None]:
+    """Inductor's hint that TF32 would be faster is no reason to leave a rival out where warnings
+    are errors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
+        yield
 
 
 def installed(*modules: str) -> bool:
