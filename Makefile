@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint types bench bench-gpu level kernels-check clean
+.PHONY: help demo test fuzz lint types bench bench-gpu level kernels-check clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -20,6 +20,9 @@ demo: $(STAMP) ## train a small MMD-VAE on digits and test what it generates (te
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+fuzz: $(STAMP) ## 50,000 random cases against the dense formulas; stopped, it goes on where it was (CASES=, SEED=)
+	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),50000) --seed $(or $(SEED),0)
 
 lint: $(STAMP) ## ruff: lint and format
 	$(BIN)/ruff check .
