@@ -163,8 +163,9 @@ def _scores(
     """Scores [N] of the rows ``test``, high for x, with threshold 0; trained on x and y."""
     seed = int(generator.integers(2**32))
     if classifier is None or isinstance(classifier, nn.Module):
-        with own_randomness(seed, x.device):
-            fitted = fit_critic(x.clone(), y.clone(), classifier)  # plain, not of inference mode
+        with own_randomness(seed, x.device) as draws:
+            # Clones are plain tensors, not of inference mode.
+            fitted = fit_critic(x.clone(), y.clone(), classifier, draws)
             found = fitted(test.clone()).cpu().numpy()
     else:
         rows = torch.cat([x, y]).cpu().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import threading
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,22 +19,28 @@ class Critic(nn.Module):
 
     Both start at 0, so that an untrained critic says log p/q = 0 and one that is stopped early
     stays near it. ``hidden``: widths of the hidden layers; () leaves the linear map, which is
-    logistic regression.
+    logistic regression. ``generator`` draws the initial weights; torch's global one if None.
     """
 
-    def __init__(self, d: int, hidden: tuple[int, ...] = HIDDEN) -> None:
+    def __init__(
+        self,
+        d: int,
+        hidden: tuple[int, ...] = HIDDEN,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = d
         for wider in hidden:
-            layers += [nn.Linear(width, wider), nn.SiLU()]
+            layers += [_linear(width, wider, generator), nn.SiLU()]
             width = wider
-        self.linear = nn.Linear(d, 1)
+        self.linear = _linear(d, 1, generator)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         self.body: nn.Sequential | None = None
         if hidden:
-            last = nn.Linear(width, 1, bias=False)
+            last = _linear(width, 1, generator, bias=False)
             nn.init.zeros_(last.weight)
             self.body = nn.Sequential(*layers, last)
 
@@ -43,6 +49,21 @@ class Critic(nn.Module):
         if self.body is not None:
             logits = logits + self.body(points)
         return logits.squeeze(-1)
+
+
+def _linear(
+    n_in: int, n_out: int, generator: torch.Generator | None, *, bias: bool = True
+) -> nn.Linear:
+    """A layer whose initial weights, those of ``nn.Linear``, a generator draws."""
+    if generator is None:
+        return nn.Linear(n_in, n_out, bias)
+    layer = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)  # type: ignore[no-untyped-call]
+    assert isinstance(layer, nn.Linear)
+    nn.init.kaiming_uniform_(layer.weight, math.sqrt(5.0), generator=generator)
+    if bias:
+        bound = 1.0 / math.sqrt(n_in)
+        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer
 
 
 class Scaling:
@@ -92,22 +113,14 @@ def copy_to(critic: nn.Module, device: torch.device) -> nn.Module:
     return copy.deepcopy(critic).to(device)
 
 
-_ONE_AT_A_TIME = threading.RLock()  # torch's default generators are those of the process
-
-
 @contextmanager
-def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's generators, seeded, given back as they were: initial weights, batches and dropout
-    depend on ``seed`` alone, and the caller's randomness on nothing in here. Nor do they depend on
-    the caller's modes (no gradients, inference, autocast); threads wait for one another."""
+def own_randomness(seed: int, device: torch.device) -> Iterator[torch.Generator]:
+    """A generator on the CPU for initial weights and batches, so that they depend on ``seed`` alone
+    and torch's global generators stay as they are, whatever other threads draw from them. Nor do
+    the modes of the caller (no gradients, inference, autocast) reach in."""
     with (
-        _ONE_AT_A_TIME,
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
     ):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every device
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index].manual_seed(seed)
-        yield
+        yield torch.Generator().manual_seed(seed)

@@ -185,26 +185,30 @@ class FittedCritic(NamedTuple):
         return logits_of(self.critic, self.scaling(rows).to(dtype_of(self.critic)))
 
 
-def fit_critic(x: Tensor, y: Tensor, critic: nn.Module | None = None) -> FittedCritic:
-    """Train on all rows of x [n, d] (P) and y [m, d] (Q); call it within ``own_randomness``.
+def fit_critic(
+    x: Tensor, y: Tensor, critic: nn.Module | None, generator: torch.Generator
+) -> FittedCritic:
+    """Train on all rows of x [n, d] (P) and y [m, d] (Q), within ``own_randomness``.
 
     A fifth of each sample, in random order, says when to stop; of fewer than ``FEW_ROWS`` rows none
     does, and the default critic is linear.
     """
     few = min(len(x), len(y)) < FEW_ROWS
     scaling = Scaling(torch.cat([x, y]))
-    chosen = Critic(x.shape[1], () if few else HIDDEN) if critic is None else critic
-    module = copy_to(chosen, x.device)
+    if critic is None:
+        critic = Critic(x.shape[1], () if few else HIDDEN, generator=generator)
+    module = copy_to(critic, x.device)
     rows, judged = [], []
     for sample in (x, y):
-        z = scaling(sample).to(dtype_of(module))[torch.randperm(len(sample), device="cpu")]
+        order = torch.randperm(len(sample), generator=generator, device="cpu")
+        z = scaling(sample).to(dtype_of(module))[order]
         count = 0 if few else min(VALIDATION_ROWS, len(z) // 5)
         judged.append(z[:count])
         rows.append(z[count:])
     p, q = rows
 
     def draw() -> tuple[Tensor, Tensor]:
-        i, j = (torch.randint(len(z), (BATCH,), device="cpu") for z in (p, q))
+        i, j = (torch.randint(len(z), (BATCH,), generator=generator, device="cpu") for z in (p, q))
         return p[i], q[j]
 
     train_critic(module, draw, None if few else (judged[0], judged[1]))
@@ -259,10 +263,12 @@ def fit_density_ratio(
     Args:
         x, y: what ``two_sample_test`` takes; at least ten rows each.
         critic: a torch module that maps scaled rows [b, d] to logits [b] or [b, 1]. It is copied
-            and left as it is; every copy starts from its parameters. Default: ``Critic``, linear
-            below 100 training rows.
+            and left as it is; every copy starts from its parameters. What it draws itself (dropout)
+            comes from torch's global generator. Default: ``Critic``, linear below 100 training
+            rows.
         rng: seed, ``numpy.random.Generator`` or ``torch.Generator``; fresh entropy if None. On one
-            machine and number of threads equal seeds give equal numbers. No global generator moves.
+            machine and number of threads equal seeds give equal numbers. No global generator is
+            used.
 
     Returns:
         DensityRatio. ``kl`` is ``kl_lower_bound`` of the held-out logits, too small rather than too
@@ -279,11 +285,11 @@ def fit_density_ratio(
         )
     generator, seed = generator_of(rng)
     critics = []
-    with own_randomness(int(generator.integers(2**62)), x.device):
+    with own_randomness(int(generator.integers(2**62)), x.device) as draws:
         x, y = x.clone(), y.clone()  # which makes plain tensors of those of inference mode
         p, q = (torch.empty(len(rows), dtype=torch.float64, device=x.device) for rows in (x, y))
-        for held_x, held_y in zip(folds(x), folds(y), strict=True):
-            critics.append(fit_critic(x[~held_x], y[~held_y], critic))
+        for held_x, held_y in zip(folds(x, draws), folds(y, draws), strict=True):
+            critics.append(fit_critic(x[~held_x], y[~held_y], critic, draws))
             p[held_x], q[held_y] = critics[-1](x[held_x]), critics[-1](y[held_y])
     ratio = (q - torch.logsumexp(q, 0)).exp() * len(q)  # eᵗ / E_q eᵗ
     return DensityRatio(
@@ -303,9 +309,9 @@ def fit_density_ratio(
     )
 
 
-def folds(x: Tensor) -> list[Tensor]:
-    """Masks [n] of a random partition into ``FOLDS`` parts, drawn from torch's generator."""
-    number = torch.randperm(len(x), device=x.device) % FOLDS
+def folds(x: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Masks [n] of a random partition into ``FOLDS`` parts."""
+    number = torch.randperm(len(x), generator=generator, device="cpu").to(x.device) % FOLDS
     return [number == k for k in range(FOLDS)]
 
 

@@ -86,10 +86,10 @@ def mutual_information(
     generator, seed = generator_of(rng)
     shifts = max(1, min(SHIFTS, MIXED_ROWS // len(x)))
     found, width = [], x.shape[1]
-    with own_randomness(int(generator.integers(2**62)), x.device):
+    with own_randomness(int(generator.integers(2**62)), x.device) as draws:
         pairs = torch.cat([x, y], 1)
-        for unseen in folds(x):
-            fitted = _fit(pairs[~unseen], width, critic)
+        for unseen in folds(x, draws):
+            fitted = _fit(pairs[~unseen], width, critic, draws)
             found.append(_held_out_logits(fitted, pairs[unseen], width, shifts))
     true, along, across = (torch.cat(parts) for parts in zip(*found, strict=True))
     constant = along.logsumexp(0) - math.log(len(along))  # log E′ eᵗ
@@ -104,18 +104,25 @@ def mutual_information(
     )
 
 
-def _fit(pairs: Tensor, width: int, critic: nn.Module | None) -> FittedCritic:
+def _fit(
+    pairs: Tensor, width: int, critic: nn.Module | None, generator: torch.Generator
+) -> FittedCritic:
     """Train on pairs [n, width + k] against the same rows mixed anew in every step."""
     scaling = Scaling(pairs)
-    module = copy_to(Critic(pairs.shape[1]) if critic is None else critic, pairs.device)
-    z = scaling(pairs).to(dtype_of(module))[torch.randperm(len(pairs), device="cpu")]
+    if critic is None:
+        critic = Critic(pairs.shape[1], generator=generator)
+    module = copy_to(critic, pairs.device)
+    order = torch.randperm(len(pairs), generator=generator, device="cpu")
+    z = scaling(pairs).to(dtype_of(module))[order]
     count = min(VALIDATION_ROWS, max(2, len(z) // 5))
     judged, z = z[:count], z[count:]
 
     def draw() -> tuple[Tensor, Tensor]:
-        i = torch.randint(len(z), (BATCH,), device="cpu")
+        i = torch.randint(len(z), (BATCH,), generator=generator, device="cpu")
         left = i.repeat(MIXED)
-        shift = torch.randint(1, len(z), left.shape, device="cpu")  # never its own
+        shift = torch.randint(
+            1, len(z), left.shape, generator=generator, device="cpu"
+        )  # not its own
         right = (left + shift) % len(z)
         return z[i], torch.cat([z[left, :width], z[right, width:]], 1)
 

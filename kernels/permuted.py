@@ -34,6 +34,7 @@ from .tiles import (
     centre,
     full_precision,
     largest_rate,
+    matmul,
     prepare,
     scratch,
 )
@@ -193,4 +194,5 @@ class PermutedSums:
             part = slice(start, start + step)
             at, to = permutations[part, i.start : i.stop], permutations[part, j.start : j.stop]
             for c, value, scale in self.y.values(at, to, i.number == j.number, self.narrow):
-                found[:, c, part].add_(k @ value.flatten(1).T, alpha=scale * twice)
+                products = matmul(k.unsqueeze(0), value.flatten(1).T.unsqueeze(0))[0]
+                found[:, c, part].add_(products, alpha=scale * twice)

@@ -122,13 +122,16 @@ class _Found(NamedTuple):
 def _solve(x: Tensor, y: Tensor | None, problem: Problem, wanted: Wanted) -> _Found:
     components, rates = decode(problem.group.components), problem.group.rates
     numbers = rates[0].tolist() if isinstance(rates, Tensor) else rates
-    if is_lowered("cpu"):
-        with full_precision("cpu"):
-            found = _evaluate(x, y, problem, components, numbers, wanted)
-    else:
+    wide = x.dtype == torch.float32 and is_lowered("cpu")
+    given = x, y
+    if wide:
+        x, y = x.double(), None if y is None else y.double()
+    with full_precision("cpu"):
         found = _evaluate(x, y, problem, components, numbers, wanted)
     if found is None:
-        found = _through_tiles(x, y, problem, components, numbers, wanted)
+        found = _through_tiles(*given, problem, components, numbers, wanted)
+    elif wide:
+        found = _Found(found.value, *(None if g is None else g.float() for g in found[1:]))
     return found._replace(value=found.value + problem.constant)
 
 

@@ -21,7 +21,17 @@ from torch import Tensor
 
 from .functions import GAUSSIAN, HIGH_POWER, INVERSE_POWER
 from .kernel import Kernel, Term
-from .tiles import Distances, Span, Tile, centre, full_precision, prepare, scratch, tile_rows
+from .tiles import (
+    Distances,
+    Span,
+    Tile,
+    centre,
+    full_precision,
+    matmul,
+    prepare,
+    scratch,
+    tile_rows,
+)
 
 COLUMNS = 1024  # sign vectors that meet a tile at a time
 TIE = {False: 1e-13, True: 2e-5}  # of √Σu²: what fp64 and fp32 products may leave in a form
@@ -126,7 +136,8 @@ class _Sweep:
             columns = slice(start, start + COLUMNS)
             right = self.signs[j, columns].to(self.dtype)
             products = scratch("stein products", (u.shape[0], right.shape[1]), u)
-            torch.mm(u, right, out=products).mul_(self.signs[i, columns])
+            matmul(u[None], right[None], products[None])
+            products.mul_(self.signs[i, columns])
             self.forms[columns].add_(products.sum(0), alpha=twice)
 
     def _values(self, tile: Tile, i: slice, j: slice) -> Tensor:

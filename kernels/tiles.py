@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -300,7 +300,11 @@ def _l1_distances(left: Tensor, right: Tensor) -> Tensor:
 
 
 def matmul(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """Batched matrix product; a batch of one takes the unbatched call, which is faster."""
+    """Batched matrix product, in fp64 where fp32 ones are lowered (TF32, bf16); a batch of one
+    takes the unbatched call, which is faster."""
+    if left.dtype == torch.float32 and is_lowered(left.device.type):
+        wide = matmul(left.double(), right.double())
+        return wide.float() if out is None else out.copy_(wide)
     if left.shape[0] != 1:
         return torch.bmm(left, right) if out is None else torch.bmm(left, right, out=out)
     if out is None:
@@ -313,7 +317,7 @@ def row_sums(matrix: Tensor, w: Tensor | None) -> Tensor:
     """[b, i] sums over j of matrix [b, i, j]·w [b, j]."""
     if w is None:
         return matrix.sum(-1)
-    return torch.matmul(matrix, w.to(matrix.dtype).unsqueeze(-1)).squeeze(-1)
+    return matmul(matrix, w.to(matrix.dtype).unsqueeze(-1)).squeeze(-1)
 
 
 def weights_of(w: Tensor | None, items: slice, rows: Span) -> Tensor | None:
@@ -389,22 +393,14 @@ def _product_settings(device_type: str) -> Any:
 
 
 def is_lowered(device_type: str) -> bool:
-    """Whether fp32 products are made with fewer digits at present."""
-    precision = _product_settings(device_type).fp32_precision
-    return precision not in ("none", "ieee") or torch.is_autocast_enabled(device_type)
+    """Whether the process has fp32 products made with fewer digits. The setting is read and never
+    written: another thread may be computing under it."""
+    return _product_settings(device_type).fp32_precision not in ("none", "ieee")
 
 
-@contextlib.contextmanager
-def full_precision(device_type: str) -> Iterator[None]:
-    """Neither autocast nor a lowered fp32-product setting may reach the products inside."""
-    if not is_lowered(device_type):
-        yield  # nothing to change
-        return
-    settings = _product_settings(device_type)
-    before = settings.fp32_precision
-    with torch.autocast(device_type, enabled=False):
-        settings.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            settings.fp32_precision = before
+def full_precision(device_type: str) -> contextlib.AbstractContextManager[object]:
+    """Autocast, which is of this thread, does not reach the products inside; ``matmul`` sees to
+    what is of the process."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()

@@ -62,6 +62,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda tensor: tensor.is_meta))
     monkeypatch.setattr(backends, "_usable", {torch.device("meta"): True})
     monkeypatch.setattr(tiles, "is_lowered", lambda _: False)  # "meta" has no such settings
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     made = torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor
 
     def refusing(make: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import oracle
 import pytest
 import torch
 from tolerances import GRADIENT, assert_close, assert_no_worse_than_eager
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from divergences.kernels import (
     Energy,
@@ -22,11 +25,16 @@ from divergences.kernels import (
     Matern,
     Polynomial,
     RationalQuadratic,
+    pair_sums,
+    potential,
     small,
     tiles,
 )
 from divergences.kernels.api import pair_form
 from divergences.kernels.functions import REGISTRY
+from divergences.kernels.labels import LabelForms
+from divergences.kernels.permuted import Centred, PermutedSums
+from divergences.kernels.stein import stein_sums
 
 COEFS = (1.0, 1.0, -2.0)
 
@@ -173,19 +181,82 @@ def test_half_precision_inputs(dtype: torch.dtype) -> None:
     assert_close(value, truth, 2e-6 * float(sums.abs().max() / truth.abs()))
 
 
-def test_global_precision_settings_do_not_reach_in() -> None:
-    x, y = normal(0, 200, 64), normal(1, 200, 64)
-    plain = value_and_gradients(Gaussian(8.0), x, y)
+class Watched(TorchDispatchMode):
+    """Refuses matrix products in fp32, which the process may have lowered."""
+
+    products = ("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "matmul", "linear")
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = function.name().removeprefix("aten::").split(".")[0].rstrip("_")
+        tensors = [t for t in args if isinstance(t, Tensor)]
+        if name in self.products and tensors[0].dtype in (torch.float32, torch.bfloat16):
+            raise AssertionError(f"{name} of {tensors[0].dtype}")
+        return function(*args, **(kwargs or {}))
+
+
+def lowered_losses(x: Tensor, y: Tensor) -> list[Tensor]:
+    """Everything that multiplies matrices in fp32, on every path."""
+    w = x.detach()[:, 0].square() + 0.1
+    found = list(value_and_gradients(Linear(), x, y))
+    for kernel in (Gaussian(8.0), Energy(), Gaussian(8.0) + Laplace(9.0)):
+        found += value_and_gradients(kernel, x, y)
+        found.append(potential(x, y, kernel=kernel, weights=w))
+        found.append(pair_sums(x, y, kernel=kernel, weights_x=w, weights_y=w).xy)
+        leaf = x.clone().requires_grad_()
+        value = pair_form(leaf, y, kernel, COEFS, means="unbiased")
+        (g,) = torch.autograd.grad(value, leaf, create_graph=True)
+        found.append(torch.autograd.grad(g.square().sum(), leaf)[0])
+    signs = (x[:, :3] > 0).to(torch.int8) * 2 - 1
+    found.append(LabelForms(x, Gaussian(8.0), narrow=True)(signs))
+    found.append(stein_sums(x, -x, Gaussian(8.0), signs, narrow=True).forms)
+    orders = torch.stack([torch.arange(len(x)), torch.arange(len(x)).flip(0)])
+    centred = Centred(x.double(), Gaussian(8.0)), Centred(y.double(), Gaussian(8.0))
+    found.append(PermutedSums(*centred, narrow=True)(orders))
+    return found
+
+
+@pytest.mark.parametrize("tile", [1024, 64])
+def test_lowered_products_are_made_in_double(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 and bf16 products of the process, and autocast; nothing is switched for the call."""
+    monkeypatch.setattr(small, "TILE", tile)
+    monkeypatch.setattr(tiles, "TILE", tile)
+    x, y = normal(0, 100, 40), normal(1, 100, 40)
+    plain = lowered_losses(x, y)
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            lowered = value_and_gradients(Gaussian(8.0), x, y)
-        assert torch.get_float32_matmul_precision() == "medium"
+        with monkeypatch.context() as patch:
+            patch.setattr(torch._C, "_set_fp32_precision_setter", None)
+            patch.setattr(torch._C, "_set_float32_matmul_precision", None)
+            with torch.autocast("cpu", dtype=torch.bfloat16), Watched():
+                lowered = lowered_losses(x, y)
     finally:
         torch.set_float32_matmul_precision(before)
     for a, b in zip(plain, lowered, strict=True):
-        assert torch.equal(a, b)
+        assert_close(b, a, GRADIENT[torch.float32])
+
+
+def test_threads_under_autocast_leave_the_settings_alone() -> None:
+    x, y = normal(0, 90, 24), normal(1, 90, 24)
+    truth = dense(Gaussian(8.0), x, y)
+    settings: Any = torch.backends.mkldnn.matmul
+    before, seen = settings.fp32_precision, set()
+
+    def work(lowered: int) -> list[Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(lowered % 2)):
+            found = [value_and_gradients(Gaussian(8.0), x, y)[1] for _ in range(30)]
+            seen.add(
+                (settings.fp32_precision, torch.is_autocast_enabled("cpu") == bool(lowered % 2))
+            )
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(work, range(8)):
+            for gradient in found:
+                assert_close(gradient, truth[1], GRADIENT[torch.float32])
+    assert seen == {(before, True)} and settings.fp32_precision == before
 
 
 def test_non_contiguous_and_expanded_inputs() -> None:
@@ -284,10 +355,10 @@ def test_the_newer_precision_settings_do_not_reach_in_either() -> None:
 import torch
 from divergences import mmd2
 x, y = torch.randn(40, 64), torch.randn(40, 64)
-plain = mmd2(x, y)
+plain = mmd2(x.double(), y.double())
 torch.backends.mkldnn.matmul.fp32_precision = "bf16"
 torch.backends.cuda.matmul.fp32_precision = "tf32"
-assert torch.equal(mmd2(x, y), plain)
+torch.testing.assert_close(mmd2(x, y).double(), plain, rtol=0, atol=1e-6)
 assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
 print("held")
 """
