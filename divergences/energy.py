@@ -146,7 +146,7 @@ def _sorted(x: Tensor, y: Tensor, wx: Tensor | None, wy: Tensor | None, estimato
     (a, u), (b, v) = (_in_order(t, w) for t, w in ((x, wx), (y, wy)))
     own = _balance(a, a, u), _balance(b, b, v)
     other = _balance(a, b, v), _balance(b, a, u)
-    centre = a[..., a.shape[-1] // 2].detach().unsqueeze(-1)  # a middle value, not an outlier
+    centre = a.detach().median(-1, keepdim=True).values  # not an outlier
     a, b = a - centre, b - centre
     xx, yy = (2.0 * (w * t * o).sum(-1) for w, t, o in zip((u, v), (a, b), own, strict=True))
     xy = (u * a * other[0]).sum(-1) + (v * b * other[1]).sum(-1)

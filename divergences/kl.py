@@ -44,7 +44,7 @@ def gaussian_kl(
     Raises:
         ValueError, TypeError: not floating point tensors, or shapes that do not broadcast.
     """
-    zero = torch.zeros((), dtype=torch.float32)  # on a CPU: 0-d meets any device
+    zero = torch.zeros((), dtype=torch.float32, device="cpu")  # 0-d meets any device
     mean, log_variance, prior_mean, prior_log_variance = promoted(
         mean=mean,
         log_variance=log_variance,

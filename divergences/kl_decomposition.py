@@ -210,7 +210,7 @@ def decompose_kl_minibatch(
         MinibatchKL, in the promoted dtype, at least fp32. Non-finite inputs give NaN or infinity.
 
     Raises:
-        ValueError, TypeError: shapes that do not fit; n_data below B.
+        ValueError, TypeError: shapes that do not fit; n_data below B or no integer.
     """
     for name, value in (("z", z), ("mean", mean), ("log_variance", log_variance)):
         check_points(value, name)
@@ -255,10 +255,13 @@ def minibatch_log_weights(
         [B, B] in fp64.
 
     Raises:
-        ValueError: n_batch below 1, n_data below n_batch, or an unknown estimator.
+        ValueError, TypeError: n_batch below 1, n_data below n_batch or no integer, or an unknown
+            estimator.
     """
     if estimator not in get_args(MinibatchEstimator):
         raise ValueError(f"estimator must be 'stratified' or 'weighted'; got {estimator!r}")
+    if isinstance(n_data, bool) or not isinstance(n_data, int | np.integer):
+        raise TypeError(f"n_data must be an integer, the size of the data set; got {n_data!r}")
     if n_batch < 1:
         raise ValueError(f"a batch needs at least one row; got {n_batch}")
     if n_data < n_batch:
@@ -268,7 +271,8 @@ def minibatch_log_weights(
         )
     square = torch.ones(n_batch, n_batch, dtype=torch.float64, device=device)
     if estimator == "weighted":
-        return -math.log(n_data * n_batch) * square
+        # A number that depends on a symbolic size would be baked into a compiled graph.
+        return -(math.log(n_data) + square.sum(1, keepdim=True).log()) * square
     others = n_batch - 1
     if others == 0:
         return 0.0 * square

@@ -86,6 +86,8 @@ def _as_tensor(x: Any, name: str) -> Tensor:
     if isinstance(x, Tensor):
         if x.layout != torch.strided:
             raise TypeError(f"{name} must be dense; got {x.layout} (use {name}.to_dense())")
+        if x.is_meta:
+            raise ValueError(f"{name} is on the device 'meta', which holds no numbers")
         return x
     try:
         if not hasattr(x, "__array__") and hasattr(x, "__dlpack__"):

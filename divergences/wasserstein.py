@@ -114,8 +114,13 @@ def sliced_wasserstein(
 
 
 def _draw(count: int, x: Tensor, generator: torch.Generator | None) -> Tensor:
-    if count < 1:
-        raise ValueError(f"n_projections must be a positive integer; got {count}")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"n_projections must be a positive integer; got {count!r}")
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(
+            "generator must be a torch.Generator, such as torch.Generator().manual_seed(0); got "
+            f"{type(generator).__name__}"
+        )
     device = x.device if generator is None else generator.device
     lines = torch.randn(count, x.shape[-1], dtype=torch.float64, device=device, generator=generator)
     return torch.nn.functional.normalize(lines, dim=-1).to(x.device)

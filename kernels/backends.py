@@ -29,6 +29,8 @@ _usable: dict[torch.device, bool] = {}  # whether Triton can run on a CUDA devic
 
 def choose(x: Tensor, backend: str | None) -> str:
     """The name of the backend for x, which has the dtype of the computation."""
+    if x.is_meta and not x.is_cuda:  # the latter where a test has it stand for a GPU
+        raise ValueError("the samples are on the device 'meta', which holds no numbers")
     asked = backend if backend is not None else os.environ.get(ENVIRONMENT) or None
     if asked is None:
         if not (x.is_cuda and x.element_size() == 4 and HAS_TRITON):

@@ -233,8 +233,10 @@ def _apply_rule(rule: str, function: KernelFunction, x: Tensor, y: Tensor | None
 def _positive(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         raise TypeError(f"{name} must be a number; got {value!r}")
-    if not 1e-150 < float(value) < 1e150:
-        raise ValueError(f"{name} must be positive and finite; got {value!r}")
+    if not 1e-100 <= float(value) <= 1e100:  # whose powers fp64 holds
+        raise ValueError(
+            f"{name} must be positive and finite; got {value!r} (at least 1e-100, at most 1e100)"
+        )
     return float(value)
 
 

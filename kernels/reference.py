@@ -18,6 +18,7 @@ from .functions import Metric, Rate
 from .plan import Blocks, Component, Sweep, Wanted, block_names, metric_of
 from .tiles import (
     FEW_COLUMNS,
+    RANGE,
     TILE_CUDA,
     Distances,
     Form,
@@ -102,6 +103,8 @@ def sweep(
     blocks·C numbers, block-major, or [B, blocks, C]."""
     with full_precision(x.device.type):
         try:
+            if x.dtype == torch.float32 and _too_steep(components, rates):
+                raise OutOfRange
             if pooled.fits(x, y, blocks):
                 return pooled.sweep(x, y, wx, wy, components, rates, coefs, wanted)
             return Sweeper(x, y, wx, wy, components, blocks, wanted).run(rates, coefs)
@@ -109,6 +112,14 @@ def sweep(
             y, wx, wy = (_double(t) for t in (y, wx, wy))
             wide = sweep(x.double(), y, wx, wy, components, rates, coefs, blocks, wanted)
             return Sweep(wide.sums, *(t.float() for t in wide[1:]))
+
+
+def _too_steep(components: tuple[Component, ...], rates: Sequence[float] | Tensor) -> bool:
+    """Whether a rate, or the slope it scales, leaves fp32; not known of rates on a GPU."""
+    if isinstance(rates, Tensor):
+        known = not rates.is_cuda and rates.numel() > 0
+        return known and largest_rate(components, rates.unbind(-1)) > RANGE[1]
+    return largest_rate(components, rates) > RANGE[1]
 
 
 def _double(t: Tensor | None) -> Tensor | None:

@@ -95,21 +95,22 @@ class _Form(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor | None, problem: Problem) -> Tensor:
         found = _solve(x, y, problem, Wanted(False, *ctx.needs_input_grad[:2]))
-        ctx.general, ctx.gradients = problem.general, found[1:]
-        ctx.save_for_backward(x, y)
+        ctx.general = problem.general
+        ctx.save_for_backward(x, y, *found[1:])
         return _scalar(found.value, problem)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
+        *samples, grad_x, grad_y = ctx.saved_tensors  # raises where the graph was freed
         if torch.is_grad_enabled():
             # Views: what leads from one sample to the other is the engine's to follow.
-            inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
+            inputs = [None if t is None else t.view_as(t) for t in samples]
             pairs = zip(inputs, ctx.needs_input_grad, strict=False)
             needed = [t for t, need in pairs if t is not None and need]
             found = iter(torch.autograd.grad(ctx.general(*inputs), needed, grad, create_graph=True))
             gradients = [next(found) if need else None for need in ctx.needs_input_grad[:2]]
         else:
-            gradients = [None if g is None else g * grad for g in ctx.gradients]
+            gradients = [None if g is None else g * grad for g in (grad_x, grad_y)]
         return *gradients, None
 
 
@@ -223,6 +224,8 @@ def _prepare(
     gradient is made of: the centred rows, in fp64 where fp32 distances would not do; or, of a few
     columns, these [1, d, N], whose differences are taken."""
     n, single = len(x), x.dtype == torch.float32
+    if single and rate > RANGE[1]:
+        return None
     if x.shape[1] <= FEW_COLUMNS:
         columns = _pooled(x, y).T.contiguous().unsqueeze(0)
         s = scratch("distance", (1, columns.shape[2], columns.shape[2]), x)

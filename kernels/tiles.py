@@ -196,7 +196,8 @@ def drop_equal(slopes: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 class OutOfRange(Exception):
-    """fp32 samples whose squared distances fp32 does not hold (or that are not finite)."""
+    """fp32 samples whose squared distances fp32 does not hold (or that are not finite), or rates
+    that it does not."""
 
 
 def exponent_error(norm: float, rate: float, dtype: torch.dtype) -> float:

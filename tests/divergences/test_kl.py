@@ -108,3 +108,10 @@ def test_messages() -> None:
         monte_carlo_kl(torch.zeros(3), torch.zeros(3, 1))
     with pytest.raises(ValueError, match=r"at least one draw; got log_q \[0\]"):
         monte_carlo_kl(torch.zeros(0), torch.zeros(0))
+
+
+def test_the_default_device_is_not_that_of_the_codes() -> None:
+    mean, log_variance = torch.randn(4, 2), torch.randn(4, 2)
+    expected = gaussian_kl(mean, log_variance)
+    with torch.device("meta"):
+        assert torch.equal(gaussian_kl(mean, log_variance), expected)

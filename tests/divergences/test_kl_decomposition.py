@@ -336,3 +336,10 @@ def test_messages() -> None:
         aggregate_log_density(z[:, :1], mean, log_variance)
     with pytest.raises(ValueError, match=r"\[8, 2\] for these points; got \[8\]"):
         decompose_kl(mean, log_variance, prior_log_density=lambda z: z.sum(1))
+
+
+@pytest.mark.parametrize("n_data", [100.5, 100.0, "100", True, None])
+def test_n_data_is_an_integer(n_data: int) -> None:
+    z = torch.zeros(4, 2)
+    with pytest.raises(TypeError, match="n_data must be an integer"):
+        decompose_kl_minibatch(z, z, z, n_data)

@@ -440,3 +440,8 @@ def test_bandwidths_do_not_see_which_sample_is_which() -> None:
     assert [t.scale for t in there.terms] == [t.scale for t in back.terms]
     head = fuse_kernel(torch.cat([x, y]), torch.arange(1300), "log")  # which has few rows of y
     assert head.terms[9].scale < 0.8 * there.terms[9].scale  # type: ignore[operator]
+
+
+def test_samples_without_numbers() -> None:
+    with pytest.raises(ValueError, match="y is on the device 'meta', which holds no numbers"):
+        two_sample_test(torch.zeros(9, 2), torch.zeros(9, 2, device="meta"))

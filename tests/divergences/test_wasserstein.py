@@ -253,6 +253,10 @@ def test_messages() -> None:
         sliced_wasserstein(x, y, projections=torch.ones(7, 3), generator=torch.Generator())
     with pytest.raises(ValueError, match="n_projections must be a positive integer; got 0"):
         sliced_wasserstein(x, y, n_projections=0)
+    with pytest.raises(ValueError, match=r"n_projections must be a positive integer; got 10\.5"):
+        sliced_wasserstein(x, y, n_projections=10.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, .* got Generator"):
+        sliced_wasserstein(x, y, generator=np.random.default_rng(0))  # type: ignore[arg-type]
     for p in (0.5, math.inf, math.nan):
         with pytest.raises(ValueError, match="p must be finite and at least 1"):
             sliced_wasserstein(x, y, p=p)

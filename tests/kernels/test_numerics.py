@@ -429,3 +429,28 @@ def test_zeros_of_either_sign_are_one_row() -> None:
     ours, truth = value_and_gradients(Gaussian(0.16), x, y), dense(Gaussian(0.16), x, y)
     for a, b in zip(ours[1:], truth[1:], strict=True):
         assert_close(a, b, GRADIENT[torch.float32])
+
+
+@pytest.mark.parametrize("n", [30, 600])
+@pytest.mark.parametrize("sigma", [1e-100, 1e-50, 1e-22, 1e-18, 1e22, 1e100])
+@pytest.mark.parametrize(
+    "make",
+    [Gaussian, Laplace, InverseMultiquadric, Matern, RationalQuadratic],
+    ids=lambda m: m.__name__,
+)
+def test_bandwidths_that_leave_fp32(make: Any, sigma: float, n: int) -> None:
+    """Alone, in a list, and as tensors of a batch: a kernel that sees nothing adds nothing."""
+    x, y = normal(0, n, 5), normal(1, n, 5)
+    both, alone = make([sigma, 1.0]), make(1.0)
+    shared = 0.5 * torch.tensor(value_and_gradients(make(sigma), x, y)[0].item())
+    for a, b in zip(value_and_gradients(both, x, y), value_and_gradients(alone, x, y), strict=True):
+        torch.testing.assert_close(
+            a, 0.5 * b + (shared if a.dim() == 0 else 0.0), rtol=1e-4, atol=1e-9
+        )
+    batch = torch.stack([x, x]).requires_grad_()
+    kernel = make(torch.tensor([sigma, 1.0], dtype=torch.float64))
+    value = pair_form(batch, y.expand(2, -1, -1), kernel, COEFS, means="unbiased")
+    (gradient,) = torch.autograd.grad(value.sum(), batch)
+    truth = value_and_gradients(alone, x, y)
+    torch.testing.assert_close(gradient[1], truth[1], rtol=1e-4, atol=1e-7)
+    assert gradient[0].abs().max() <= 1e-6 and value[0].abs() <= 0.2

@@ -240,6 +240,15 @@ def test_a_gradient_survives_two_backwards() -> None:
     torch.testing.assert_close(torch.autograd.grad(loss, x)[0], first, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kernel", [Gaussian("median"), Energy()], ids=repr)
+def test_a_second_backward_raises_as_torch_does(kernel: Kernel) -> None:
+    x, y = normal(0, 20, 3).requires_grad_(), normal(1, 20, 3)
+    loss = mmd2(x, y, kernel=kernel)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("kernel", [Gaussian(1.5), Energy()], ids=repr)
 @pytest.mark.parametrize("follow", [lambda x: 2 * x + 1, lambda x: x, lambda x: x[:5]])
 def test_a_sample_made_of_the_other_counts_once(
@@ -264,7 +273,7 @@ def test_the_scale_of_data_and_matern_kernel_changes_nothing(n: int, scale: floa
 
 def test_what_a_trace_leaves_behind_is_not_used() -> None:
     empty = torch.empty(9, 5, device="meta")
-    with contextlib.suppress(RuntimeError):
+    with pytest.raises(ValueError, match="the device 'meta', which holds no numbers"):
         mmd2(empty, empty, bandwidth=1.0)
     x, y = normal(0, 9, 5), normal(1, 8, 5)
     expected = mmd2(x, y, bandwidth=1.0)
