@@ -3,6 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST := .venv-oldest
+INTERPRETED := $(wildcard tests/kernels/test_triton*.py) tests/test_bench_gpu.py
 
 .PHONY: help demo test fuzz lint types bench bench-gpu level kernels-check clean
 .DEFAULT_GOAL := help
@@ -40,9 +42,17 @@ bench-gpu: $(STAMP) ## on a CUDA device: check the kernels, then time them (eigh
 level: $(STAMP) ## 1,000 samples under the null for every test and kind of data (half an hour)
 	$(BIN)/python -m pytest bench/test_level.py -m slow -s
 
-kernels-check: $(STAMP) ## compile every shipped GPU configuration for every architecture, no GPU needed
+kernels-check: $(STAMP) $(OLDEST)/.installed ## compile every shipped GPU configuration for every architecture, no GPU needed
 	$(BIN)/python -m bench.offline --full
+	$(OLDEST)/bin/python -m bench.offline
+	$(OLDEST)/bin/python -m pytest $(INTERPRETED)
+
+$(OLDEST)/.installed: $(STAMP) # the oldest Triton supported; its interpreter needs NumPy < 2.4
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints.txt torch scipy pytest
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps triton==3.6.0 'numpy<2.4'
+	@touch $@
 
 clean: ## remove what the commands here made
-	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(OLDEST) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -57,7 +57,7 @@ def timed(run: Run, device: str = "cpu") -> float:
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
-    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     before.record()
     run()

@@ -1,14 +1,16 @@
 """Compiles the shipped Triton kernels for every architecture without a GPU, and checks the code.
 
-    python -m bench.offline [--full] [--arch 80,90] [--jobs 2]
+    python -m bench.offline [--full] [--arch 80,90] [--jobs 2] [--write]
 
 The launches are those of real sweeps: a sweep runs with its launcher replaced by a recorder, and
 what it would launch is compiled. Each result must be a non-empty cubin that fits the shared and
 tensor memory of its architecture, spills nothing and keeps 64-bit offsets; the matrix kernels must
-use the tensor cores, and those that clamp distances must propagate NaN.
+use the tensor cores, and those that clamp distances must propagate NaN. Kernels that visit pairs or
+multiply matrices must be no worse than the committed table says (``generated_code``); ``--write``
+renews it, for the architectures given.
 
-By default every configuration is compiled with one function, and on the first architecture every
-function with one configuration; ``--full`` compiles every configuration with every function.
+By default every configuration is compiled with one function, and for sm_90 every function with one
+configuration; ``--full`` compiles every configuration with every function.
 What became of a kernel is kept in Triton's cache directory: a second run compiles what changed.
 """
 
@@ -39,11 +41,13 @@ from divergences.kernels.functions import REGISTRY
 from divergences.kernels.plan import Blocks, Component, Wanted
 from divergences.kernels.triton_configs import ARCHITECTURES, Config, Device
 
+from .generated_code import RENEW, TABLE, Row, committed, ctas, loads_in_flight, visit, worse, write
+
 MIN_INSTRUCTIONS = 64
 MAX_TENSOR_MEMORY = 512
 TENSOR_CORES = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
 PROCESSORS = 132
-DEFAULT = "90,80,89,100,120"
+FIRST, DEFAULT = 90, "90,80,89,100,120"
 ROWS = 1280  # more than a small problem has
 PAIRS = ("value_kernel", "gradient_kernel", "panel_kernel")  # the kernels that visit pairs
 
@@ -81,6 +85,8 @@ class Usage(NamedTuple):
     exp2: int
     nan_clamps: int
     wide_offsets: int
+    in_flight: int  # loads
+    slots: float  # issue slots per pair
     matrix: bool
     clamps: bool
 
@@ -99,6 +105,17 @@ class Usage(NamedTuple):
             "no 64-bit offsets": not self.wide_offsets,
         }
         return [text for text, failed in checks.items() if failed]
+
+    def row(self) -> Row:
+        import triton
+
+        c = self.config
+        return Row(
+            triton.__version__, self.arch, self.case, self.kernel,
+            f"{c.rows}x{c.columns}x{c.slice}", c.warps, c.stages, self.registers, self.shared,
+            max(self.stack, self.spills), ctas(self.arch, self.registers, c.warps, self.shared),
+            self.in_flight, self.slots, self.tensor_core, self.instructions,
+        )  # fmt: skip
 
 
 class Launch(NamedTuple):
@@ -241,7 +258,7 @@ def _sources() -> str:
     from divergences.kernels import triton_gradients, triton_kernels, triton_panels
 
     kernels = (triton_kernels, triton_gradients, triton_panels)
-    readers = (_compile, _read, parse_resources, parse_sass)
+    readers = (_compile, _read, _slots, visit, loads_in_flight, parse_resources, parse_sass)
     return "".join(inspect.getsource(source) for source in (*kernels, *readers))
 
 
@@ -295,7 +312,17 @@ def _dump(cubin: bytes) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def _read(compiled: Any, arch: int) -> dict[str, int]:
+def _slots(launch: Launch, sass: str) -> float:
+    """Issue slots per pair of a kernel that visits pairs."""
+    given = launch.arguments
+    if launch.kernel.__name__ not in PAIRS:
+        return 0.0
+    turns = given["D"] // given["BK"] if given["GRAM"] else 1
+    pairs = given["BM"] * given["BN"] / (32 * launch.config.warps)
+    return float(round(visit(sass, turns) / pairs, 2))
+
+
+def _read(compiled: Any, launch: Launch, arch: int) -> dict[str, Any]:
     """What the compiler made of a kernel: the fields of ``Usage`` that only its code decides."""
     dump, ptx = _dump(compiled.asm["cubin"]), compiled.asm["ptx"]
     resources, sass = parse_resources(dump), parse_sass(dump)
@@ -310,17 +337,19 @@ def _read(compiled: Any, arch: int) -> dict[str, int]:
         "exp2": sum(n for name, n in sass.items() if name.startswith("MUFU.EX2")),
         "nan_clamps": len(re.findall(r"max\.NaN\.f32", ptx)),
         "wide_offsets": len(re.findall(r"(?:mul|mad)\.(?:lo\.s64|wide\.s32|lo\.u64)", ptx)),
+        "in_flight": loads_in_flight(compiled.asm["ttgir"]),
+        "slots": _slots(launch, dump),
     }
 
 
-def _kept(key: str) -> dict[str, int] | None:
+def _kept(key: str) -> dict[str, Any] | None:
     from triton.runtime.cache import get_cache_manager
 
     path = get_cache_manager(key).get_file("usage.json")
     return None if path is None else json.loads(Path(path).read_text())
 
 
-def _keep(key: str, code: dict[str, int]) -> None:
+def _keep(key: str, code: dict[str, Any]) -> None:
     from triton.runtime.cache import get_cache_manager
 
     get_cache_manager(key).put(json.dumps(code), "usage.json", binary=False)
@@ -334,17 +363,12 @@ def _compiled(launch: Launch, arch: int) -> Any:
         return _compile(launch, arch)
 
 
-def disassembled(launch: Launch, arch: int) -> str:
-    """The machine code of one launch, compiled anew, as ``cuobjdump`` prints it."""
-    return _dump(_compiled(launch, arch).asm["cubin"])
-
-
-def code_of(launch: Launch, arch: int) -> dict[str, int]:
+def code_of(launch: Launch, arch: int) -> dict[str, Any]:
     """Compile one launch, unless that has been done, and read the result."""
     key = code_key(launch, arch)
     code = _kept(key)
     if code is None:
-        code = _read(_compiled(launch, arch), arch)
+        code = _read(_compiled(launch, arch), launch, arch)
         _keep(key, code)
     return code
 
@@ -385,10 +409,10 @@ def _work(job: Job) -> Usage | str:
 
 def jobs(archs: Sequence[int], full: bool = False) -> list[Job]:
     """One job for each distinct piece of code. Without ``full`` the functions, and the kernels
-    that have no pairs to visit, are compiled for the first architecture alone."""
+    that have no pairs to visit, are compiled for one architecture alone."""
     found: dict[str, Job] = {}
     for arch in archs:
-        first = arch == archs[0]
+        first = arch == FIRST
         for case in _cases(full, first):
             for number, launch in enumerate(record(case, arch)):
                 pairs = launch.kernel.__name__ in PAIRS
@@ -413,6 +437,26 @@ def run(archs: Sequence[int], full: bool = False, processes: int = 2) -> list[Us
                 _progress(result, len(compiled), len(new))
     found = iter(compiled)
     return [next(found) if job.known is None else job.known for job in work]
+
+
+def shipped(usages: Sequence[Usage]) -> dict[tuple[int, str, str], Row]:
+    """The rows of the table: kernels that visit pairs or multiply matrices, the first of equals."""
+    found: dict[tuple[int, str, str], Row] = {}
+    for usage in usages:
+        if usage.kernel in PAIRS or usage.matrix:
+            row = usage.row()
+            found.setdefault(row.key, row)
+    return found
+
+
+def complaints(usages: Sequence[Usage], full: bool = False) -> list[str]:
+    """What got worse since the table was written; what it lacks counts, but in ``full`` runs."""
+    before = {row.key: row for row in committed()}
+    return [
+        f"sm_{row.arch} {row.kernel}, {row.case}, {row.tile}: {text}"
+        for row in shipped(usages).values() if row.key in before or not full
+        for text in worse(row, before.get(row.key))
+    ]  # fmt: skip
 
 
 def _progress(result: Usage | str, done: int, total: int) -> None:
@@ -452,18 +496,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="every configuration x function")
     parser.add_argument("--arch", default=DEFAULT, help=f"default {DEFAULT}")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--write", action="store_true", help=f"renew {TABLE.name}")
     given = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         parser.error("TRITON_INTERPRET is set: nothing would be compiled; unset it")
-    results = run([int(a) for a in given.arch.split(",")], given.full, given.jobs)
+    archs = [int(a) for a in given.arch.split(",")]
+    results = run(archs, given.full, given.jobs)
     usages = [r for r in results if isinstance(r, Usage)]
+    if given.write:
+        write(shipped(usages).values(), archs)
+    complained = complaints(usages, given.full)
     failures = [r for r in results if isinstance(r, str)]
     faulty = [r for r in usages if r.faults()]
     print(table(usages))
     print(f"{len(usages)} compiled, {len(failures)} did not, {len(faulty)} faulty")
     for text in failures:
         print(text)
-    return 1 if failures or faulty else 0
+    print(f"{len(shipped(usages))} compared with {TABLE.name}, {len(complained)} worse")
+    if complained:
+        print(*complained, f"If this is meant: {RENEW}", sep="\n")
+    return 1 if failures or faulty or complained else 0
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from divergences.files import replacing
 from . import report
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ("README.md", "docs/performance.md")
+PAGES = ("README.md", "docs/performance.md", "docs/performance-gpu.md")
 _BLOCK = re.compile(r"(<!-- python -m bench\.report(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

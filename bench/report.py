@@ -5,6 +5,7 @@ python -m bench.report tests [--headline]   permutation tests against rivals
 python -m bench.report step             what a divergence adds to a training step
 python -m bench.report losses|tests gpu the same on a GPU
 python -m bench.report targets [gpu]    what was to be reached, and what was
+python -m bench.report floors           what GPU targets take at least, by counted work
 python -m bench.report plots [--out docs]   time against n, with the limit of the machine
 python -m bench.report caption          what that figure shows
 python -m bench.report power            power on the perturbed uniform
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 
 from vae.presets import PRESETS
 
+from . import floors
 from .measure import OURS, RESULTS
 from .targets import CPU_TARGETS, GPU_TARGETS, Target
 from .targets import HEADER as TARGET_HEADER
@@ -233,6 +235,8 @@ def text(arguments: Sequence[str]) -> str | None:
             return caption(last_runs(read("hardware_cpu")))
         case ["targets", *device] if device in ([], ["gpu"]):
             return target_table(GPU_TARGETS if device else CPU_TARGETS)
+        case ["floors"]:
+            return markdown(floors.HEADER, floors.rows())
         case ["power"]:
             return power()
         case ["level"]:

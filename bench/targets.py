@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from .floors import WORK, floor_seconds
+
 Runs = Callable[[str, str], dict[str, dict[str, str]]]  # file, workload → variant → row
 SIZES = (32, 64, 128, 256, 512, 1000, 2000, 4000)
 
@@ -84,20 +86,17 @@ SHARE = 0.6  # of the larger of tensor-core and exp2 time, to be reached at 32,7
 
 
 def limits(runs: Runs, counts: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """Rows for what the measured rates of a GPU allow at n = m = 32,768, d = 64: every pair of a
-    value once, 2n²; with the gradient of x the plan forms 2.5n² and multiplies 2n² of them with
-    the points. A product of fp16 halves is three of 2d flop."""
-    n, d = 32768, 64
+    """Rows for what the measured rates of a GPU allow at n = m = 32,768, d = 64 by counted work."""
     found: list[tuple[str, ...]] = []
-    for what, formed, multiplied in (("value", 2.0, 0.0), ("value+gradient", 2.5, 2.0)):
+    for what, work in (("value", WORK[0]), ("value+gradient", WORK[2])):
         workload = f"gaussian, {what}, {GPU}"
-        cells = (workload, "its limit", f"≥ {SHARE:.0%}")
+        cells = (workload, "its floor", f"≥ {SHARE:.0%}")
         ours = runs("losses_gpu", workload).get("ours")
         if ours is None or not {"rate, product", "rate, ex2"} <= counts.keys():
             found.append((*cells, "not measured", ""))
             continue
-        tensor = (formed + multiplied) * n**2 * 3 * 2 * d / counts["rate, product"]
-        share = 1e3 * max(tensor, formed * n**2 / counts["rate, ex2"]) / float(ours["median_ms"])
+        floor = floor_seconds(work, counts["rate, product"], counts["rate, ex2"])
+        share = 1e3 * floor / float(ours["median_ms"])
         found.append((*cells, f"{share:.0%}", "met" if share >= SHARE else "short"))
     return found
 

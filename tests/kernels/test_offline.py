@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -30,6 +31,8 @@ GOOD = offline.Usage(
     exp2=32,
     nan_clamps=32,
     wide_offsets=9,
+    in_flight=2,
+    slots=16.5,
     matrix=True,
     clamps=True,
 )
@@ -57,6 +60,7 @@ def test_the_representative_set() -> None:
     for kernel in ("value_kernel", "gradient_kernel", "panel_kernel", "fold_kernel"):
         assert kernel in result.stdout
     assert "0 did not, 0 faulty" in result.stdout
+    assert re.search(r"[1-9]\d* compared with generated_code.csv, 0 worse", result.stdout)
 
 
 def test_a_spilling_configuration_fails() -> None:
