@@ -487,3 +487,22 @@ def test_the_limit_counts_each_pair_once() -> None:
     rates = {"gemm": math.inf, "exp2": 2.0, "sqrt": 4.0}
     assert hardware.least_seconds("gaussian", n, d, True, rates) == 2 * n * n / 2.0
     assert hardware.least_seconds("energy", n, d, True, rates) == 2 * n * n / 4.0
+
+
+def test_small_losses_name_their_rival(capsys: pytest.CaptureFixture[str]) -> None:
+    """One cell of bench/small_losses.py, with its errors over all seeds."""
+    small_losses.main(["--modes", "eager", "--kernels", "energy", "--n", "32", "--d", "2"])
+    *rows, verdict = capsys.readouterr().out.splitlines()
+    assert [r["rival"] for r in csv.DictReader(rows)] == ["energy_snippet, eager"] * 2
+    assert all(0.0 < float(r["error"]) < 1e-6 for r in csv.DictReader(rows))
+    assert verdict.endswith("of 2 cells are met")
+
+
+def test_small_losses_are_judged_by_speed_and_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem("gaussian", 256, 16, True)
+    for ours, error, met in ((1.0, 1e-6, True), (1.6, 1e-6, False), (1.0, 3e-6, False)):
+        found = {"ours": ours, "snippet": 2.0}
+        monkeypatch.setattr(small_losses, "medians", lambda _, found=found: found)
+        errors = {"ours": error, "snippet": 2e-6}
+        monkeypatch.setattr(small_losses, "errors", lambda *_, errors=errors: errors)
+        assert small_losses.cell("eager", problem)["met"] is met
