@@ -19,7 +19,16 @@ from torch import Tensor
 
 from .backends import choose, run
 from .kernel import Group, Kernel
-from .plan import Blocks, Component, Means, Wanted, decode, mean_counts, mean_factors
+from .plan import (
+    Blocks,
+    Component,
+    Means,
+    Wanted,
+    decode,
+    mean_counts,
+    mean_factors,
+    metric_of,
+)
 from .tiles import (
     CANCELLATION,
     EXPONENT_ERROR,
@@ -85,6 +94,43 @@ def form(x: Tensor, y: Tensor | None, problem: Problem) -> Tensor:
         out: Tensor = _Form.apply(x, y, problem)  # type: ignore[no-untyped-call]
         return out
     return _scalar(_solve(x, y, problem, Wanted()).value, problem)
+
+
+def sweep(
+    x: Tensor,
+    y: Tensor | None,
+    rates: Sequence[float] | Tensor,
+    coefs: Sequence[float],
+    means: Means,
+    components: str,
+    wanted: Wanted,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The form [1] in fp64 and its gradients [1, n, d], [1, m, d] (or [0]) for the operator that a
+    compiler sees; None unless it is one problem as ``applies`` has it. coefs: blocks·C numbers."""
+    rows = x.shape[1] + (0 if y is None else y.shape[1])
+    if (
+        len(x) != 1
+        or not x.is_cpu
+        or not 0 < rows <= TILE
+        or (y is not None and y.shape[1] == 0)
+        or x.shape[1] == 0
+    ):
+        return None
+    if metric_of(decode(components)) != "sqeuclidean":
+        return None
+    width = components.count("|") + 1
+    blocks = [a / coefs[0] for a in coefs[::width]]
+    if any(a != int(a) for a in blocks):
+        return None
+    group = Group(components, rates, list(coefs[:width]), [])
+    problem = Problem(group, tuple(blocks), means, 0.0, torch.float64, _no_other_way)
+    found = _solve(x[0], None if y is None else y[0], problem, wanted)
+    gradients = (x.new_empty(0) if g is None else g.unsqueeze(0) for g in found[1:])
+    return x.new_tensor([found.value], dtype=torch.float64), *gradients
+
+
+def _no_other_way(x: Tensor, y: Tensor | None) -> Tensor:
+    raise NotImplementedError
 
 
 def _scalar(value: float, problem: Problem) -> Tensor:

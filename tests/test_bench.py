@@ -25,7 +25,16 @@ ROOT = pathlib.Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # bench is not installed
 
-from bench import hardware, measure, pages, plots, report, rivals, targets  # noqa: E402
+from bench import (  # noqa: E402
+    hardware,
+    measure,
+    pages,
+    plots,
+    report,
+    rivals,
+    small_losses,
+    targets,
+)
 from bench.workloads import Problem, blocked, checked  # noqa: E402
 from divergences.energy import energy_distance  # noqa: E402
 
