@@ -7,6 +7,20 @@ Losses: ``divergences.mmd`` and ``divergences.energy``. Tests: ``two_sample_test
 ``divergences.kernels``.
 """
 
+import importlib
+import pathlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if pathlib.Path(__file__).with_name("kernels").is_file():
+    raise ImportError(
+        "divergences/kernels is a file where a symbolic link to ../kernels belongs: git made this "
+        "clone without links. Run `git config core.symlinks true`, remove divergences/kernels and "
+        "run `git checkout -- divergences/kernels` (on Windows, in developer mode), or install a "
+        "wheel"
+    )
+
 from .classifier import ClassifierResult, classifier_test
 from .density_ratio import DensityRatio, fit_density_ratio
 from .dependence import cka, distance_correlation, distance_covariance, hsic
@@ -20,6 +34,15 @@ from .relative import RelativeResult, relative_test
 from .results import HypothesisResult, TwoSampleResult
 from .scores import score_of
 from .two_sample import two_sample_test
+
+if TYPE_CHECKING:
+    from . import density_ratio as density_ratio
+    from . import kl as kl
+    from . import kl_decomposition as kl_decomposition
+    from . import naive as naive
+    from . import plots as plots
+    from . import power as power
+    from . import wasserstein as wasserstein
 
 __version__ = "0.1.0"
 
@@ -55,3 +78,42 @@ __all__ = [
     "two_sample_test",
     "witness",
 ]
+
+# --- Modules -------------------------------------------------------------------------------------
+
+_LAZY = ("density_ratio", "kl", "kl_decomposition", "naive", "plots", "power", "wasserstein")
+
+
+class _Module(types.ModuleType):
+    """A module of this package that says what to call when it is called itself."""
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        functions = [
+            name
+            for name, value in vars(self).items()
+            if isinstance(value, types.FunctionType)
+            and value.__module__ == self.__name__
+            and not name.startswith("_")
+        ]
+        short = self.__name__.removeprefix("divergences.")
+        known = ", ".join(
+            f"divergences.{f}" if f in __all__ else f"divergences.{short}.{f}" for f in functions
+        )
+        raise TypeError(f"{self.__name__} is a module, not a function; call {known}")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f".{name}", __name__)
+    module.__class__ = _Module
+    return module
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+for _name, _module in list(sys.modules.items()):
+    if _name.startswith(f"{__name__}.") and _name.count(".") == 1:
+        _module.__class__ = _Module

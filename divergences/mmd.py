@@ -25,7 +25,7 @@ from .kernels import Bandwidth, Kernel, potential
 from .kernels.api import pair_form
 from .kernels.backends import check_backend
 from .kernels.functions import GAUSSIAN
-from .kernels.kernel import as_kernel
+from .kernels.kernel import KernelLike, as_kernel
 from .kernels.validation import (
     check_points,
     check_rows,
@@ -41,7 +41,7 @@ def mmd2(
     x: Tensor,
     y: Tensor,
     *,
-    kernel: Kernel | str = "gaussian",
+    kernel: KernelLike = "gaussian",
     bandwidth: Bandwidth | None = None,
     estimator: Estimator = "unbiased",
     weights_x: Tensor | None = None,
@@ -90,7 +90,7 @@ class MMDLoss(nn.Module):
     def __init__(
         self,
         *,
-        kernel: Kernel | str = "gaussian",
+        kernel: KernelLike = "gaussian",
         bandwidth: Bandwidth | None = None,
         estimator: Estimator = "unbiased",
         backend: str | None = None,
@@ -124,7 +124,7 @@ def witness(
     x: Tensor,
     y: Tensor,
     *,
-    kernel: Kernel | str = "gaussian",
+    kernel: KernelLike = "gaussian",
     bandwidth: Bandwidth | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -152,7 +152,7 @@ def witness(
 def mmd2_to_normal(
     x: Tensor,
     *,
-    kernel: Kernel | str = "gaussian",
+    kernel: KernelLike = "gaussian",
     bandwidth: Bandwidth | None = None,
     estimator: Estimator = "unbiased",
     backend: str | None = None,
@@ -187,7 +187,7 @@ def mmd2_to_gaussian_mixture(
     scales: Tensor,
     weights: Tensor | None = None,
     *,
-    kernel: Kernel | str = "gaussian",
+    kernel: KernelLike = "gaussian",
     bandwidth: Bandwidth | None = None,
     estimator: Estimator = "unbiased",
     backend: str | None = None,
@@ -231,7 +231,7 @@ def _to_mixture(
     means: Tensor,
     scales: Tensor,
     weights: Tensor | None,
-    kernel: Kernel | str,
+    kernel: KernelLike,
     bandwidth: Bandwidth | None,
     estimator: Estimator,
     backend: str | None,

@@ -58,15 +58,11 @@ def _(x: Tensor, y: Tensor | None, metric: str) -> Tensor:  # noqa: ARG001
 
 @_operator.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], x: Tensor, y: Tensor | None, metric: str) -> Any:
-    x, y = (
-        t
-        if t is None
-        else t.expand(info.batch_size, *t.shape)
-        if dim is None
-        else t.movedim(dim, 0)
-        for t, dim in zip((x, y), in_dims, strict=False)
-    )
-    return median_distance(x, y, metric), 0  # type: ignore[arg-type]
+    def batched(t: Tensor, dim: int | None) -> Tensor:
+        return t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+    other = None if y is None else batched(y, in_dims[1])
+    return median_distance(batched(x, in_dims[0]), other, metric), 0  # type: ignore[arg-type]
 
 
 def _median_on_host(rows: Tensor, metric: Metric) -> float:

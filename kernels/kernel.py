@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -127,8 +127,31 @@ class Kernel:
             return NotImplemented
         return Kernel(self.terms + other.terms, f"{self!r} + {other!r}")
 
-    def __radd__(self, other: object) -> Kernel:
+    def __radd__(self, other: int) -> Kernel:
         return self if other == 0 else NotImplemented  # so that sum([...]) works
+
+    def __eq__(self, other: object) -> bool:
+        """The same terms, in any order. Bandwidth tensors are equal to themselves only."""
+        return self._key() == other._key() if isinstance(other, Kernel) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[tuple[object, ...], ...]:
+        return tuple(
+            sorted(
+                (
+                    (t.function.name, t.coefficient, t.factor, t.order, t.shape, t.offset)
+                    + (
+                        ("tensor", id(t.bandwidth))
+                        if isinstance(t.bandwidth, Tensor)
+                        else (t.bandwidth,)
+                    )
+                    for t in self.terms
+                ),
+                key=repr,
+            )
+        )
 
     def __mul__(self, factor: float) -> Kernel:
         if isinstance(factor, bool) or not isinstance(factor, int | float):
@@ -424,6 +447,19 @@ _WITHOUT_BANDWIDTH: dict[str, Callable[[], Kernel]] = {
     "linear": Linear,
 }
 
+_ALSO_CALLED = {
+    **dict.fromkeys(("rbf", "squared_exponential", "se", "normal"), "gaussian"),
+    **dict.fromkeys(("imq", "multiquadric"), "inverse_multiquadric"),
+    **dict.fromkeys(("rq", "rqk"), "rational_quadratic"),
+    **dict.fromkeys(("laplacian", "exponential"), "laplace"),
+    **dict.fromkeys(("poly", "kid"), "polynomial"),
+    **dict.fromkeys(("distance", "euclidean"), "energy"),
+}
+
+KernelLike = Kernel | str | Literal[0]
+"""A kernel or its name. 0, which raises, is what ``sum`` of a list of kernels may be to a type
+checker, since the list may be empty."""
+
 # Made once: the common calls construct nothing, neither at every step nor within a trace.
 _MADE: dict[tuple[str, str | None], Kernel] = {
     **{(n, rule): make(rule) for n, make in _BY_NAME.items() for rule in (*RULES, "multiscale")},
@@ -431,7 +467,7 @@ _MADE: dict[tuple[str, str | None], Kernel] = {
 }
 
 
-def as_kernel(kernel: Kernel | str, bandwidth: Bandwidth | None, default: str) -> Kernel:
+def as_kernel(kernel: KernelLike, bandwidth: Bandwidth | None, default: str) -> Kernel:
     """The kernel named, with ``bandwidth`` or else ``default``; or the kernel given, whose
     bandwidths are its own."""
     if isinstance(kernel, Kernel):
@@ -453,7 +489,8 @@ def as_kernel(kernel: Kernel | str, bandwidth: Bandwidth | None, default: str) -
         return _MADE[name, None]
     if name not in _BY_NAME:
         known = ", ".join(map(repr, (*_BY_NAME, *_WITHOUT_BANDWIDTH)))
-        raise ValueError(f"unknown kernel {kernel!r}; known are {known}")
+        meant = f" (did you mean {_ALSO_CALLED[name]!r}?)" if name in _ALSO_CALLED else ""
+        raise ValueError(f"unknown kernel {kernel!r}{meant}; known are {known}")
     rule = default if bandwidth is None else bandwidth
     if isinstance(rule, str) and (name, rule) in _MADE:
         return _MADE[name, rule]

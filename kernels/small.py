@@ -99,7 +99,7 @@ def form(x: Tensor, y: Tensor | None, problem: Problem) -> Tensor:
 def sweep(
     x: Tensor,
     y: Tensor | None,
-    rates: Sequence[float] | Tensor,
+    rates: list[float] | Tensor,
     coefs: Sequence[float],
     means: Means,
     components: str,
@@ -125,8 +125,8 @@ def sweep(
     group = Group(components, rates, list(coefs[:width]), [])
     problem = Problem(group, tuple(blocks), means, 0.0, torch.float64, _no_other_way)
     found = _solve(x[0], None if y is None else y[0], problem, wanted)
-    gradients = (x.new_empty(0) if g is None else g.unsqueeze(0) for g in found[1:])
-    return x.new_tensor([found.value], dtype=torch.float64), *gradients
+    gx, gy = (x.new_empty(0) if g is None else g.unsqueeze(0) for g in found[1:])
+    return x.new_tensor([found.value], dtype=torch.float64), gx, gy
 
 
 def _no_other_way(x: Tensor, y: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -162,3 +163,54 @@ def test_symlink_is_relative() -> None:
     link = ROOT / "divergences" / "kernels"
     assert link.is_symlink()
     assert os.readlink(link) == "../kernels"
+
+
+def test_modules_are_there_and_say_what_to_call() -> None:
+    code = (
+        "import sys, divergences\n"
+        "print('divergences.wasserstein' in sys.modules, 'naive' in dir(divergences))\n"
+        "print(divergences.kl.gaussian_kl.__name__)\n"
+        "for name in ('wasserstein', 'mmd'):\n"
+        "    try:\n        getattr(divergences, name)(1)\n"
+        "    except TypeError as error:\n        print(error)\n"
+        "try:\n    divergences.nonsense\nexcept AttributeError as error:\n    print(error)"
+    )
+    result = run(code)
+    loaded, function, sliced, mmd, missing = result.stdout.splitlines()
+    assert loaded == "False True", result.stderr
+    assert function == "gaussian_kl"
+    assert "call divergences.wasserstein.wasserstein_1d" in sliced
+    assert "call divergences.mmd2, divergences.witness" in mmd
+    assert "no attribute 'nonsense'" in missing
+
+
+def test_a_clone_without_links_says_what_to_do(tmp_path: pathlib.Path) -> None:
+    package = tmp_path / "divergences"
+    package.mkdir()
+    shutil.copy(ROOT / "divergences" / "__init__.py", package)
+    (package / "kernels").write_text("../kernels")  # what git writes in place of a link
+    result = subprocess.run(
+        [sys.executable, "-c", "import divergences"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "git config core.symlinks true" in result.stderr
+
+
+def test_sums_of_kernels_pass_strict_type_checking(tmp_path: pathlib.Path) -> None:
+    user = tmp_path / "user.py"
+    user.write_text(
+        "import torch\nimport divergences\nfrom divergences.kernels import Gaussian\n\n"
+        "x = torch.randn(5, 2)\n"
+        "kernel = sum([Gaussian(s) for s in (1.0, 2.0)])\n"
+        "loss: torch.Tensor = divergences.mmd2(x, x + 1.0, kernel=kernel)\n"
+        "divergences.MMDLoss(kernel=kernel)\n"
+        "kl: torch.Tensor = divergences.kl.gaussian_kl(x, x)\n"
+    )
+    pytest.importorskip("mypy")
+    options = "--strict", "--ignore-missing-imports", "--follow-imports=silent"
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, str(user)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout

@@ -29,6 +29,7 @@ from divergences.kernels import kernel as kernel_module
 from divergences.kernels.bandwidth import MEDIAN_ROWS, median_distance
 from divergences.kernels.functions import REGISTRY, Metric
 from divergences.kernels.subsample import hashed_rows, pooled_rows
+from divergences.mmd import MMDLoss, mmd2
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -328,3 +329,30 @@ def test_a_bandwidth_changed_in_place(make: type, bad: float, monkeypatch: Any) 
         pair_sums(x, x, kernel=kernel)
     monkeypatch.setattr(kernel_module, "count_on_host", lambda _: 0)
     assert pair_sums(x, x, kernel=kernel).xx.isnan().all()
+
+
+def test_equal_kernels_compare_equal() -> None:
+    sigma = torch.tensor(1.0)
+    pairs = [
+        (Gaussian(1.0), Gaussian(1.0)),
+        (Gaussian(1.0) + Energy(), Energy() + Gaussian(1.0)),
+        (Gaussian(sigma), Gaussian(sigma)),
+        (Gaussian("median"), MMDLoss(bandwidth="median").kernel),
+    ]
+    for a, b in pairs:
+        assert a == b
+        assert hash(a) == hash(b)
+    others = [Gaussian(2.0), 2.0 * Gaussian(1.0), Laplace(1.0), Gaussian(sigma), "gaussian"]
+    assert all(Gaussian(1.0) != other for other in others)
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [("rbf", "gaussian"), ("IMQ", "inverse_multiquadric"), ("poly", "polynomial")],
+)
+def test_other_names_of_kernels_suggest_ours(name: str, right: str) -> None:
+    x = torch.randn(4, 2)
+    with pytest.raises(ValueError, match=rf"did you mean '{right}'\?"):
+        mmd2(x, x, kernel=name)
+    with pytest.raises(TypeError, match="got int"):
+        mmd2(x, x, kernel=0)
