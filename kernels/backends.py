@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import reference
 from .plan import Sweep
+from .validation import is_recorded
 
 BACKENDS = ("reference", "triton")
 AUTOMATIC = "automatic"  # while a graph is compiled: chosen where it runs
@@ -29,6 +30,11 @@ _usable: dict[torch.device, bool] = {}  # whether Triton can run on a CUDA devic
 
 def choose(x: Tensor, backend: str | None) -> str:
     """The name of the backend for x, which has the dtype of the computation."""
+    if is_recorded():
+        raise RuntimeError(
+            "torch.jit.trace and make_fx would record the numbers of this one call as constants; "
+            "use torch.compile or torch.export"
+        )
     if x.is_meta and not x.is_cuda:  # the latter where a test has it stand for a GPU
         raise ValueError("the samples are on the device 'meta', which holds no numbers")
     asked = backend if backend is not None else os.environ.get(ENVIRONMENT) or None

@@ -28,6 +28,7 @@ from .tiles import (
     matmul,
     per_item,
     prepare,
+    pull_near,
     row_sums,
     scratch,
     signed_sums,
@@ -108,10 +109,14 @@ def sweep(
             alike = equal_rows(z, None)
             if alike is not None:
                 drop_equal(weighted_slopes, alike, alike)
+        pull = None
+        if distances.near is not None:
+            sides = side, everything, side, everything
+            pull = pull_near(weighted_slopes, distances.near, *sides, _ALL)[0]
         if wanted.grad_x:
-            gradient_x = _gradient(weighted_slopes, side, slice(0, n), metric, form)
+            gradient_x = _gradient(weighted_slopes, side, slice(0, n), metric, form, pull)
         if wanted.grad_y:
-            gradient_y = _gradient(weighted_slopes, side, slice(n, total), metric, form)
+            gradient_y = _gradient(weighted_slopes, side, slice(n, total), metric, form, pull)
     return Sweep(out.sums, gradient_x, gradient_y, *out.potentials)
 
 
@@ -192,8 +197,11 @@ class _Outputs:
                 self.potentials[1].add_(row_sums(quarter.mT, wa) * factor)
 
 
-def _gradient(slopes: Tensor, side: Side, rows: slice, metric: str, form: Form) -> Tensor:
-    """∂L/∂z of some rows, from the weighted slopes against all columns."""
+def _gradient(
+    slopes: Tensor, side: Side, rows: slice, metric: str, form: Form, pull: Tensor | None
+) -> Tensor:
+    """∂L/∂z of some rows, from the weighted slopes against all columns; ``pull``: the part of near
+    pairs [B, N, d]."""
     part, w = slopes[:, rows], side.weights
     if metric == "l1":
         result = signed_sums(part, side.points[:, rows], side.points, w)
@@ -211,6 +219,8 @@ def _gradient(slopes: Tensor, side: Side, rows: slice, metric: str, form: Form) 
             if metric == "sqeuclidean":
                 masses = row_sums(part, w).unsqueeze(-1)
                 result = torch.addcmul(-result, points[:, rows], masses)
+            if pull is not None:
+                result = result + pull[:, rows]
     if w is not None:
         result = result * w[:, rows].unsqueeze(-1)
     return result.to(side.points.dtype)

@@ -36,6 +36,7 @@ from .tiles import (
     matmul,
     per_item,
     prepare,
+    pull_near,
     row_sums,
     scratch,
     signed_sums,
@@ -213,9 +214,18 @@ class Sweeper:
                 if name == "xy" or j.number >= i.number:
                     tile = Tile(i, j, name != "xy")
                     s, form = distances(a.side, b.side, chunk.items, tile)
-                    self._tile(s, form, tile, a, b, chunk)
+                    self._tile(s, form, distances.near, tile, a, b, chunk)
 
-    def _tile(self, s: Tensor, form: Form, tile: Tile, a: Role, b: Role, chunk: Chunk) -> None:
+    def _tile(
+        self,
+        s: Tensor,
+        form: Form,
+        near: Tensor | None,
+        tile: Tile,
+        a: Role,
+        b: Role,
+        chunk: Chunk,
+    ) -> None:
         """Turn a tile of distances into its share of every output."""
         total: Tensor | None = None
         factor: Rate = 1.0
@@ -253,7 +263,7 @@ class Sweeper:
                 right = b.alike[chunk.items, tile.j.start : tile.j.stop]
                 drop_equal(total, left, right)
             total = total.double() if form == "double" else total
-            self._add_slopes(total, form, factor, tile, a, b, chunk.items)
+            self._add_slopes(total, form, near, factor, tile, a, b, chunk.items)
 
     def add_values(
         self, value: Tensor, scale: float, c: int, tile: Tile, a: Role, b: Role, chunk: Chunk
@@ -280,6 +290,7 @@ class Sweeper:
         self,
         total: Tensor,
         form: Form,
+        near: Tensor | None,
         factor: Rate,
         tile: Tile,
         a: Role,
@@ -290,6 +301,7 @@ class Sweeper:
         if isinstance(factor, Tensor):
             total, factor = total.mul_(factor), 1.0
         factor = 2.0 * factor if tile.itself else factor
+        pulls = None if near is None else pull_near(total, near, a.side, i, b.side, j, items)
         ends = [(a, i, b, j, False)]
         if not tile.diagonal:
             ends.append((b, j, a, i, True))
@@ -313,6 +325,8 @@ class Sweeper:
             if form == "double":
                 moments = other.side.exact_moments(items, other_rows)
             out.add_(matmul(slopes, moments), alpha=factor)
+            if pulls is not None:  # as for differences
+                out.sub_(pulls[int(transposed)], alpha=factor)
             if self.metric == "sqeuclidean" and to.masses is not None:
                 w = weights_of(other.side.weights, items, other_rows)
                 masses = to.masses[items, to_rows.start : to_rows.stop]

@@ -42,6 +42,7 @@ from .tiles import (
     equal_rows,
     exponent_error,
     full_precision,
+    has_tiny,
     is_lowered,
     largest_rate,
     scratch,
@@ -275,6 +276,8 @@ def _prepare(
     if x.shape[1] <= FEW_COLUMNS:
         columns = _pooled(x, y).T.contiguous().unsqueeze(0)
         s = scratch("distance", (1, columns.shape[2], columns.shape[2]), x)
+        if single and not smooth and has_tiny(columns):
+            return None
         squared_differences(columns, columns, s)
         return (s[0], columns) if _in_range(float(s.amax())) else None
     u = _centred(x, y)

@@ -33,11 +33,13 @@ CENTRE_ROWS = 33
 UNRESOLVED = 2.0**-14  # of |u|² + |v|²: below it an fp64 Gram product leaves d² under 11 digits
 UNRESOLVED_IN_FP32 = 2.0**-22  # below it such a d² of fp32 samples has fewer digits than they do
 SNAP = 2.0**-46  # of |u|² + |v|²: below it (on CUDA) such a d² is rounding noise, and taken for 0
+NEAR = 2.0**-34  # below it a difference of fp64 moments leaves its gradient under 11 digits
 DIFFERENCE_COLUMNS = 16
 FEW_COLUMNS = 3  # where a product of so few terms is slower than their differences
 NEAR_PAIRS = 2**14  # recomputed at a time
 CANCELLATION = 2.0**-7  # of |u|² + |v|²: below it an fp32 d² has lost too many digits for its root
 EXPONENT_ERROR = {torch.float32: 1e-5, torch.float64: 1e-11}  # largest allowed in rate·d²
+LEAST = 1e-36  # positive d² that fp32 holds with all its digits
 RANGE = 1e-30, 1e30  # of |u|²: outside it fp32 samples are computed in fp64
 BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"
 
@@ -157,8 +159,7 @@ def prepare(
         right = torch.cat([points, ones, norms], -1)
         if not x.is_cuda:
             largest = [float(part.max()) for part in torch.split(norms, tile, 1) if part.numel()]
-            top = max(largest, default=1.0)
-            if x.dtype == torch.float32 and not RANGE[0] < top < RANGE[1] and points.any():
+            if x.dtype == torch.float32 and not _fits(x, points, norms):
                 raise OutOfRange
     if w is not None and gradients:
         moments = moments * w.unsqueeze(-1)
@@ -195,6 +196,22 @@ def drop_equal(slopes: Tensor, left: Tensor, right: Tensor) -> None:
     slopes.masked_fill_(left.unsqueeze(-1) == right.unsqueeze(-2), 0.0)
 
 
+def _fits(x: Tensor, points: Tensor, norms: Tensor) -> bool:
+    """Whether fp32 holds the squared distances of every item of a batch. Those of many columns are
+    seen in the tiles; of few, where they are not, only tiny coordinates have tiny differences."""
+    if x.shape[2] <= FEW_COLUMNS and has_tiny(x):
+        return False
+    tops = norms.amax((1, 2)) if norms.numel() else norms
+    outside = ~((tops > RANGE[0]) & (tops < RANGE[1]))  # NaN is
+    return not bool((outside & (points != 0.0).flatten(1).any(1)).any()) if outside.any() else True
+
+
+def has_tiny(x: Tensor) -> bool:
+    """Coordinates so near 0 that they may differ by less than √``LEAST``."""
+    sizes = x.abs()
+    return bool(((sizes < 2.0**25 * LEAST**0.5) & (sizes > 0.0)).any())
+
+
 class OutOfRange(Exception):
     """fp32 samples whose squared distances fp32 does not hold (or that are not finite), or rates
     that it does not."""
@@ -216,13 +233,19 @@ in fp64, or by differences."""
 
 
 class Distances:
-    """Tiles of the metric s, each a freely overwritable [b, i, j]."""
+    """Tiles of the metric s, each a freely overwritable [b, i, j].
+
+    ``near``: numbers [K, 3] of the pairs of the last tile that are too near for a difference of
+    moments, in either order; see ``pull_near``."""
+
+    near: Tensor | None = None
 
     def __init__(self, metric: Metric, smooth: bool, rate: float) -> None:
         self.metric, self.smooth, self.rate = metric, smooth, rate
 
     def __call__(self, a: Side, b: Side, items: slice, tile: Tile) -> tuple[Tensor, Form]:
         """The tile, and how it was formed."""
+        self.near = None
         i, j = tile.i, tile.j
         left, right = a.left[items, i.start : i.stop], b.right[items, j.start : j.stop]
         if self.metric == "l1":
@@ -267,19 +290,34 @@ class Distances:
                 exact.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
             if bool((exact < norms.mul_(UNRESOLVED_IN_FP32)).any()):
                 return self._by_differences(a, b, items, tile, s)
-            return s.copy_(exact), "double"
+            return self._narrowed(s, exact), "double"
         near = (exact < norms.mul_(UNRESOLVED)).nonzero()
-        for item, row, column in (part.unbind(-1) for part in torch.split(near, NEAR_PAIRS)):
-            difference = u[item, row] - v[item, column]
-            exact[item, row, column] = difference.square_().sum(-1)
-        return s.copy_(exact), "double"
+        u, v = a.raw(items, tile.i), b.raw(items, tile.j)  # centring rounds what is near 0
+        nearer = []
+        for part in torch.split(near, NEAR_PAIRS):
+            item, row, column = part.unbind(-1)
+            squares = (u[item, row] - v[item, column]).square_().sum(-1)
+            exact[item, row, column] = squares
+            limits = norms[item, row, column] * (NEAR / UNRESOLVED)
+            nearer.append(part[(squares > 0.0) & (squares < limits)])
+        self.near = torch.cat(nearer) if any(len(part) for part in nearer) else None
+        return self._narrowed(s, exact), "double"
 
     def _by_differences(
         self, a: Side, b: Side, items: slice, tile: Tile, s: Tensor
     ) -> tuple[Tensor, Form]:
         u, v = a.raw(items, tile.i), b.raw(items, tile.j)
-        s.copy_(torch.cdist(u, v, compute_mode=BY_DIFFERENCES).square_())
-        return s, "differences"
+        squares = torch.cdist(u, v, compute_mode=BY_DIFFERENCES).square_()
+        return self._narrowed(s, squares), "differences"
+
+    def _narrowed(self, s: Tensor, squares: Tensor) -> Tensor:
+        """Exact squared distances, in ``s``. Roots of those below the range of fp32 would be off;
+        functions that are smooth do not tell them from 0."""
+        if s.dtype == torch.float32 and not self.smooth and not s.is_cuda:
+            least = torch.where(squares > 0.0, squares, torch.inf).amin()
+            if float(least) < LEAST:
+                raise OutOfRange
+        return s.copy_(squares)
 
 
 def _gram_distances(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -386,6 +424,25 @@ def difference_sums(slopes: Tensor, a: Side, i: Span, b: Side, j: Span, items: s
     weighted = slopes * r if w is None else slopes * r * w.unsqueeze(-2)
     summed: Tensor = torch.ops.aten._cdist_backward(weighted, u, v, 2.0, r)
     return summed
+
+
+def pull_near(
+    slopes: Tensor, near: Tensor, a: Side, i: Span, b: Side, j: Span, items: slice
+) -> tuple[Tensor, Tensor]:
+    """Takes the slopes of near pairs out of [b, i, j], in place, and returns their
+    Σⱼ slope·wⱼ·(uᵢ − vⱼ) [b, i, d] and Σᵢ slope·wᵢ·(vⱼ − uᵢ) [b, j, d], term by term in fp64."""
+    u, v = a.raw(items, i), b.raw(items, j)
+    wu, wv = weights_of(a.weights, items, i), weights_of(b.weights, items, j)
+    to_u, to_v = torch.zeros_like(u), torch.zeros_like(v)
+    for item, row, column in (part.unbind(-1) for part in torch.split(near, NEAR_PAIRS)):
+        slope = slopes[item, row, column].double().unsqueeze(-1)
+        pull = slope * (u[item, row] - v[item, column])
+        of_u = pull if wv is None else pull * wv[item, column].unsqueeze(-1)
+        of_v = pull if wu is None else pull * wu[item, row].unsqueeze(-1)
+        to_u.index_put_((item, row), of_u, accumulate=True)
+        to_v.index_put_((item, column), -of_v, accumulate=True)
+        slopes[item, row, column] = 0.0
+    return to_u, to_v
 
 
 def _product_settings(device_type: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,11 +125,23 @@ transforms_active: Callable[[], bool] = getattr(
 )
 
 
+_dispatch_mode: Callable[[Any], object] = getattr(torch._C, "_get_dispatch_mode", lambda _: None)
+_PROXY: Any = getattr(getattr(torch._C, "_TorchDispatchModeKey", None), "PROXY", None)
+
+
+def is_recorded() -> bool:
+    """Whether ``torch.jit.trace`` or ``make_fx`` records torch calls, and would take every number
+    that is read between them for a constant."""
+    if torch.compiler.is_compiling():  # first: nothing below is to be traced
+        return False
+    return bool(torch._C._is_tracing()) or _dispatch_mode(_PROXY) is not None
+
+
 def is_on_host(x: Tensor) -> bool:
     """Whether the numbers of x can be looked at, and cost no synchronisation."""
     if torch.compiler.is_compiling():  # first: nothing below is to be traced
         return False
-    return type(x) is Tensor and x.is_cpu and not transforms_active()
+    return type(x) is Tensor and x.is_cpu and not transforms_active() and not is_recorded()
 
 
 def count_on_host(flags: Tensor) -> int:

@@ -454,3 +454,86 @@ def test_bandwidths_that_leave_fp32(make: Any, sigma: float, n: int) -> None:
     truth = value_and_gradients(alone, x, y)
     torch.testing.assert_close(gradient[1], truth[1], rtol=1e-4, atol=1e-7)
     assert gradient[0].abs().max() <= 1e-6 and value[0].abs() <= 0.2
+
+
+@pytest.fixture(params=[1024, 64])
+def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Samples in one tile, and in several."""
+    monkeypatch.setattr(small, "TILE", request.param)
+    monkeypatch.setattr(tiles, "TILE", request.param)
+    return int(request.param)
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("d", [2, 5, 20])
+@pytest.mark.parametrize(
+    "kernel", [Energy(), Energy(0.5), Laplace(1e-15), Laplace(1e-15) + Gaussian(1e-14)], ids=repr
+)
+def test_squares_below_fp32(kernel: Kernel, d: int) -> None:
+    """Distances of 1e-21 beside 1e-14: the squares of the former are no fp32 numbers."""
+    x, y = normal(0, 60, d) * 1e-14, normal(1, 50, d) * 1e-14
+    x[30:] *= 1e-7
+    y[25:] *= 1e-7
+    ours, truth = value_and_gradients(kernel, x, y), dense(kernel, x, y)
+    for a, b in zip(ours, truth, strict=True):
+        assert_close(a, b, GRADIENT[torch.float32])
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("d", [2, 5, 20])
+@pytest.mark.parametrize("scale", [1e-24, 1e24])
+def test_every_item_of_a_batch_has_its_range(d: int, scale: float) -> None:
+    scales = torch.tensor([1.0, scale]).view(2, 1, 1)
+    x = torch.stack([normal(0, 40, d), normal(1, 40, d)]) * scales
+    y = torch.stack([normal(2, 30, d), normal(3, 30, d)]) * scales
+    widths = scales.flatten().double()
+    for make in (lambda _: Energy(), Laplace, Gaussian):
+        leaf = x.clone().requires_grad_()
+        value = pair_form(leaf, y, make(widths), COEFS, means="unbiased")
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        for k in (0, 1):
+            truth = dense(make(float(widths[k])), x[k], y[k])
+            assert_close(value[k], truth[0], 1e-5)
+            assert_close(gradient[k], truth[1], GRADIENT[torch.float32])
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("d", [3, 17, 30])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        Energy(),
+        Laplace(1e-12),
+        Gaussian(1e-12),
+        Gaussian([1e-12, 1.0]),
+        RationalQuadratic(1e-12, alpha=2.0),
+        Matern(1e-12),
+    ],
+    ids=repr,
+)
+def test_a_cluster_at_zero_with_the_rest_far_away(kernel: Kernel, d: int, weighted: bool) -> None:
+    """Its rows have digits that those less any centre do not."""
+    x, y = normal(0, 60, d, torch.float64), normal(1, 50, d, torch.float64)
+    x, y = (t / t.norm(dim=1, keepdim=True) for t in (x, y))
+    x[:15] *= 1e-12
+    y[:12] *= 1e-12
+    if not weighted:
+        ours, truth = value_and_gradients(kernel, x, y), dense(kernel, x, y)
+        for a, b in zip(ours, truth, strict=True):
+            assert_close(a, b, GRADIENT[torch.float64])
+        return
+    wx, wy = (
+        normal(2, 60, 1, torch.float64)[:, 0].abs(),
+        normal(3, 50, 1, torch.float64)[:, 0].abs(),
+    )
+    x.requires_grad_()
+    y.requires_grad_()
+    found = pair_form(x, y, kernel, COEFS, weights_x=wx, weights_y=wy)
+    truths = [
+        t.coefficient * oracle.sums(t.function.name, x, y, float(t.rate), t.shape, t.offset, wx, wy)
+        for t in kernel.terms
+    ]
+    exact = (torch.stack(truths).sum(0) * torch.tensor(COEFS)).sum()
+    for a, b in zip(*(torch.autograd.grad(v, (x, y)) for v in (found, exact)), strict=True):
+        assert_close(a, b, GRADIENT[torch.float64])

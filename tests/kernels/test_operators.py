@@ -13,6 +13,7 @@ import pytest
 import torch
 from tolerances import assert_close
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from divergences.energy import EnergyLoss, energy_distance
 from divergences.kernels import (
@@ -432,3 +433,23 @@ def test_the_triton_backend_behind_the_same_doors(kernel: Kernel) -> None:
         torch.func.vmap(truth, in_dims=(0, None))(batch, y.detach()),
         2e-5,
     )
+
+
+@pytest.mark.filterwarnings("ignore")  # that torch.jit.trace is deprecated
+@pytest.mark.parametrize("n", [20, 700])
+@pytest.mark.parametrize("kernel", [Gaussian("median"), Gaussian(1.0), Energy()], ids=repr)
+def test_what_records_constants_is_refused(kernel: Kernel, n: int) -> None:
+    """``torch.jit.trace`` gave a constant, ``make_fx`` the median of one call."""
+    x, y = torch.randn(n, 4, requires_grad=True), torch.randn(n, 4)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return mmd2(x, y, kernel=kernel)
+
+    with pytest.raises(RuntimeError, match=r"would record the numbers .* use torch\.compile"):
+        make_fx(loss)(x, y)
+    with pytest.raises(RuntimeError, match=r"would record the numbers .* use torch\.compile"):
+        torch.jit.trace(loss, (x, y))  # type: ignore[no-untyped-call]
+    assert loss(x, y).isfinite()
+    exported = torch.export.export(MMDLoss(kernel=kernel), (x.detach(), y), strict=False)
+    other = torch.randn(n, 4)
+    torch.testing.assert_close(exported.module()(other, y), loss(other, y))

@@ -128,10 +128,15 @@ def test_only_the_wanted_side_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> N
     original = reference.Sweeper._tile
 
     def counted(
-        self: reference.Sweeper, s: Tensor, exact: bool, tile: tiles.Tile, *rest: object
+        self: reference.Sweeper,
+        s: Tensor,
+        form: str,
+        near: Tensor | None,
+        tile: tiles.Tile,
+        *rest: object,
     ) -> None:
         tiles.append(tile.itself)
-        original(self, s, exact, tile, *rest)  # type: ignore[arg-type]
+        original(self, s, form, near, tile, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reference.Sweeper, "_tile", counted)
     x, y, _, _ = samples(30, 30, 3, torch.float64, ())
