@@ -57,7 +57,8 @@ def mmd2(
             "laplace", "inverse_multiquadric", "rational_quadratic", "matern", "energy",
             "polynomial", "linear".
         bandwidth: for a kernel given by name. σ of exp(−r²/2σ²) as a number or 0-d tensor;
-            "median" (of the positive pooled distances); "dimension" (σ² = d/2, that is
+            "median" (of the positive pooled distances); "mean" (√ of half the mean squared one, in
+            O(n·d)); "dimension" (σ² = d/2, that is
             exp(−r²/d)); a sequence of those, averaged; or "multiscale", the default: the average
             over σ = ¼, ½, 1, 2, 4 medians. One bandwidth sees one scale, and the distance between
             two samples shrinks as training goes on; five around the median leave no setting to

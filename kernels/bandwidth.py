@@ -15,11 +15,21 @@ from .subsample import pooled_rows
 from .tiles import BY_DIFFERENCES
 from .validation import is_on_host
 
-Rule = Literal["median", "dimension"]
-RULES: tuple[Rule, ...] = ("median", "dimension")
+Rule = Literal["median", "mean", "dimension"]
+RULES: tuple[Rule, ...] = ("median", "mean", "dimension")
 MEDIAN_ROWS = 256
 _POWERS = {"sqeuclidean": 2.0, "inner": 2.0, "l1": 1.0}
 _NEAR = 2.0**-20  # of |u|² + |v|²: below it a Gram product leaves d² fewer than 9 digits
+
+
+def mean_distance(x: Tensor, y: Tensor | None) -> Tensor:
+    """√ of half the mean squared Euclidean distance of the pooled rows, the root of their total
+    variance, [...] in fp64; 1 if that is 0. In O((n + m)·d), of all rows."""
+    pooled = x.detach() if y is None else torch.cat([x.detach(), y.detach()], -2)
+    if pooled.shape[-2] < 2:
+        return torch.ones(pooled.shape[:-2], dtype=torch.float64, device=x.device)
+    spread = pooled.double().var(-2).sum(-1).sqrt()
+    return torch.where(spread == 0.0, 1.0, spread)
 
 
 def median_distance(x: Tensor, y: Tensor | None, metric: Metric) -> Tensor:

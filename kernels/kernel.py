@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bandwidth import RULES, median_distance
+from .bandwidth import RULES, mean_distance, median_distance
 from .functions import (
     ENERGY,
     GAUSSIAN,
@@ -243,9 +243,10 @@ def _stack_rates(rates: list[float | Tensor], batch: torch.Size) -> list[float] 
 
 
 def _apply_rule(rule: str, function: KernelFunction, x: Tensor, y: Tensor | None) -> float | Tensor:
-    if rule == "median":
-        median = median_distance(x, y, function.metric)
-        return float(median) if median.dim() == 0 and is_on_host(median) else median
+    if rule in ("median", "mean"):
+        of_all = rule == "mean"
+        found = mean_distance(x, y) if of_all else median_distance(x, y, function.metric)
+        return float(found) if found.dim() == 0 and is_on_host(found) else found
     d = max(x.shape[-1], 1)
     return float(d) if rule == _FEATURES else math.sqrt(d / 2.0)
 

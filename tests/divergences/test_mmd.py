@@ -270,7 +270,7 @@ BAD = [
     (dict(x=X, y=X, bandwidth=-1.0), ValueError, "positive and finite; got -1.0"),
     (dict(x=X, y=X, bandwidth=0.0), ValueError, "positive and finite; got 0.0"),
     (dict(x=X, y=X, bandwidth=[]), ValueError, "empty sequence"),
-    (dict(x=X, y=X, bandwidth="mean"), ValueError, "unknown bandwidth rule 'mean'"),
+    (dict(x=X, y=X, bandwidth="average"), ValueError, "unknown bandwidth rule 'average'"),
     (dict(x=X, y=X, bandwidth=torch.tensor(-1.0)), ValueError, "must be positive"),
     (dict(x=X, y=X, bandwidth=torch.tensor(1)), TypeError, "floating point"),
     (
@@ -279,7 +279,7 @@ BAD = [
         "scale the samples",
     ),
     (dict(x=X, y=X, bandwidth="median", kernel=Gaussian(1.0)), ValueError, "pass one of the two"),
-    (dict(x=X, y=X, kernel="rbf"), ValueError, "unknown kernel 'rbf'; known are 'gaussian'"),
+    (dict(x=X, y=X, kernel="rbf"), ValueError, "unknown kernel 'rbf' .did you mean 'gaussian'"),
     (dict(x=X, y=X, kernel="energy", bandwidth=1.0), ValueError, "has no bandwidth"),
     (dict(x=X, y=X, estimator="u"), ValueError, "'unbiased' or 'biased'; got 'u'"),
     (dict(x=X, y=X, backend="cuda"), ValueError, "unknown backend 'cuda'"),
