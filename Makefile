@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml setup.cfg constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## train a small MMD-VAE on digits and test what it generates (ten seconds)
-	$(BIN)/python -m vae demo
+	$(BIN)/python examples/demo.py
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

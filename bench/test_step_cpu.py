@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vae import DIVERGENCES, VAE, Divergence, GaussianLikelihood, InfoVAE, StandardNormal, mlp
-from vae.objectives.slots import IMQ_SCALES
+from vae.objectives.divergences import IMQ_SCALES
 
 from . import rivals
 from .conftest import Compare

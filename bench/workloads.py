@@ -13,7 +13,7 @@ from torch import Tensor
 from divergences.energy import energy_distance
 from divergences.kernels import Laplace
 from divergences.mmd import mmd2
-from vae.objectives.slots import IMQ_SCALES, imq
+from vae.objectives.divergences import IMQ_SCALES, imq
 
 from . import rivals
 from .measure import OURS, Run

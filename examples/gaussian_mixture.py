@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from divergences import TwoSampleResult, two_sample_test
 from divergences.plots.style import new_figure, save_figure, style
 from vae import VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
 from vae.data import gaussian_mixture
-from vae.demo import Comparison, table
+from vae.evaluation import comparison_table
 from vae.figures import latent_space, null_distribution, scatter
 from vae.training import fit
 
@@ -55,16 +56,21 @@ with torch.no_grad():
     prior = model.prior.sample(half, generator=generator, like=output.z)
 
 
-def compare(question: str, x: Tensor, y: Tensor) -> Comparison:
-    return Comparison.of(question, x, y, resamples=999, seed=arguments.seed)
+def compare(x: Tensor, y: Tensor) -> TwoSampleResult:
+    return two_sample_test(x, y, method="energy", n_resamples=999, rng=arguments.seed)
 
 
-comparisons = [
-    compare("Do forward samples differ from held-out data?", samples, first),
-    compare("Control: do other held-out data differ from them?", second, first),
-    compare("Do codes of held-out data differ from the prior?", output.z[:half], prior),
-]
-print(table(comparisons))
+test, control = compare(samples, first), compare(second, first)
+codes = compare(output.z[:half], prior)
+print(
+    comparison_table(
+        {
+            "Do forward samples differ from held-out data?": test,
+            "Control: do other held-out data differ from them?": control,
+            "Do codes of held-out data differ from the prior?": codes,
+        }
+    )
+)
 
 with style():
     figure = new_figure(7.2, 4.7)
@@ -76,8 +82,8 @@ with style():
     latent_space(b, output.z, labels, "$\\bf{b}$   Codes, prior contours")
     scatter(c, output.decoded, labels, "$\\bf{c}$   Reconstructions", limit=2)
     scatter(d, samples, None, "$\\bf{d}$   Forward samples", limit=2)
-    null_distribution(e, comparisons[1].result, "$\\bf{e}$   Control: held-out data")
-    null_distribution(f, comparisons[0].result, "$\\bf{f}$   Samples against held-out")
+    null_distribution(e, control, "$\\bf{e}$   Control: held-out data")
+    null_distribution(f, test, "$\\bf{f}$   Samples against held-out")
     for axes in (e, f):
         axes.set(xlabel="energy statistic", box_aspect=1)
     path = arguments.out / "gaussian_mixture.png"

@@ -5,18 +5,66 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..independence import KernelPairRow
-from ..results import HypothesisResult, KernelRow, TwoSampleResult
+from ..kernels import Kernel
 from .style import BLUE, GREY, INK, ORANGE, Axes, Figure, LogLocator, new_figure, style
 from .witness import draw_witness
 
 LEVEL = 0.05  # to compare the p-values of kernels with
 
 
-def plot_result(result: HypothesisResult, *, names: tuple[str, str] = ("x", "y")) -> Figure:
+class Row(Protocol):
+    """A kernel of a test, as in ``HypothesisResult.kernels``."""
+
+    @property
+    def kernel(self) -> str: ...
+
+    @property
+    def bandwidth(self) -> float | None: ...
+
+    @property
+    def statistic(self) -> float: ...
+
+    @property
+    def pvalue(self) -> float: ...
+
+
+class Result(Protocol):
+    """The fields of a ``HypothesisResult`` that are drawn."""
+
+    question: ClassVar[str]
+    resample: ClassVar[str]
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def statistic(self) -> float: ...
+
+    @property
+    def pvalue(self) -> float: ...
+
+    @property
+    def null_distribution(self) -> NDArray[np.float64]: ...
+
+    @property
+    def effect_size(self) -> float | None: ...
+
+    @property
+    def exact(self) -> bool: ...
+
+    @property
+    def kernels(self) -> Sequence[Row]: ...
+
+    @property
+    def n_resamples(self) -> int: ...
+
+
+def plot_result(result: Result, *, names: tuple[str, str] = ("x", "y")) -> Figure:
     """The null distribution with the observed statistic; of two samples also where they differ, by
     the witness function of the kernel (the aggregated tests': of the kernel with the smallest p);
     for several kernels, the p-value of each.
@@ -26,32 +74,41 @@ def plot_result(result: HypothesisResult, *, names: tuple[str, str] = ("x", "y")
     Large samples are thinned for drawing, and the legend says so. Samples in hand are called by
     their `names`.
     """
-    two_samples = isinstance(result, TwoSampleResult) and result._samples is not None
+    samples = getattr(result, "_samples", None)  # of a two-sample test
     several = sum(row.bandwidth is not None for row in result.kernels) > 1
     with style():
-        wide = two_samples or several
-        figure = new_figure(7.0 if wide else 3.4, 3.6 if two_samples else 2.5)
+        wide = samples is not None or several
+        figure = new_figure(7.0 if wide else 3.4, 2.5 if samples is None else 3.6)
         figure.suptitle(_title(result), x=0.01, ha="left")
         columns = figure.add_gridspec(1, 2 if wide else 1, wspace=0.06)
         places = [columns[0, 0], *([columns[0, 1]] if wide else [])]
-        if two_samples and several:
+        if samples is not None and several:
             right = columns[0, 1].subgridspec(2, 1)
             places = [columns[0, 0], right[0], right[1]]
-        if isinstance(result, TwoSampleResult) and two_samples:
-            draw_witness(figure, places.pop(0), result, names)
+        if samples is not None:
+            draw_witness(figure, places.pop(0), samples, _witness_kernel(result), names)
         draw_null_distribution(figure.add_subplot(places.pop(0)), result)
         if several:
             axes = figure.add_subplot(places.pop(0))
             smallest = 1.0 / (result.n_resamples + (not result.exact))  # possible p-value
-            pairs = [row for row in result.kernels if isinstance(row, KernelPairRow)]
-            if pairs:
-                _kernel_pairs(axes, pairs, smallest)
+            if hasattr(result.kernels[0], "bandwidth_y"):
+                _kernel_pairs(axes, result.kernels, smallest)
             else:
                 _kernels(axes, result.kernels, smallest)
     return figure
 
 
-def _title(result: HypothesisResult) -> str:
+def _witness_kernel(result: Any) -> Kernel:
+    """The kernel of a two-sample test; of an aggregated test the one that the report names."""
+    kernel: Kernel = result._kernel
+    if not result.method.startswith("fuse"):
+        return kernel
+    pairs = zip(result.kernels, kernel.terms, strict=True)
+    best = min(pairs, key=lambda pair: (pair[0].pvalue, -pair[0].statistic))[1]
+    return Kernel((best,), best.label)
+
+
+def _title(result: Result) -> str:
     effect = "" if result.effect_size is None else f", effect size {result.effect_size:.3g}"
     return f"{result.method}: {result.question}\n$p$ = {result.pvalue:.3g}{effect}"
 
@@ -61,7 +118,7 @@ def _title(result: HypothesisResult) -> str:
 
 def draw_null_distribution(
     axes: Axes,
-    result: HypothesisResult,
+    result: Result,
     title: str = "Null distribution",
     *,
     label: str = "observed",
@@ -98,7 +155,7 @@ def draw_null_distribution(
     axes.spines["left"].set_visible(False)
 
 
-def _kernels(axes: Axes, rows: Sequence[KernelRow], smallest: float) -> None:
+def _kernels(axes: Axes, rows: Sequence[Row], smallest: float) -> None:
     """The p-value of each kernel against its bandwidth, a line for each family."""
     families: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
@@ -130,7 +187,7 @@ def _kernels(axes: Axes, rows: Sequence[KernelRow], smallest: float) -> None:
     axes.legend(loc="best", handlelength=1.4)
 
 
-def _kernel_pairs(axes: Axes, rows: Sequence[KernelPairRow], smallest: float) -> None:
+def _kernel_pairs(axes: Axes, rows: Sequence[Any], smallest: float) -> None:
     """The p-value of each kernel of x with each kernel of y, the darker the smaller."""
     across = list(dict.fromkeys(row.bandwidth for row in rows))
     up = list(dict.fromkeys(row.bandwidth_y for row in rows))

@@ -6,7 +6,7 @@ on the scale of the kernel, there is more of P.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from torch import Tensor
 
 from ..kernels import Kernel, potential
 from .style import BLUE, DIVERGING, INK, ORANGE, Axes, Figure, MaxNLocator, SubplotSpec
-
-if TYPE_CHECKING:
-    from ..results import TwoSampleResult
 
 Array = NDArray[np.float64]
 
@@ -59,13 +56,16 @@ class _Shown(NamedTuple):
 
 
 def draw_witness(
-    figure: Figure, place: SubplotSpec, result: TwoSampleResult, names: tuple[str, str]
+    figure: Figure,
+    place: SubplotSpec,
+    samples: tuple[Tensor, Tensor],
+    kernel: Kernel,
+    names: tuple[str, str],
 ) -> None:
-    """Draw the witness of a ``result`` that has its samples x [n, d], y [m, d] and its kernel; the
-    samples are called by their ``names``."""
-    assert result._samples is not None and result._kernel is not None
-    x, y = result._samples
-    kernel, name = _kernel(result, result._kernel)
+    """The witness of ``samples`` x [n, d] and y [m, d], called by their ``names``, for a kernel."""
+    x, y = samples
+    terms = kernel.terms
+    name = terms[0].label if len(terms) == 1 else f"a mixture of {len(terms)} kernels"
     order = np.random.default_rng(0)
     near_x, near_y = (
         sample[torch.from_numpy(order.permutation(len(sample))[:ROWS]).to(sample.device)]
@@ -74,26 +74,15 @@ def draw_witness(
     thinned = len(near_x) < len(x) or len(near_y) < len(y)
     title = f"Witness of {name}" + (f" (at most {ROWS:,} rows of each)" if thinned else "")
     shown = _Shown(near_x, near_y, kernel, title, (len(x), len(y)), names)
-    if result.d == 1:
+    if x.shape[1] == 1:
         halves = place.subgridspec(2, 1, height_ratios=[1.2, 1], hspace=0.02)
         above = figure.add_subplot(halves[0])
         below = figure.add_subplot(halves[1], sharex=above)
         _line(above, below, _host(x[:, 0]), _host(y[:, 0]), shown)
-    elif result.d == 2:
+    elif x.shape[1] == 2:
         _plane(figure, figure.add_subplot(place), shown)
     else:
         _components(figure, figure.add_subplot(place), shown)
-
-
-def _kernel(result: TwoSampleResult, kernel: Kernel) -> tuple[Kernel, str]:
-    """The kernel of the test, with its name; of an aggregated test the kernel that the report
-    names."""
-    terms = kernel.terms
-    if result.method.startswith("fuse"):
-        pairs = zip(result.kernels, terms, strict=True)
-        terms = (min(pairs, key=lambda pair: (pair[0].pvalue, -pair[0].statistic))[1],)
-        kernel = Kernel(terms, terms[0].label)
-    return kernel, terms[0].label if len(terms) == 1 else f"a mixture of {len(terms)} kernels"
 
 
 def _host(t: Tensor) -> Array:

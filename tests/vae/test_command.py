@@ -170,7 +170,6 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["fit", "--preset", "mmd-vae", "--lambda", "-1"], "alpha + lambda - 1 must be at least 0"),
         (["evaluate", "nix"], "nix does not hold a run"),
         (["resume", "nix"], "nix does not hold a run"),
-        (["reproduce", "nix"], "nix"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -4,14 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import demo
 import pytest
 import torch
 
-import vae.training
 from divergences.plots.style import new_figure, save_figure
+from divergences.two_sample import two_sample_test
 from vae.__main__ import main
 from vae.data import digits, gaussian_mixture
-from vae.demo import Comparison
+from vae.evaluation import comparison_table
 from vae.figures import class_plane
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -23,7 +24,7 @@ def test_from_data_to_verdict(
 ) -> None:
     out = tmp_path / "new" / "folder"
     arguments = ["--epochs", "2", "--resamples", "99", "--divergence", divergence]
-    assert main(["demo", "--out", str(out), *arguments]) == 0
+    assert demo.main(["--out", str(out), *arguments]) == 0
     text = capsys.readouterr().out
     rows = {line.split("  ")[0]: line for line in text.splitlines()}
     for question, sizes in (
@@ -48,36 +49,46 @@ def test_from_data_to_verdict(
     ("arguments", "message"),
     [
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["--epochs", "many"], "--epochs must be an integer, got 'many' (see --help)"),
+        (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
         (["--latent", "1"], "latent must be at least 2, got 1"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
-        (["--seed", "2147483648"], "seed must be below 2^31, got 2147483648"),
+        (["--seed", "2147483648"], "seed must be between 0 and 2^31 - 1, got 2147483648"),
         (["--variance", "-1"], "the variance must be positive and finite, got -1.0"),
         (["--lambda", "-1"], "alpha + lambda - 1 must be at least 0"),
-        (["--divergence", "kl"], "--divergence must be one of 'mmd', 'energy'"),
+        (["--divergence", "kl"], "argument --divergence: invalid choice: 'kl' (choose from mmd"),
     ],
 )
-def test_an_invalid_argument_is_one_line_and_code_2(
+def test_an_invalid_argument_is_named_with_code_2(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        code = main(["demo", "--out", str(tmp_path / "out"), *arguments])
-    except SystemExit as exit_:
-        code = exit_.code
-    assert code == 2
-    output, error = capsys.readouterr()
-    assert output == ""
-    assert error.startswith(f"vae demo: {message}")
-    assert error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SystemExit) as caught:
+        demo.main(["--out", str(tmp_path / "out"), *arguments])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.replace("'mmd'", "mmd")  # Python 3.11 quotes the choices
+    assert error.splitlines()[-1].startswith(f"demo: error: {message}")
+    assert not any((tmp_path / "out").glob("*"))
 
 
 def test_a_folder_that_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert main(["demo", "--out", str(tmp_path / "file")]) == 2
-    assert capsys.readouterr().err == f"vae demo: {tmp_path}/file: File exists\n"
+    with pytest.raises(SystemExit) as caught:
+        demo.main(["--out", str(tmp_path / "file")])
+    assert caught.value.code == 2
+    assert f"File exists: '{tmp_path}/file'\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "example"), [("demo", "examples/demo.py"), ("reproduce", "examples/reproduce")]
+)
+def test_moved_commands_name_their_example(
+    name: str, example: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--all"]) == 2
+    message = f"vae: `vae {name}` is deprecated: run `python {example}` in the repository\n"
+    assert capsys.readouterr().err == message
+    assert (Path(__file__).parents[2] / example).exists()
 
 
 def test_ctrl_c_writes_nothing(
@@ -86,10 +97,10 @@ def test_ctrl_c_writes_nothing(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt("training interrupted after 3 of 400 epochs")
 
-    monkeypatch.setattr(vae.training, "fit", interrupted)
-    assert main(["demo", "--out", str(tmp_path)]) == 130
+    monkeypatch.setattr(demo, "fit", interrupted)
+    assert demo.main(["--out", str(tmp_path)]) == 130
     assert capsys.readouterr().err == (
-        "vae demo: training interrupted after 3 of 400 epochs; nothing was written\n"
+        "demo: training interrupted after 3 of 400 epochs; nothing was written\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -108,13 +119,17 @@ def test_a_failed_write_keeps_the_old_figure(tmp_path: Path) -> None:
 def test_effect_is_the_normalised_energy_distance() -> None:
     x, y = torch.zeros(30, 2), torch.zeros(30, 2)
     y[:, 0] = 4
-    comparison = Comparison.of("apart?", x, y, resamples=99, seed=0)
-    assert comparison.result.effect_size == pytest.approx(1)  # two point masses
-    assert comparison.verdict == "they differ"
     noise = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
-    same = Comparison.of("apart?", noise[:30], noise[30:], resamples=99, seed=0)
-    assert same.result.effect_size < 0.05
-    assert same.verdict == "no difference found"
+    apart, same = (
+        two_sample_test(*samples, method="energy", n_resamples=99, rng=0)
+        for samples in ((x, y), (noise[:30], noise[30:]))
+    )
+    assert apart.effect_size == pytest.approx(1)  # two point masses
+    assert same.effect_size < 0.05
+    header, rule, *lines = comparison_table({"Apart?": apart, "Or not?": same}).splitlines()
+    assert len(rule) == max(map(len, [header, *lines]))
+    assert lines[0].startswith("Apart?") and "  100.00%    0.010  they differ" in lines[0]
+    assert lines[1].endswith("no difference found")
 
 
 def test_digits_are_split_without_overlap() -> None:

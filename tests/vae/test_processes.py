@@ -30,7 +30,7 @@ from vae import (
     WassersteinCritic,
     WeightedKL,
 )
-from vae.objectives.slots import energy, mmd
+from vae.objectives.divergences import energy, mmd
 from vae.terms import Terms
 from vae.training import fit, read_metrics
 from vae.training.distributed import concatenate, gather

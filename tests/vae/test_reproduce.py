@@ -1,24 +1,26 @@
 """The experiments: closed forms against independent ones, the table, and, slow, whole runs."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
+import correlation
+import linear
+import mixture
+import overfit
 import pytest
 import torch
+from experiments import EXPERIMENTS, reproduce
+from finding import Finding
+from shrinkage import C, D, N, best_scale, fitted_scale
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
+from uninformative import ENTROPY, LENGTH, Autoregressive, chains
 
 from divergences.kernels import Gaussian
 from divergences.mmd import mmd2
 from vae import BernoulliLikelihood
-from vae.reproduce import EXPERIMENTS, Finding, correlation, linear, mixture, reproduce
-from vae.reproduce import overfit as overfitting
-from vae.reproduce.shrinkage import C, D, N, best_scale, fitted_scale
-from vae.reproduce.uninformative import (
-    ENTROPY,
-    LENGTH,
-    Autoregressive,
-    chains,
-)
 
 
 def finding(measured: float, relation: str = "within") -> Finding:
@@ -54,7 +56,7 @@ def test_the_table_counts_what_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
         return [finding(2.1), finding(3.0), finding(1.0, "below")]
 
     fake = type(EXPERIMENTS["linear"])("it", run, 0.1)
-    monkeypatch.setattr("vae.reproduce.experiments.EXPERIMENTS", {"fake": fake, "faker": fake})
+    monkeypatch.setattr("experiments.EXPERIMENTS", {"fake": fake, "faker": fake})
     text = reproduce(["fake", "fake"], progress=False)
     assert ran == [False]
     rows = text.splitlines()
@@ -76,6 +78,16 @@ def test_experiments_take_at_most_two_minutes() -> None:
         "linear", "mixture", "overfit", "uninformative", "tc", "shrinkage",
     }  # fmt: skip
     assert all(0 < experiment.minutes <= 2 for experiment in EXPERIMENTS.values())
+
+
+def test_the_program_lists_its_experiments() -> None:
+    folder = Path(__file__).parents[2] / "examples" / "reproduce"
+    done = subprocess.run(
+        [sys.executable, str(folder)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines()[: len(EXPERIMENTS)]] == [
+        *EXPERIMENTS
+    ]
 
 
 # --- Closed forms --------------------------------------------------------------------------------
@@ -174,7 +186,7 @@ def test_training_experiments_run_from_end_to_end(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(correlation, "ROWS", 200)
     monkeypatch.setattr(correlation, "HELDOUT", 100)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    for run in (mixture.mixture_latent, overfitting.kl_overfits, correlation.tc_against_beta):
+    for run in (mixture.mixture_latent, overfit.kl_overfits, correlation.tc_against_beta):
         findings = run(progress=False, steps=10)
         assert all(math.isfinite(f.measured) for f in findings)
     assert torch.equal(state, torch.get_rng_state())

@@ -34,7 +34,7 @@ from vae import (
 )
 from vae.data import Data
 from vae.objectives import Anneal
-from vae.objectives.slots import energy, mmd, sliced
+from vae.objectives.divergences import energy, mmd, sliced
 from vae.terms import Loss, Terms
 from vae.training import fit, load_weights, read_metrics
 from vae.training.batches import Rows

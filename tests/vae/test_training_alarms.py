@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vae import VAE, BernoulliLikelihood, GaussianLikelihood, Objective, StandardNormal, WeightedKL
-from vae.objectives.slots import mmd
+from vae.objectives.divergences import mmd
 from vae.symptoms import collapsed, off_prior
 from vae.terms import Terms
 from vae.training import TrainingDiverged, fit, read_metrics

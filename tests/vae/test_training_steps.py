@@ -26,7 +26,7 @@ from vae import (
 )
 from vae.data import Data
 from vae.objectives import Anneal
-from vae.objectives.slots import mmd, sliced
+from vae.objectives.divergences import mmd, sliced
 from vae.training import fit
 from vae.training.arguments import check_networks
 from vae.training.batches import Batches, Plan, Rows

@@ -22,8 +22,6 @@ from divergences import __version__
 from divergences.two_sample import Method
 from vae.command import running
 from vae.config import MEANT_FOR, Config
-from vae.demo import Config as Demo
-from vae.objectives import DIVERGENCES
 from vae.presets import PRESETS, configure
 from vae.runs import read_settings
 
@@ -195,32 +193,6 @@ def _presets(argv: Sequence[str]) -> None:
     running.presets(parser.parse_args(list(argv)).name)
 
 
-def _reproduce(argv: Sequence[str]) -> None:
-    parser = _parser("reproduce", "Small experiments: measured against expected.")
-    parser.add_argument("names", type=str, nargs="*", default=[], help="which (list them: none)")
-    parser.add_argument("--all", action="store_true", help="all of them")
-    given = parser.parse_args(list(argv))
-    running.reproduce(given.names, everything=given.all)
-
-
-def _demo(argv: Sequence[str]) -> None:
-    parser = _parser("demo", "Train on the digits; do generated ones differ from held-out ones?")
-    add = parser.add_argument
-    defaults = Demo()
-    add("--out", type=Path, default=defaults.out, help="folder of the figure")
-    add("--divergence", type=Literal[tuple(DIVERGENCES)], default=defaults.divergence, help="D")
-    add("--alpha", type=float, default=defaults.alpha, help="α: the KL has weight 1−α")
-    add("--lambda", type=float | None, default=None, help="λ: D has weight α+λ−1")
-    add("--variance", type=float, default=defaults.variance, help="σ² of the likelihood")
-    add("--latent", type=int, default=defaults.latent, help="number of latent dimensions")
-    add("--epochs", type=int, default=defaults.epochs, help="passes over the training data")
-    add("--resamples", type=int, default=defaults.resamples, help="permutations of each test")
-    add("--seed", type=int, default=defaults.seed, help="of split, training and tests")
-    given = parser.parse_args(list(argv)).as_dict()
-    given["lambda_"] = given.pop("lambda")
-    running.demo(Demo(**given))
-
-
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "fit": ("train a preset on a data set", _fit),
     "resume": ("go on with an interrupted run", _resume),
@@ -240,9 +212,9 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     ),
     "compare": ("test generated against held-out rows", _compare),
     "presets": ("list the objectives", _presets),
-    "reproduce": ("run a named experiment", _reproduce),
-    "demo": ("a minute on the digits", _demo),
 }
+
+MOVED = {"demo": "examples/demo.py", "reproduce": "examples/reproduce"}  # deprecated commands
 
 
 def usage() -> str:
@@ -272,6 +244,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vae (divergences {__version__})")
         return 0
     name, rest = arguments[0], arguments[1:]
+    if name in MOVED:
+        print(
+            f"vae: `vae {name}` is deprecated: run `python {MOVED[name]}` in the repository",
+            file=sys.stderr,
+        )
+        return 2
     if name not in COMMANDS:
         print(
             f"vae: unknown command {name!r}; one of {', '.join(COMMANDS)}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from divergences.files import replacing
 from divergences.two_sample import Method, two_sample_test
 from vae.config import Config
 from vae.data import Data
-from vae.demo import Comparison, table
-from vae.demo import Config as Demo
 from vae.model import VAE
 from vae.presets import PRESETS, configure
 from vae.runs import Run, Which, first_process, write_text
@@ -243,6 +241,7 @@ def compare(
     as_json: bool,
 ) -> None:
     """Generated against held-out rows; other held-out rows against them as the control."""
+    from vae.evaluation import comparison_table
     from vae.evaluation.samples import TESTED, generate
     from vae.figures import save_figure
     from vae.figures.views import heldout_rows
@@ -253,22 +252,20 @@ def compare(
     rows = heldout_rows(run.data, 2 * half, seed=seed)[0]
     first, second = rows[:half], rows[half:]
     samples = generate(run.model(which), run.data, half, seed=seed)
-    comparisons = [
-        Comparison(
-            question, two_sample_test(x, first, method=method, n_resamples=n_resamples, rng=seed)
-        )
-        for question, x in (
-            ("Do generated rows differ from held-out ones?", samples),
-            ("Control: do other held-out rows differ from them?", second),
-        )
-    ]
-    save_figure(comparisons[0].result.plot(names=("generated", "held out")), path)
+    generated, control = (
+        two_sample_test(x, first, method=method, n_resamples=n_resamples, rng=seed)
+        for x in (samples, second)
+    )
+    save_figure(generated.plot(names=("generated", "held out")), path)
     if as_json:
-        names = ("generated", "control")
-        found = {k: c.result.to_dict() for k, c in zip(names, comparisons, strict=True)}
+        found = {"generated": generated.to_dict(), "control": control.to_dict()}
         print(json.dumps(found, indent=2, allow_nan=False))
-    else:
-        print(f"{table(comparisons)}\n\n{path}")
+        return
+    questions = {
+        "Do generated rows differ from held-out ones?": generated,
+        "Control: do other held-out rows differ from them?": control,
+    }
+    print(f"{comparison_table(questions)}\n\n{path}")
 
 
 # --- Words ---------------------------------------------------------------------------------------
@@ -296,29 +293,3 @@ def presets(name: str | None) -> None:
     for label, text in rows:
         if text:
             print(textwrap.fill(f"{label:<9}{text}", 96, subsequent_indent=" " * 9))
-
-
-def reproduce(names: Sequence[str], *, everything: bool) -> None:
-    """Run experiments, or list them."""
-    from vae.reproduce import EXPERIMENTS
-    from vae.reproduce import reproduce as run
-
-    if not names and not everything:
-        width = max(map(len, EXPERIMENTS))
-        for name, experiment in EXPERIMENTS.items():
-            print(f"{name:<{width}}  {experiment.summary} ({experiment.minutes:g} min)")
-        print("\nRun some with: python -m vae reproduce NAME …, or all with --all")
-        return
-    print(run(list(EXPERIMENTS) if everything else list(names), progress=True))
-
-
-def demo(config: Demo) -> None:
-    """As `make demo`."""
-    from vae.demo import run
-
-    try:
-        run(config)
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"{interrupt or 'interrupted'}; nothing was written") from None
-    except ValueError as error:
-        raise Failed(f"{error}; nothing was written") from error

@@ -1,4 +1,4 @@
-"""Did it work? Bounds of log p(x), codes, tests, probes and disentanglement of a trained model.
+"""Evaluation of a trained model: bounds of log p(x), codes, tests, probes, disentanglement.
 
 Needs scikit-learn: pip install "divergences[vae]".
 """
@@ -16,6 +16,7 @@ from vae.evaluation.evaluate import evaluate
 from vae.evaluation.probes import ClassShares, Probe
 from vae.evaluation.result import Evaluation, ImportanceSummary
 from vae.evaluation.samples import GeneratedTests
+from vae.evaluation.tables import comparison_table
 
 __all__ = [
     "DCI",
@@ -28,6 +29,7 @@ __all__ = [
     "ImportanceSummary",
     "PriorTests",
     "Probe",
+    "comparison_table",
     "dci",
     "elbo",
     "evaluate",

@@ -10,8 +10,7 @@ from vae._extras import needs_extra
 with needs_extra():
     from divergences.plots.style import save_figure
     from vae.figures.charts import curves_figure, kl_bars, null_distribution, training_curve
-    from vae.figures.demo import demo_figure
-    from vae.figures.latent import class_plane, latent_space
+    from vae.figures.latent import class_legend, class_plane, latent_space
     from vae.figures.look import Look, image_grid, paths, point_cloud, scatter, strips
     from vae.figures.page import evaluation_page
     from vae.figures.pictures import interpolate, reconstruct, traverse
@@ -25,9 +24,9 @@ with needs_extra():
 
 __all__ = [
     "Look",
+    "class_legend",
     "class_plane",
     "curves_figure",
-    "demo_figure",
     "evaluation_page",
     "image_grid",
     "interpolate",

@@ -7,11 +7,11 @@ from vae.objectives.critics import (
     DataCritic,
     WassersteinCritic,
 )
+from vae.objectives.divergences import DIVERGENCES, Divergence
+from vae.objectives.lambda_heuristic import propose_lambda
 from vae.objectives.objective import InfoVAE, Objective, lambda_from_pixel_mean
-from vae.objectives.proposal import propose_lambda
 from vae.objectives.rates import Capacity, Rate, TotalCorrelation, WeightedKL
 from vae.objectives.schedules import Anneal, Constant, Cyclical, Schedule
-from vae.objectives.slots import DIVERGENCES, Divergence
 
 __all__ = [
     "DIVERGENCES",

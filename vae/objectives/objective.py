@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from vae.objectives.critics import AdversarialDivergence, DataCritic
+from vae.objectives.divergences import DIVERGENCES, TO_STANDARD_NORMAL, Divergence, mmd, name_of
 from vae.objectives.rates import LAST, Rate, TotalCorrelation, WeightedKL
-from vae.objectives.slots import DIVERGENCES, TO_STANDARD_NORMAL, Divergence, mmd, name_of
 from vae.priors import Prior, StandardNormal
 from vae.terms import Loss, Terms
 

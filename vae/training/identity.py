@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.model import VAE
-from vae.objectives.slots import name_of
+from vae.objectives.divergences import name_of
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 MOST_DIFFERENCES = 3  # that a message lists

@@ -1,19 +1,15 @@
-"""The two-dimensional toy of the InfoVAE paper's code: codes that look like the prior, samples that
-look like the data."""
+"""Four Gaussians in the plane, the toy of the InfoVAE paper's code: codes match the prior, samples
+match the data."""
 
 import torch
+from finding import EARLIER, Finding
 from torch import Tensor
+from training import one_thread, trained
 
 from divergences.results import TwoSampleResult
 from divergences.two_sample import two_sample_test
+from vae import VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
 from vae.data import gaussian_mixture
-from vae.likelihoods import GaussianLikelihood
-from vae.model import VAE
-from vae.networks import mlp
-from vae.objectives import InfoVAE
-from vae.priors import StandardNormal
-from vae.reproduce.finding import EARLIER, Finding
-from vae.reproduce.training import one_thread, trained
 
 STEPS = 3000
 HALF = 2000

@@ -1,17 +1,15 @@
-"""A linear VAE with a learned σ is probabilistic PCA (Lucas, Tucker, Grosse & Norouzi 2019,
-"Don't Blame the ELBO!", arXiv:1911.02469): at its best the bound is tight."""
+"""A linear VAE with a learned σ reaches probabilistic PCA: at its optimum the ELBO is tight (Lucas,
+Tucker, Grosse & Norouzi 2019, "Don't Blame the ELBO!", arXiv:1911.02469)."""
 
 import torch
+from finding import Finding
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
+from training import one_thread, trained
 
-from vae._extras import needs_extra
-from vae.likelihoods import GaussianLikelihood
-from vae.model import VAE
-from vae.objectives import Objective, WeightedKL
-from vae.priors import StandardNormal
-from vae.reproduce.finding import Finding
-from vae.reproduce.training import one_thread, trained
+from vae import VAE, GaussianLikelihood, Objective, StandardNormal, WeightedKL
 
 K = 5
 STEPS = 6000
@@ -19,9 +17,6 @@ STEPS = 6000
 
 def linear_vae(progress: bool = True, steps: int = STEPS, tolerance: float = 0.03) -> list[Finding]:
     """The 8×8 digits / 16, k = 5, ELBO in closed form against scikit-learn's ``PCA.score``."""
-    with needs_extra():
-        from sklearn.datasets import load_digits
-        from sklearn.decomposition import PCA
     pixels = load_digits().data / 16
     pca = PCA(K).fit(pixels)
     with one_thread():

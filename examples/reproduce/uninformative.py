@@ -1,20 +1,16 @@
-"""A decoder that can do without a code: the KL gives the code up, the MMD-VAE does not
+"""A decoder that can do without a code: the VAE ignores it, the MMD-VAE does not
 (Chen et al. 2017, arXiv:1611.02731, sec. 2; Zhao, Song & Ermon 2017, arXiv:1706.02262, sec. 2)."""
 
 import math
 
 import torch
+from finding import EARLIER, Finding
 from torch import Generator, Tensor, nn
 from torch.nn.functional import linear
+from training import one_thread, trained
 
 from divergences.kl_decomposition import decompose_kl
-from vae.likelihoods import BernoulliLikelihood
-from vae.model import VAE
-from vae.networks import mlp
-from vae.objectives import InfoVAE, Objective, WeightedKL
-from vae.priors import StandardNormal
-from vae.reproduce.finding import EARLIER, Finding
-from vae.reproduce.training import one_thread, trained
+from vae import VAE, BernoulliLikelihood, InfoVAE, Objective, StandardNormal, WeightedKL, mlp
 
 LENGTH, DIM, HIDDEN = 32, 2, 100
 FLIP = 0.2  # probability that a bit differs from the one before

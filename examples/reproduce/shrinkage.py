@@ -3,13 +3,14 @@
 import math
 
 import torch
+from finding import Finding
+from scipy.optimize import minimize_scalar
 from torch import Tensor
+from tqdm import trange
 
 from divergences.estimators import Estimator
 from divergences.kernels import Gaussian
 from divergences.mmd import mmd2
-from vae._extras import needs_extra
-from vae.reproduce.finding import Finding
 
 D = N = 64  # latent dimensions, rows of a batch
 C = D**2  # of exp(−r²/C): a wide kernel, where the 1/N on the diagonal outweighs the rest
@@ -46,7 +47,6 @@ def v_statistic_shrinks(progress: bool = True, steps: int = STEPS) -> list[Findi
 
 def best_scale(diagonal: float) -> float:
     """The s that minimises the expected statistic; ``diagonal`` is 1/n for V and 0 for U."""
-    from scipy.optimize import minimize_scalar
 
     def expected(s: float) -> float:
         within: float = (1 + 4 * s**2 / C) ** (-D / 2)
@@ -57,8 +57,6 @@ def best_scale(diagonal: float) -> float:
 
 def fitted_scale(estimator: Estimator, steps: int, *, progress: bool) -> float:
     """s after so many steps of Adam from s = 1, averaged over the last tenth."""
-    with needs_extra():
-        from tqdm import trange
     generator = torch.Generator().manual_seed(0)
     log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([log_scale], lr=RATE)

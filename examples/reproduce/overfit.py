@@ -2,16 +2,12 @@
 (Zhao, Song & Ermon 2017, arXiv:1706.02262, sec. 5: log det Cov q(z) against 0)."""
 
 import torch
+from finding import EARLIER, Finding
 from torch import Tensor
+from training import one_thread, trained
 
+from vae import VAE, GaussianLikelihood, InfoVAE, Objective, StandardNormal, WeightedKL, mlp
 from vae.data import digits
-from vae.likelihoods import GaussianLikelihood
-from vae.model import VAE
-from vae.networks import mlp
-from vae.objectives import InfoVAE, Objective, WeightedKL
-from vae.priors import StandardNormal
-from vae.reproduce.finding import EARLIER, Finding
-from vae.reproduce.training import one_thread, trained
 
 ROWS, DIM, STEPS = 500, 5, 4000
 VARIANCE = 0.01

@@ -1,4 +1,4 @@
-"""What the experiments that train have in common."""
+"""Training, as the experiments share it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,21 +6,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from vae.model import VAE
+from vae import VAE, fit
+from vae.threads import threads
 
 
 @contextmanager
 def one_thread(seed: int = 0) -> Iterator[None]:
     """Initial weights from ``seed``, and numbers that do not depend on the number of cores; the
     caller's generators and threads are given back."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with threads(1), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def trained(
@@ -33,8 +29,6 @@ def trained(
     progress: bool,
 ) -> VAE:
     """The model after about so many steps on rows x [N, …], in evaluation mode."""
-    from vae.training import fit
-
     fit(
         model,
         x,

@@ -1,4 +1,4 @@
-"""What an experiment measured beside what it should have."""
+"""Measured values beside expected ones, and their table."""
 
 import math
 from collections.abc import Sequence

@@ -1,20 +1,26 @@
-"""A first guess at λ from the norms of two gradients."""
+"""A heuristic for λ: equal gradient norms of the distortion and of the divergence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from vae.objectives.objective import InfoVAE
-
-if TYPE_CHECKING:
-    from vae.model import VAE
+from vae.objectives.objective import InfoVAE, Objective
 
 
-def propose_lambda(model: VAE, x: Tensor, *, generator: Generator | None = None) -> float:
+class Autoencoder(Protocol):
+    """The part of ``vae.VAE`` that the heuristic uses."""
+
+    encoder: nn.Module
+    objective: Objective
+
+    def __call__(self, x: Tensor, *, generator: Generator | None = None) -> Any: ...
+
+
+def propose_lambda(model: Autoencoder, x: Tensor, *, generator: Generator | None = None) -> float:
     """The λ at which D pulls at the encoder as hard as the distortion does, on this batch.
 
         (α + λ − 1) ‖∇D‖ = ‖∇ E_q[−log p(x|z)]‖    over the encoder's parameters

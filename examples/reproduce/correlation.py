@@ -1,17 +1,22 @@
 """β on the total correlation against β on the whole KL (Chen et al. 2018, arXiv:1802.04942)."""
 
 import torch
+from finding import EARLIER, Finding
 from torch import Tensor
+from training import one_thread, trained
 
 from divergences.kl_decomposition import KLDecomposition, decompose_kl
+from vae import (
+    VAE,
+    BernoulliLikelihood,
+    Objective,
+    StandardNormal,
+    TotalCorrelation,
+    WeightedKL,
+    mlp,
+)
 from vae.data import shapes
-from vae.likelihoods import BernoulliLikelihood
-from vae.model import VAE
-from vae.networks import mlp
-from vae.objectives import Objective, Rate, TotalCorrelation, WeightedKL
-from vae.priors import StandardNormal
-from vae.reproduce.finding import EARLIER, Finding
-from vae.reproduce.training import one_thread, trained
+from vae.objectives import Rate
 
 ROWS, HELDOUT, DIM, STEPS = 4000, 2000, 6, 1500
 BETA = 6.0

@@ -1,4 +1,4 @@
-"""What fits the slot ``divergence(z, prior_sample)``: D(q(z)‖p(z)) from a batch of codes."""
+"""Divergences D(q(z)‖p(z)) estimated from a batch of codes and of prior draws."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -33,7 +33,7 @@ def energy(z: Tensor, prior_sample: Tensor) -> Tensor:
     return energy_distance(z, prior_sample)
 
 
-def mmd_normal(z: Tensor, prior_sample: Tensor) -> Tensor:  # noqa: ARG001 (one slot for all)
+def mmd_normal(z: Tensor, prior_sample: Tensor) -> Tensor:  # noqa: ARG001 (one signature for all)
     """The MMD of `mmd` to N(0, I) itself, in closed form: no noise from prior samples."""
     return mmd2_to_normal(z, kernel="gaussian", bandwidth="dimension")
 
