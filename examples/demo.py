@@ -22,7 +22,7 @@ from vae import DIVERGENCES, VAE, GaussianLikelihood, InfoVAE, StandardNormal, V
 from vae.data import digits
 from vae.evaluation import comparison_table
 from vae.figures import class_legend, class_plane, image_grid, latent_space, null_distribution
-from vae.threads import threads
+from vae.processes import threads
 from vae.training import TrainingDiverged
 
 # the original MMD-VAE in nats (`lambda_from_pixel_mean(64)`), and for the energy distance, whose

@@ -1,5 +1,7 @@
 """A VAE put together from its parts: encoder, decoder, likelihood, objective, prior."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -116,7 +118,7 @@ class VAE(nn.Module):
         """Encode, decode and evaluate every term, from given draws [B, M] of N(0, I) and p(z)."""
         code = self.encode(x, noise=noise)
         parameters = self._decoded(code.z, x)
-        kl, kl_per_dimension = self._kl(code)
+        kl, kl_per_dimension = self.kl(code)
         return Terms(
             x=x,
             mean=code.mean,
@@ -172,7 +174,9 @@ class VAE(nn.Module):
             len(x), self.prior.dim, generator=generator, device=x.device, dtype=dtype
         )
 
-    def _kl(self, code: Code) -> tuple[Tensor | None, Tensor | None]:
+    def kl(self, code: Code) -> tuple[Tensor | None, Tensor | None]:
+        """KL(q(z|x)‖p(z)) [B] in nats, at the sampled z for a prior that does not factorise, and
+        by dimension [B, M]; None where encoder or prior does not define it."""
         if code.mean is None or code.log_variance is None:
             return None, None
         if self.prior.factorises:
@@ -194,3 +198,22 @@ class VAE(nn.Module):
                 f"the encoder must return {what}, {expected}, got {list(encoded.shape)}"
             )
         return encoded.to(noise.dtype)
+
+
+@contextmanager
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Within, a module is in training or evaluation mode; every submodule's own is restored."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients."""
+    with in_mode(module, training=False), torch.no_grad():
+        yield

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from vae.build import build_model, load_data, resolve
 from vae.config import Config
 from vae.data import NAMES, Data
 from vae.model import VAE
+from vae.processes import first_process
 
 with needs_extra():
     import yaml
@@ -119,12 +119,6 @@ class Run:
         model = self.untrained()
         load_weights(model, self.folder / "checkpoints" / f"{which}.ckpt")
         return model.eval()
-
-
-def first_process() -> bool:
-    """Whether this is the process that writes and prints: one training with several devices runs
-    the whole command once for each."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 
 def read_config(path: Path) -> Config:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vae import VAE, fit
-from vae.threads import threads
+from vae.processes import threads
 
 
 @contextmanager

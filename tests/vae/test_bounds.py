@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from vae import VAE, GaussianLikelihood, ImplicitEncoder, InfoVAE, LearnedMixture, StandardNormal
 from vae.evaluation import elbo, importance_weighted_bound
-from vae.evaluation.passes import encode, evaluating
+from vae.evaluation.passes import encode
 from vae.likelihoods import BernoulliLikelihood
+from vae.model import evaluating
 
 D, M, VARIANCE = 6, 2, 0.3
 

@@ -16,8 +16,8 @@ from vae.terms import Terms
 from vae.training import TrainingDiverged, fit, read_metrics
 from vae.training.alarms import STREAK, WARM_UP_STEPS, Alarms
 from vae.training.checkpoints import read_checkpoint
+from vae.training.means import RunningMeans
 from vae.training.metrics import append_metrics, write_metrics
-from vae.training.watch import Watch
 
 
 def rows(n: int = 20) -> Tensor:
@@ -218,10 +218,10 @@ def test_a_held_out_loss_that_is_not_finite(tmp_path: Path) -> None:
 
 
 def test_a_watch_averages_and_survives_saving() -> None:
-    watch = Watch()
+    watch = RunningMeans()
     for step in range(3):
         watch.add({"loss": torch.tensor(float(step)), "kl": torch.tensor(2.0)}, step)
-    loaded = Watch()
+    loaded = RunningMeans()
     loaded.load_state_dict(watch.state_dict())
     for each in (watch, loaded):
         each.add({"loss": torch.tensor(9.0), "kl": torch.tensor(2.0)}, 3)

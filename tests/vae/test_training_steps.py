@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,9 +29,9 @@ from vae.objectives.divergences import mmd, sliced
 from vae.training import fit
 from vae.training.arguments import check_networks
 from vae.training.batches import Batches, Plan, Rows
-from vae.training.draws import Stream, generator, seed_of
 from vae.training.heldout import MOST_ROWS, HeldOut, most_rows
-from vae.training.module import TrainingModule
+from vae.training.losses import Losses
+from vae.training.rng import Stream, generator, seed_of
 
 N, BATCH, EPOCHS, RATE = 17, 5, 2, 1e-2
 
@@ -176,19 +175,15 @@ def test_dropout_differs_from_step_to_step() -> None:
     assert len({tuple(mask.flatten().tolist()) for mask in masks}) == len(masks) == 2 * 6
 
 
-def test_dropout_differs_from_process_to_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_differs_from_process_to_process() -> None:
     """With two shards of a batch, one after the other, in the place of two processes."""
     encoder = nn.Sequential(nn.Linear(5, 40), nn.Dropout(0.5), nn.Linear(40, 4))
     model = build(Objective(WeightedKL(1.0)), encoder=encoder)
-    steps = Batches(Rows.of(rows(), None), Plan(N, 4, 1), seed=7)
-    settings = SimpleNamespace(batch_size=4, seed=7)
-    module = TrainingModule(model, settings, steps, compiled=False)
-    monkeypatch.setattr(TrainingModule, "_gathers", False)
     masks = []
     for rank in (0, 1, 0):
-        monkeypatch.setattr(TrainingModule, "global_rank", rank)
+        losses = Losses(model, batch_size=4, seed=7, rank=rank)
         with torch.random.fork_rng():
-            masks += dropout_masks(model, lambda: module._terms(rows(2), 0))
+            masks += dropout_masks(model, lambda losses=losses: losses(rows(2), 0))
     assert torch.equal(masks[0], masks[2])
     assert not torch.equal(masks[0], masks[1])
 

@@ -18,8 +18,8 @@ from vae.config import Config
 from vae.data import Data
 from vae.model import VAE
 from vae.presets import PRESETS, configure
-from vae.runs import Run, Which, first_process, write_text
-from vae.threads import threads
+from vae.processes import first_process, threads
+from vae.runs import Run, Which, write_text
 
 FIGURES = (".png", ".pdf", ".svg")
 

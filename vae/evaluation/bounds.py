@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from divergences.resampling import progress
-from vae.evaluation.passes import encode, evaluating, log_likelihood, row_batches, wide
-from vae.model import VAE, Code
+from vae.evaluation.passes import encode, log_likelihood, row_batches, wide
+from vae.model import VAE, Code, evaluating
 
 
 def elbo(model: VAE, x: Tensor, *, generator: Generator | None = None) -> Tensor:

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from vae.model import VAE, Code
+from vae.model import VAE, Code, evaluating
 
 NUMBERS_CPU = 2**18  # of data decoded at a time: 2 MB in fp64, which stay in cache
 NUMBERS = 2**24  # on other devices
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def generator_for(model: VAE, seed: int, stream: str) -> Generator:
@@ -120,13 +105,7 @@ def encode(model: VAE, x: Tensor, *, generator: Generator | None = None) -> Enco
 def _encode(model: VAE, x: Tensor, generator: Generator | None) -> tuple[Tensor | None, ...]:
     drawn = model.encode(x, generator=generator)
     code = wide(drawn)
-    kl = per_dimension = None
-    if code.mean is not None and code.log_variance is not None:
-        if model.prior.factorises:
-            per_dimension = model.prior.kl(code.mean, code.log_variance)
-            kl = per_dimension.sum(1)
-        else:
-            kl = code.log_density(code.z) - model.prior.log_prob(code.z)
+    kl, per_dimension = model.kl(code)
     parameters = model.decoder(drawn.z).double()
     distortion = -model.likelihood.log_prob(x.double(), parameters)
     error = (x.double() - model.likelihood.mean(parameters)).square().flatten(1).sum(1)

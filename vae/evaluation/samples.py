@@ -12,8 +12,8 @@ from divergences.results import Record, TwoSampleResult
 from divergences.two_sample import Method, two_sample_test
 from vae.data import Data
 from vae.evaluation.codes import without_nulls
-from vae.evaluation.passes import evaluating, generator_for
-from vae.model import VAE
+from vae.evaluation.passes import generator_for
+from vae.model import VAE, evaluating
 
 TESTED = 2000  # rows of each sample in a test, at most: more only make small effects significant
 GENERATED = 10_000  # rows generated at a time

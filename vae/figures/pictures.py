@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae.evaluation.passes import Encoded, encode, evaluating, features, generator_for, like
-from vae.model import VAE
+from vae.evaluation.passes import Encoded, encode, features, generator_for, like
+from vae.model import VAE, evaluating
 
 LIMIT = 3.0
 

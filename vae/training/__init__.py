@@ -1,10 +1,10 @@
-"""Training by Lightning: devices, precision and processes are its business, the draws are ours."""
+"""Training: the loop and exact resume are ours; devices, precision and processes are Fabric's."""
 
+from vae.processes import first_process as on_first_process
 from vae.training.checkpoints import load_weights, read_checkpoint
-from vae.training.errors import TrainingDiverged
 from vae.training.fit import History, fit
+from vae.training.means import TrainingDiverged
 from vae.training.metrics import read_metrics
-from vae.training.trainer import on_first_process
 
 __all__ = [
     "History",

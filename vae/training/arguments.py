@@ -1,4 +1,4 @@
-"""What `fit` was asked for, refused where it makes no sense."""
+"""Checks of the arguments of `fit`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,28 @@ from contextlib import contextmanager
 
 import torch
 
-from vae.model import VAE
+from vae.model import VAE, evaluating
 from vae.objectives.rates import TotalCorrelation
 from vae.training.batches import Plan, Rows
-from vae.training.heldout import set_modes
 
 
-def make_plan(rows: Rows, epochs: int, batch_size: int, seed: int, devices: int) -> Plan:
-    """Raises ValueError for numbers that cannot be trained with."""
+def check(
+    model: VAE,
+    rows: Rows,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    devices: int,
+    critic_steps: int,
+    patience: int | None,
+    check_every: int | None,
+) -> Plan:
+    """The plan of a training; warns of a schedule that the run cuts short.
+
+    Raises:
+        ValueError: arguments out of range, rows or networks that do not fit.
+    """
     if epochs < 1 or batch_size < 2 or len(rows) < 2:
         raise ValueError(
             f"training needs epochs >= 1, batch_size >= 2 and 2 rows, "
@@ -28,35 +42,20 @@ def make_plan(rows: Rows, epochs: int, batch_size: int, seed: int, devices: int)
             f"batch_size must be a multiple of devices, and rows as many, got "
             f"batch_size={batch_size}, devices={devices}, {len(rows)} rows"
         )
-    return Plan(len(rows), min(batch_size, len(rows)) // devices * devices, epochs)
-
-
-def check_options(
-    model: VAE,
-    rows: Rows,
-    *,
-    critic_steps: int,
-    patience: int | None,
-    check_every: int | None,
-) -> None:
-    """Raises ValueError."""
     counts = {"critic_steps": critic_steps, "patience": patience, "check_every": check_every}
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if patience is None:
-        return
-    if rows.heldout is None:
+    if patience is not None and rows.heldout is None:
         raise ValueError("patience needs held-out rows: fit(..., heldout=rows)")
-    if model.objective.adversarial:
+    if patience is not None and model.objective.adversarial:
         raise ValueError(
             "patience needs held-out losses that compare, but this objective has critics: what "
             "they estimate at different steps does not; train for a number of epochs"
         )
-
-
-def warn_of_schedule(model: VAE, plan: Plan) -> None:
-    """Where the run cuts it short."""
+    plan = Plan(len(rows), min(batch_size, len(rows)) // devices * devices, epochs)
+    rows.check(model)
+    check_networks(model, rows)
     schedule = model.objective.rate.schedule
     missing = schedule.length - plan.n_steps
     if missing > 0:
@@ -66,6 +65,7 @@ def warn_of_schedule(model: VAE, plan: Plan) -> None:
             f"{-(-schedule.length // plan.steps_per_epoch)} epochs",
             stacklevel=3,
         )
+    return plan
 
 
 @contextmanager
@@ -82,8 +82,8 @@ def size_known(model: VAE, n: int) -> Iterator[None]:
         rate.n_data = None
 
 
-def dtype_of(model: VAE, precision: str) -> torch.dtype:
-    """Of the rows: the model's, where Lightning does not widen it."""
+def dtype_of(model: VAE, precision: str = "") -> torch.dtype:
+    """The dtype of the rows: the model's, where the precision does not widen it."""
     if str(precision).startswith("64"):
         return torch.float64
     dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
@@ -91,7 +91,6 @@ def dtype_of(model: VAE, precision: str) -> torch.dtype:
 
 
 @torch.inference_mode(False)
-@torch.no_grad()
 def check_networks(model: VAE, rows: Rows) -> None:
     """Encodes and decodes two rows, in evaluation mode.
 
@@ -107,31 +106,22 @@ def check_networks(model: VAE, rows: Rows) -> None:
     like = next((p for p in parameters if p.is_floating_point()), torch.empty(0))
     x = rows.some(2).to(like)
     noise = torch.zeros(2, model.prior.dim).to(like)
-    modes = {module: module.training for module in model.modules()}
     devices = [] if like.device.type == "cpu" else [like.device]
-    try:
-        model.eval()
-        with torch.random.fork_rng(devices=devices, device_type=like.device.type):
-            _pass(model, x, noise)
-    finally:
-        set_modes(modes)
+    with (
+        evaluating(model),
+        torch.random.fork_rng(devices=devices, device_type=like.device.type),
+        _named(f"the encoder cannot take rows of shape {list(x.shape[1:])}"),
+    ):
+        z = model.encode(x, noise=noise).z
+        what = f"codes of shape {list(z.shape[1:])} for rows of shape {list(x.shape[1:])}"
+        with _named(f"the decoder cannot take {what}"):
+            model.likelihood.log_prob(x, model._decoded(z, x))
 
 
-def _pass(model: VAE, x: torch.Tensor, noise: torch.Tensor) -> None:
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Turns a RuntimeError into a ValueError that says what failed, with its first line."""
     try:
-        code = model.encode(x, noise=noise)
+        yield
     except RuntimeError as error:
-        raise ValueError(
-            f"the encoder cannot take rows of shape {list(x.shape[1:])}: {_line(error)}"
-        ) from error
-    try:
-        model.likelihood.log_prob(x, model._decoded(code.z, x))
-    except RuntimeError as error:
-        raise ValueError(
-            f"the decoder cannot take codes of shape {list(code.z.shape[1:])} for rows of shape "
-            f"{list(x.shape[1:])}: {_line(error)}"
-        ) from error
-
-
-def _line(error: RuntimeError) -> str:
-    return str(error).partition("\n")[0]
+        raise ValueError(f"{what}: {str(error).partition(chr(10))[0]}") from error

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vae.data.data import Data
 from vae.model import VAE
-from vae.training.draws import Stream, generator, seed_of
-from vae.training.identity import checksum
+from vae.training.fingerprint import checksum
+from vae.training.rng import Stream, generator, seed_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,12 @@
-"""Checkpoints that are whole or not there, hold tensors and numbers only, and say what they are."""
+"""Checkpoints: written atomically, read without executing anything, one schema."""
 
 from __future__ import annotations
 
+import functools
 import io
-import os
+import operator
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +14,43 @@ import torch
 from torch import Tensor, nn
 
 from divergences.files import replacing
-from vae._extras import needs_extra
 from vae.model import VAE
-from vae.training.records import KEY, misfit, n_optimized
-
-with needs_extra():
-    from lightning.pytorch.plugins.io import CheckpointIO
 
 FORMAT = 2
+KEY = "vae_training"
 LAST, BEST = "last.ckpt", "best.ckpt"
-PREFIX = "model."  # of the names of parameters in a checkpoint
+PREFIX = "model."  # of the names of parameters
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of a parameter in Adam's state
+SCHEMA: Mapping[str, type | tuple[type, ...]] = {
+    "state_dict": dict,
+    "optimizer_states": list,  # of the autoencoder, and of its critics if it has some
+    "callbacks.Checks.best": (int, float),  # held-out loss, and its step
+    "callbacks.Checks.best_step": int,
+    "callbacks.Checks.seconds": (int, float),
+    "callbacks.Checks.stopped_early": bool,
+    "callbacks.Checks.alarms": dict,
+    f"{KEY}.format": int,
+    f"{KEY}.step": int,
+    f"{KEY}.n_steps": int,
+    f"{KEY}.settings": dict,  # the fingerprint of the run
+    f"{KEY}.watch.names": list,  # running means
+    f"{KEY}.watch.count": int,
+    f"{KEY}.watch.sums": Tensor,
+}
 
 
-class AtomicCheckpoints(CheckpointIO):
-    """Lightning's checkpoints, written whole and read without executing anything."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
-        del storage_options
-        # a resumed run is a new one over the steps that are left
-        checkpoint.pop("loops", None)
-        target = Path(path)
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as file:
-                file.write(content.getbuffer())
-        except OSError as error:
-            kept = "the one before it is intact" if target.exists() else "none was written before"
-            raise OSError(
-                error.errno, f"cannot write the checkpoint ({error.strerror}; {kept})", str(target)
-            ) from error
-
-    def load_checkpoint(
-        self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: Any = True
-    ) -> dict[str, Any]:
-        del map_location, weights_only
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        Path(path).unlink(missing_ok=True)
+def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Raises OSError with the path; what was there stays as it is."""
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(content.getbuffer())
+    except OSError as error:
+        kept = "the one before it is intact" if path.exists() else "none was written before"
+        message = f"cannot write the checkpoint ({error.strerror}; {kept})"
+        raise OSError(error.errno, message, str(path)) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -77,37 +73,49 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"there is no checkpoint {path}: nothing has been trained there yet"
         )
-    other = path.with_name(BEST if path.name == LAST else LAST)
-    advice = f"; {other} is still there" if other.exists() else ""
-    content = io.BytesIO(path.read_bytes())
     try:
-        _check_sums(content)
-        checkpoint: Any = torch.load(content, map_location="cpu", weights_only=True)
+        content = io.BytesIO(path.read_bytes())
+        with zipfile.ZipFile(content) as archive:  # torch.load takes a flipped bit for a weight
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("checksum")
+        content.seek(0)
+        checkpoint: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
+        version = checkpoint[KEY]["format"]
+        if version == FORMAT:
+            _check_schema(checkpoint)
     except Exception as error:  # torch and zipfile raise whatever their readers do
+        other = path.with_name(BEST if path.name == LAST else LAST)
+        advice = f"; {other} is still there" if other.exists() else ""
         raise ValueError(
-            f"{path} is damaged or not a checkpoint ({type(error).__name__}){advice}"
+            f"{path} is damaged or not a checkpoint of vae.training "
+            f"({type(error).__name__}: {error}){advice}"
         ) from error
-    record = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} is not a checkpoint of vae.training{advice}")
-    if record.get("format") != FORMAT:
+    if version != FORMAT:
         raise ValueError(
-            f"{path} has format {record.get('format')}, this version reads {FORMAT}: open it with "
-            "the version that wrote it"
+            f"{path} has format {version}, this version reads {FORMAT}: open it with the version "
+            "that wrote it"
         )
-    what = misfit(checkpoint)
-    if what:
-        raise ValueError(f"{path} is not a checkpoint of vae.training: {what}{advice}")
-    found: dict[str, Any] = checkpoint
-    return found
+    return checkpoint
 
 
-def _check_sums(content: io.BytesIO) -> None:
-    """What torch.load leaves out: it takes a flipped bit for a weight."""
-    with zipfile.ZipFile(content) as archive:
-        if archive.testzip() is not None:
-            raise zipfile.BadZipFile
-    content.seek(0)
+def _check_schema(checkpoint: Mapping[str, Any]) -> None:
+    """Raises an error of any kind unless a checkpoint is as ``SCHEMA`` says."""
+    for path, kind in SCHEMA.items():
+        value = functools.reduce(operator.getitem, path.split("."), checkpoint)
+        if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
+            raise TypeError(f"{path} is of type {type(value).__name__}")
+    record, alarms = checkpoint[KEY], checkpoint["callbacks"]["Checks"]["alarms"]
+    names, sums = record["watch"]["names"], record["watch"]["sums"]
+    moments = [m for o in checkpoint["optimizer_states"] for m in o["state"].values()]
+    for what, fits in (
+        ("step", 0 <= record["step"] <= record["n_steps"]),
+        ("watch", all(isinstance(n, str) for n in names) and list(sums.shape) == [len(names)]),
+        ("alarms", all(isinstance(n, int) for n in alarms.values())),
+        ("state_dict", all(isinstance(v, Tensor) for v in checkpoint["state_dict"].values())),
+        ("optimizer_states", all(m.keys() >= MOMENTS for m in moments)),
+    ):
+        if not fits:
+            raise ValueError(f"{what} does not fit")
 
 
 def parameters_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -128,17 +136,6 @@ def check_fit(path: Path, state: Mapping[str, Tensor], module: nn.Module) -> Non
         f"{path} is of another model: {len(names)} parameters differ, the first {first} "
         f"({found.get(first, 'absent')} in the file, {wanted.get(first, 'absent')} in the model)"
     )
-
-
-def check_optimizers(path: Path, states: Sequence[Mapping[str, Any]], model: VAE) -> None:
-    """Raises ValueError where a checkpoint's optimizers had other numbers of parameters."""
-    critics = len(list(model.objective.parameters()))
-    wanted = [len(model.autoencoder_parameters()), *([critics] if critics else [])]
-    found = [n_optimized(state) for state in states]
-    if wanted != found:
-        raise ValueError(
-            f"{path} is of another training: its optimizers had {found} parameters, now {wanted}"
-        )
 
 
 def load_weights(model: VAE, path: Path) -> int:

@@ -1,48 +1,59 @@
-"""From a model and data to a trained model."""
+"""Training a model: `fit`, and the loop over steps and checks."""
 
 from __future__ import annotations
 
+import math
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vae._extras import needs_extra
 from vae.data.data import Data
-from vae.model import VAE
+from vae.model import VAE, in_mode
 from vae.training.alarms import Alarms
-from vae.training.arguments import (
-    check_networks,
-    check_options,
-    dtype_of,
-    make_plan,
-    size_known,
-    warn_of_schedule,
-)
+from vae.training.arguments import check, dtype_of, size_known
 from vae.training.batches import Batches, Plan, Rows
-from vae.training.callbacks import Checks, Progress, say
 from vae.training.checkpoints import (
+    BEST,
+    FORMAT,
+    KEY,
     LAST,
+    PREFIX,
     check_fit,
-    check_optimizers,
-    load_weights,
     parameters_of,
     read_checkpoint,
     remove_leftovers,
+    write_checkpoint,
 )
+from vae.training.devices import make_fabric, reproducible
+from vae.training.fingerprint import Settings, describe
 from vae.training.heldout import HeldOut, most_rows
-from vae.training.identity import RunSettings, describe
-from vae.training.interruption import Interruption
-from vae.training.metrics import Row, read_metrics, write_metrics
-from vae.training.module import TrainingModule
-from vae.training.records import KEY
-from vae.training.trainer import Hardware, on_first_process, train
+from vae.training.losses import Losses
+from vae.training.means import RunningMeans, TrainingDiverged
+from vae.training.metrics import Row, append_metrics, read_metrics, write_metrics
+from vae.training.signals import StopSignals
+
+with needs_extra():
+    from lightning.fabric import Fabric
+    from tqdm import tqdm
 
 History = list[Row]
 """One row per check, as in metrics.csv: ``step`` and ``epoch`` done, the means since the last row
 of ``loss`` and what it is made of, ``heldout_…`` of the same, ``learning_rate``, ``schedule`` (of
 the rate, now), ``seconds``."""
+
+CRITIC_BETAS = (0.5, 0.999)  # Radford, Metz & Chintala 2016 (arXiv:1511.06434), sec. 4
+FINITE_EVERY = 50  # steps between looks at whether all was finite
+REDRAW_EVERY = 5.0  # seconds between pictures, at least
+TERMINATED = 128 + 15  # the exit code of a process that SIGTERM ended
+NOT_IN_BAR = frozenset({"step", "epoch", "learning_rate", "schedule", "seconds"})
 
 
 def fit(
@@ -115,152 +126,367 @@ def fit(
         OSError: the folder cannot be written; checkpoints that are there stay as they are.
         KeyboardInterrupt: Ctrl-C, after the current step and a checkpoint; a second one at once.
             Also where the training ended before it could stop.
+        SystemExit: SIGTERM, after the current step and a checkpoint, with status 143.
     """
     folder = None if folder is None else Path(folder)
     if folder is None and (resume or live_plots):
         raise ValueError("resume and live_plots need a folder")
     rows = Rows.of(data, heldout, dtype_of(model, precision))
-    plan = make_plan(rows, epochs, batch_size, seed, devices)
-    check_options(
-        model, rows, critic_steps=critic_steps, patience=patience, check_every=check_every
-    )
-    rows.check(model)
-    check_networks(model, rows)
-    warn_of_schedule(model, plan)
+    plan = check(
+        model, rows, epochs=epochs, batch_size=batch_size, seed=seed, devices=devices,
+        critic_steps=critic_steps, patience=patience, check_every=check_every,
+    )  # fmt: skip
     checksum, heldout_checksum = (0, 0) if folder is None else rows.checksums()
-    settings = RunSettings(
-        epochs=epochs,
-        batch_size=plan.batch_size,
-        learning_rate=learning_rate,
-        critic_learning_rate=(
-            learning_rate if critic_learning_rate is None else critic_learning_rate
-        ),
-        critic_steps=critic_steps,
-        seed=seed,
-        devices=devices,
-        precision=str(precision),
-        patience=patience,
-        check_every=check_every,
-        rows=len(rows),
-        checksum=checksum,
-        heldout=heldout_checksum,
-        model=describe(model),
-    )
-    checkpoint = None if folder is None else folder / "checkpoints" / LAST
-    start, finished = _start(model, checkpoint, settings, resume=resume)
-    shown = progress and on_first_process()
-    if shown:
-        print(model.weights(), flush=True)
-    history = _open_folder(folder, start)
-    if finished:
-        assert checkpoint is not None
-        load_weights(model, checkpoint)
-        if shown:
-            print(f"this training has ended, after {start} of {plan.n_steps} steps: nothing to do")
-        return history
-
-    if batch_size > len(rows) and on_first_process():
-        say(f"batch_size {batch_size} > {len(rows)} rows: {plan.batch_size} are used")
-    module = TrainingModule(
-        model, settings, Batches(rows, plan, seed=seed, start=start), compiled=compile
-    )
-    with size_known(model, len(rows)), Interruption() as interruption:
-        checks = Checks(
-            plan,
-            every=plan.steps_per_epoch if check_every is None else check_every,
-            heldout=_heldout(model, rows, plan, seed),
-            patience=None if patience is None else patience * plan.steps_per_epoch,
-            folder=folder,
-            rows=history,
-            interruption=interruption,
-            alarms=Alarms(
-                say, n_steps=plan.n_steps, schedule_steps=model.objective.rate.schedule.length
-            ),
-            draw=_drawing() if live_plots else None,
-        )
-        bar = Progress(plan, checks, visible=shown)
-        try:
-            torn = train(
-                module,
-                [checks, bar],
-                Hardware(accelerator, devices, precision),
-                checkpoint if start else None,
-            )
-        finally:
-            bar.close()
-    if torn or checks.interrupted or interruption.requested:
-        ended = checks.stopped_early or module.step == plan.n_steps
-        raise KeyboardInterrupt(
-            _interrupted(plan, module.step, checkpoint, saved=not torn, ended=ended and not torn)
-        )
-    return history
+    if critic_learning_rate is None:
+        critic_learning_rate = learning_rate
+    settings = Settings(
+        epochs=epochs, batch_size=plan.batch_size, learning_rate=learning_rate,
+        critic_learning_rate=critic_learning_rate, critic_steps=critic_steps, seed=seed,
+        devices=devices, precision=str(precision), patience=patience, check_every=check_every,
+        rows=len(rows), checksum=checksum, heldout=heldout_checksum, model=describe(model),
+    )  # fmt: skip
+    checkpoint = None if folder is None else _start(folder, model, settings, resume=resume)
+    fabric = make_fabric(model, accelerator, devices, precision)
+    shown = progress and fabric.is_global_zero
+    home = next(model.parameters(), torch.empty(0)).device
+    run = Run(fabric, model, settings, rows, plan, folder=folder, compiled=compile, shown=shown)
+    try:
+        with reproducible(fabric), in_mode(model, training=True), size_known(model, len(rows)):
+            if checkpoint is not None:
+                run.load_state_dict(checkpoint)
+            if shown:
+                print(model.weights(), flush=True)
+            run.open_folder()
+            if not run.ended:
+                if batch_size > len(rows) and fabric.is_global_zero:
+                    say(f"batch_size {batch_size} > {len(rows)} rows: {plan.batch_size} are used")
+                run.draw = _drawing() if live_plots else None
+                run.train()
+            elif shown:
+                done = f"after {run.step} of {plan.n_steps} steps"
+                print(f"this training has ended, {done}: nothing to do")
+    finally:
+        model.to(home)
+    return run.history
 
 
-# --- Before ---------------------------------------------------------------------------------------
-
-
-def _heldout(model: VAE, rows: Rows, plan: Plan, seed: int) -> HeldOut | None:
-    if rows.heldout is None:
-        return None
-    chosen = rows.heldout.to(rows.dtype)
-    return HeldOut(chosen, batch_size=plan.batch_size, seed=seed, most=most_rows(model))
-
-
-def _start(
-    model: VAE, path: Path | None, settings: RunSettings, *, resume: bool
-) -> tuple[int, bool]:
-    """The steps that are done, and whether that is all of them."""
-    if path is None:
-        return 0, False
+def _start(folder: Path, model: VAE, settings: Settings, *, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to resume from, if it is of the same training; None to start anew."""
+    path = folder / "checkpoints" / LAST
     if not resume:
         if path.exists():
             raise FileExistsError(
                 f"{path} is there: resume that training (resume=True), or take another folder"
             )
-        return 0, False
+        return None
     checkpoint = read_checkpoint(path)
-    record = checkpoint[KEY]
-    settings.check(path, record["settings"])
+    settings.check(path, checkpoint[KEY]["settings"])
     check_fit(path, parameters_of(checkpoint), model)
-    check_optimizers(path, checkpoint["optimizer_states"], model)
-    ended = (
-        record["step"] >= record["n_steps"] or checkpoint["callbacks"]["Checks"]["stopped_early"]
-    )
-    return record["step"], bool(ended)
+    return checkpoint
 
 
-def _open_folder(folder: Path | None, start: int) -> History:
-    """The rows of metrics up to ``start``, to which the file is cut."""
-    if folder is None:
-        return []
-    path = folder / "metrics.csv"
-    history = read_metrics(path, up_to=start) if start else []
-    if on_first_process():
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder / "checkpoints")
-        write_metrics(path, history)
-    return history
+class Run:
+    """One training: model, optimizers and what a checkpoint holds besides.
+
+    Args:
+        fabric: launched, on the devices of the training.
+        model: to be trained; moved to the device while ``train`` runs.
+        settings, rows, plan: of the run.
+        folder: for everything that is written; None writes nothing.
+        compiled: see `fit`.
+        shown: with a progress bar.
+
+    Attributes:
+        step: steps done.
+        history: rows of metrics so far.
+        draw: called with the history and a path now and then, for a live plot; None for none.
+    """
+
+    draw: Callable[[History, Path], None] | None = None
+
+    def __init__(
+        self, fabric: Fabric, model: VAE, settings: Settings, rows: Rows, plan: Plan, *,
+        folder: Path | None, compiled: bool, shown: bool,
+    ) -> None:  # fmt: skip
+        self.fabric, self.model, self.settings = fabric, model, settings
+        self.rows, self.plan, self.folder, self.shown = rows, plan, folder, shown
+        self.every = settings.check_every or plan.steps_per_epoch
+        self.step, self.history, self.means = 0, History(), RunningMeans()
+        self.best, self.best_step, self.seconds, self.stopped_early = math.inf, 0, 0.0, False
+        self._clock = self._drawn = time.monotonic()
+        schedule = model.objective.rate.schedule
+        self.alarms = Alarms(say, n_steps=plan.n_steps, schedule_steps=schedule.length)
+        self.heldout = None
+        if rows.heldout is not None:
+            chosen = rows.heldout.to(rows.dtype)
+            self.heldout = HeldOut(
+                chosen, batch_size=plan.batch_size, seed=settings.seed, most=most_rows(model)
+            )
+        self.adversarial = model.objective.adversarial
+        losses = Losses(
+            model, batch_size=plan.batch_size, seed=settings.seed, rank=fabric.global_rank,
+            world_size=fabric.world_size, compiled=compiled,
+            all_gather=self._all_gather,
+        )  # fmt: skip
+        adam = torch.optim.Adam
+        self.optimizers = [adam(model.autoencoder_parameters(), lr=settings.learning_rate)]
+        if self.adversarial:
+            critics, rate = list(model.objective.parameters()), settings.critic_learning_rate
+            self.optimizers.append(adam(critics, lr=rate, betas=CRITIC_BETAS))
+        self.losses = losses
+        self._wrapped, *self._stepping = fabric.setup(losses, *self.optimizers)
+
+    @property
+    def ended(self) -> bool:
+        return self.stopped_early or self.step == self.plan.n_steps
+
+    @property
+    def decay(self) -> float:
+        """Of the autoencoder's learning rate, now: a cosine to 0 at the end of the run."""
+        return 0.5 + 0.5 * math.cos(math.pi * self.step / self.plan.n_steps)
+
+    # --- The loop ---
+
+    def train(self) -> None:
+        """The steps that are left, with a check after every ``every`` of them and at the end.
+
+        Raises:
+            KeyboardInterrupt, SystemExit, TrainingDiverged, OSError: see `fit`.
+        """
+        self._clock = self._drawn = time.monotonic()
+        saved = True
+        batches = Batches(
+            self.rows, self.plan, seed=self.settings.seed, start=self.step,
+            rank=self.fabric.global_rank, world_size=self.fabric.world_size,
+        )  # fmt: skip
+        with StopSignals() as signals, self._bar() as bar:
+            try:
+                for x in batches:
+                    self.take_step(x.to(self.fabric.device))
+                    due = self.step % self.every == 0 or self.step == self.plan.n_steps
+                    stop = self._any(signals.received)
+                    if due or stop or self.step % FINITE_EVERY == 0:
+                        self._refuse_divergence(parameters=due or stop)
+                    if due:
+                        self.check()
+                    elif stop:
+                        self.save(LAST)
+                    self._advance(bar)
+                    if stop or self.ended:
+                        break
+            except KeyboardInterrupt:
+                saved = False
+        if signals.terminated:
+            raise SystemExit(TERMINATED)
+        if signals.interrupted or not saved:
+            raise KeyboardInterrupt(self._interrupted(saved=saved))
+
+    def take_step(self, x: Tensor) -> None:
+        """One step of the autoencoder, and after it those of its critics, on rows [b, …]."""
+        for group in self.optimizers[0].param_groups:  # critics have to follow to the end
+            group["lr"] = self.settings.learning_rate * self.decay
+        loss, parts = self._wrapped(x, self.step)
+        self._descend(0, loss)
+        if self.adversarial:
+            critic_loss = loss
+            for part in range(1, self.settings.critic_steps + 1):
+                critic_loss, _ = self._wrapped(x, self.step, part)
+                self._descend(1, critic_loss)
+                self.model.objective.after_critic_step()
+            parts = {**parts, "critic_loss": critic_loss}
+        self.means.add({"loss": loss, **parts}, self.step)
+        self.step += 1
+
+    def _descend(self, which: int, loss: Tensor) -> None:
+        self._stepping[which].zero_grad()
+        self.fabric.backward(loss)
+        self._stepping[which].step()
+
+    def _all_gather(self, rows: Tensor) -> Tensor:
+        gathered = self.fabric.all_gather(rows, sync_grads=rows.requires_grad)
+        assert isinstance(gathered, Tensor)
+        return gathered
+
+    # --- Checks ---
+
+    def check(self) -> None:
+        """A row of metrics, alarms, checkpoints, perhaps the end of the training."""
+        row = self._row()
+        self.means.clear()
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"{name} is {value:g}")
+        self.history.append(row)
+        if self.folder is not None and self.fabric.is_global_zero:
+            append_metrics(self.folder / "metrics.csv", row)
+        # critics move: their losses at different steps do not compare, and the newest is the best
+        better = self.adversarial or row.get("heldout_loss", math.inf) < self.best
+        if self.heldout is not None and better:
+            self.best, self.best_step = row["heldout_loss"], self.step
+            self.save(BEST)
+        patience = self.settings.patience
+        if patience is not None:
+            waited = self.step - self.best_step
+            self.stopped_early = waited >= patience * self.plan.steps_per_epoch
+        if self.ended:
+            self.alarms.finish()
+        self.save(LAST)
+        if self.draw is not None and self.folder is not None and self.fabric.is_global_zero:
+            now = time.monotonic()
+            if self.ended or now - self._drawn > REDRAW_EVERY:
+                self.draw(self.history, self.folder / "curves.png")
+                self._drawn = now
+
+    def _row(self) -> Row:
+        """The same on every process."""
+        row: Row = {"step": self.step, "epoch": self.step / self.plan.steps_per_epoch}
+        means = self.fabric.all_reduce(self.means.means(), reduce_op="mean")
+        assert isinstance(means, Tensor)
+        row.update(zip(self.means.names, means.tolist(), strict=True))
+        row.update(self.fabric.broadcast(self._look() if self.fabric.is_global_zero else {}))
+        row["learning_rate"] = self.settings.learning_rate * self.decay
+        row["schedule"] = float(self.model.objective.rate.schedule(self.step))
+        row["seconds"] = round(self._elapsed(), 3)
+        return row
+
+    def _look(self) -> Row:
+        """Held-out losses; the alarms look at the same rows, or at those of the latest batch."""
+        if self.heldout is None:
+            assert self.losses.latest is not None
+            self.alarms.check(self.losses.latest, self.step)
+            return {}
+        terms, loss = self.heldout(
+            self.model,
+            device=self.fabric.device,
+            dtype=dtype_of(self.model),
+            context=self.fabric.autocast(),
+        )
+        self.alarms.check(terms, self.step)
+        parts = {"loss": loss.total, **loss.parts}
+        return {f"heldout_{name}": float(value) for name, value in parts.items()}
+
+    def _refuse_divergence(self, *, parameters: bool) -> None:
+        """Before anything is written: what is there stays the last that was good."""
+        if self._any(self.means.bad):
+            raise self.means.diverged(self.plan.steps_per_epoch)
+        if parameters:
+            for name, parameter in self.model.named_parameters():
+                if not parameter.detach().isfinite().all():
+                    raise self._diverged(f"the parameter {name} is not finite")
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        epoch = (self.step - 1) // self.plan.steps_per_epoch + 1
+        return TrainingDiverged(f"{what} after step {self.step} (epoch {epoch})")
+
+    def _any(self, flag: bool) -> bool:
+        """On any process."""
+        if self.fabric.world_size == 1:
+            return flag
+        flags = self.fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum")
+        return bool(flags)
+
+    # --- The bar and the message of an interruption ---
+
+    def _bar(self) -> Any:
+        done = self.step // self.plan.steps_per_epoch
+        return tqdm(
+            total=self.plan.epochs, initial=done, desc="training", unit="epoch",
+            disable=not self.shown, file=sys.stderr, dynamic_ncols=True,
+        )  # fmt: skip
+
+    def _advance(self, bar: Any) -> None:
+        done = self.step // self.plan.steps_per_epoch
+        if done == bar.n:
+            return
+        if self.history:
+            shown = {n: v for n, v in self.history[-1].items() if n not in NOT_IN_BAR}
+            bar.set_postfix({n: f"{v:.4g}" for n, v in shown.items()}, refresh=False)
+        bar.update(done - bar.n)
+
+    def _interrupted(self, *, saved: bool) -> str:
+        ended = self.ended and saved
+        done = self.step // self.plan.steps_per_epoch
+        text = (
+            f"training {'ended before Ctrl-C could stop it,' if ended else 'interrupted'} after "
+            f"{done} of {self.plan.epochs} epochs (step {self.step} of {self.plan.n_steps})"
+        )
+        if self.folder is None:
+            return text
+        if not saved:
+            return f"{text}; not saved since the last check"
+        text += f"; {self.folder / 'checkpoints' / LAST} holds its state"
+        return text if ended else f"{text}: resume goes on from there"
+
+    # --- Files ---
+
+    def open_folder(self) -> None:
+        """Reads the rows of metrics up to now, to which the file is cut."""
+        if self.folder is None:
+            return
+        path = self.folder / "metrics.csv"
+        self.history = read_metrics(path, up_to=self.step) if self.step else []
+        if self.fabric.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.folder / "checkpoints")
+            write_metrics(path, self.history)
+
+    def save(self, name: str) -> None:
+        """Writes a checkpoint, on the first process."""
+        if self.folder is not None and self.fabric.is_global_zero:
+            write_checkpoint(self.folder / "checkpoints" / name, self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """As ``vae.training.checkpoints.SCHEMA`` says."""
+        return {
+            "state_dict": {PREFIX + n: v for n, v in self.model.state_dict().items()},
+            "optimizer_states": [optimizer.state_dict() for optimizer in self.optimizers],
+            "callbacks": {
+                "Checks": {
+                    "best": self.best,
+                    "best_step": self.best_step,
+                    "seconds": self._elapsed(),
+                    "stopped_early": self.stopped_early,
+                    "alarms": self.alarms.state_dict(),
+                }
+            },
+            KEY: {
+                "format": FORMAT,
+                "step": self.step,
+                "n_steps": self.plan.n_steps,
+                "settings": asdict(self.settings),
+                "watch": self.means.state_dict(),
+            },
+        }
+
+    def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError for optimizers of another training."""
+        self.model.load_state_dict(parameters_of(checkpoint))
+        try:
+            states = zip(self.optimizers, checkpoint["optimizer_states"], strict=True)
+            for optimizer, state in states:
+                optimizer.load_state_dict(state)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{LAST} is of another training: {error}") from error
+        checks = checkpoint["callbacks"]["Checks"]
+        self.best, self.best_step = checks["best"], checks["best_step"]
+        self.seconds, self.stopped_early = checks["seconds"], checks["stopped_early"]
+        self.alarms.load_state_dict(checks["alarms"])
+        self.step = checkpoint[KEY]["step"]
+        self.means.load_state_dict(checkpoint[KEY]["watch"])
+
+    def _elapsed(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return self.seconds + time.monotonic() - self._clock
 
 
-def _drawing() -> Callable[[list[Row], Path], None]:
+def say(text: str) -> None:
+    """A line on stderr that leaves the bar where it is."""
+    tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+def _drawing() -> Callable[[History, Path], None]:
     """Imported before the training, so that it does not fail in the middle of it."""
-    from vae.training.curves import save_curves
+    from divergences.plots.style import save_figure
+    from vae.figures.charts import curves_figure
 
-    return save_curves
-
-
-def _interrupted(
-    plan: Plan, step: int, checkpoint: Path | None, *, saved: bool, ended: bool
-) -> str:
-    done = step // plan.steps_per_epoch
-    text = (
-        f"training {'ended before Ctrl-C could stop it,' if ended else 'interrupted'} after {done} "
-        f"of {plan.epochs} epochs (step {step} of {plan.n_steps})"
-    )
-    if checkpoint is None:
-        return text
-    if not saved:
-        return f"{text}; not saved since the last check"
-    return f"{text}; {checkpoint} holds its state" + (
-        "" if ended else ": resume goes on from there"
-    )
+    return lambda rows, path: save_figure(curves_figure(rows), path)

@@ -1,7 +1,5 @@
-"""Every draw of a training as a pure function of (seed, stream, step).
-
-Nothing has to be saved for a resumed run to go on with the same numbers.
-"""
+"""RNG streams of a training: every draw is a pure function of (seed, stream, step), so that a
+resumed run has no random state to restore."""
 
 from enum import IntEnum
 
@@ -10,7 +8,7 @@ import torch
 
 
 class Stream(IntEnum):
-    """What a draw is for. Streams are independent of each other."""
+    """Independent streams, by purpose."""
 
     ORDER = 0  # of the rows in an epoch
     ROWS = 1  # binarisation of a batch
@@ -32,10 +30,8 @@ def generator(device: torch.device | str, seed: int) -> torch.Generator:
 
 
 def seed_global(device: torch.device, seed: int) -> None:
-    """The global generators of the CPU and of ``device``, which networks and objectives draw from.
-
-    ``torch.manual_seed`` would also queue the seed for devices that nobody uses.
-    """
+    """Seeds the global generators of the CPU and of ``device``, from which networks and objectives
+    draw (``torch.manual_seed`` would also queue the seed for devices that nobody uses)."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Means over steps, and the first step that was not finite, without waiting for the device."""
+"""Running means of the parts of the loss, and the first step that was not finite."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae.training.errors import TrainingDiverged
+
+class TrainingDiverged(ValueError):
+    """A term became infinite or NaN; the message names the step, the term and what to try."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"training diverged: {what}; try a smaller λ or learning rate, or a larger σ²"
+        )
 
 
-class Watch:
-    """Sums the parts of every step on their device, and keeps those of the first step where one of
-    them was not finite."""
+class RunningMeans:
+    """Sums of the 0-d parts of every step, on their device: adding never waits for it."""
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
         self.count = 0
         self._sums = torch.zeros(0)
-        self._bad_step = torch.tensor(-1)
+        self._bad_step: Tensor | None = None  # the first that was not finite, or −1
         self._bad_values = torch.zeros(0)
 
     @torch.no_grad()
     def add(self, parts: Mapping[str, Tensor], step: int) -> None:
-        """The 0-d parts of a step (numbered from 0)."""
+        """Adds the parts of a step (numbered from 0)."""
         names = tuple(parts)
         if self.names and names != self.names:
             raise ValueError(
@@ -32,13 +38,11 @@ class Watch:
                 f"{', '.join(self.names)}, now of {', '.join(names)}"
             )
         values = torch.stack([part.detach().float() for part in parts.values()])
-        if not self.names:
-            self.names = names
-            self._sums = torch.zeros_like(values)
-        if self._bad_values.numel() == 0:
-            self._bad_values = torch.zeros_like(values)
+        if self._bad_step is None:  # the first step, or the first after a resume
+            self._sums = self._sums.to(values.device) if self.names else torch.zeros_like(values)
             self._bad_step = torch.full((), -1, device=values.device)
-            self._sums = self._sums.to(values.device)
+            self._bad_values = torch.zeros_like(values)
+        self.names = names
         self._sums = self._sums + values
         self.count += 1
         first = (self._bad_step < 0) & ~values.isfinite().all()
@@ -48,22 +52,20 @@ class Watch:
     @property
     def bad(self) -> bool:
         """A step was not finite. Waits for the device."""
-        return bool(self._bad_step >= 0)
+        return self._bad_step is not None and bool(self._bad_step >= 0)
 
     def diverged(self, steps_per_epoch: int) -> TrainingDiverged:
-        """With the step and the term that was not finite."""
-        step = int(self._bad_step)
+        """The error to raise, with the step and the term that was not finite."""
+        step = -1 if self._bad_step is None else int(self._bad_step)
         if step < 0:
-            return TrainingDiverged("training diverged in another process")
+            return TrainingDiverged("a term is not finite in another process")
         values = dict(zip(self.names, self._bad_values.tolist(), strict=True))
         total = values.pop("loss")
-        worst = [name for name, value in values.items() if value - value != 0]  # inf or NaN
-        first = worst[0] if worst else "loss"
+        first = next((name for name, value in values.items() if value - value != 0), "loss")
         listed = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         return TrainingDiverged(
-            f"training diverged: {first} is not finite in step {step + 1} "
-            f"(epoch {step // steps_per_epoch + 1}; loss {total:.4g}: {listed}); "
-            "try a smaller λ or learning rate, or a larger σ²"
+            f"{first} is not finite in step {step + 1} "
+            f"(epoch {step // steps_per_epoch + 1}; loss {total:.4g}: {listed})"
         )
 
     def means(self) -> Tensor:
@@ -71,7 +73,6 @@ class Watch:
         return self._sums / max(self.count, 1)
 
     def clear(self) -> None:
-        """Start anew."""
         self._sums, self.count = torch.zeros_like(self._sums), 0
 
     def state_dict(self) -> dict[str, Any]:

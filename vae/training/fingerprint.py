@@ -1,4 +1,4 @@
-"""What a training is, in words: enough to tell whether a resumed run is the one that it goes on."""
+"""Fingerprint of a run, checked on resume."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ MOST_DIFFERENCES = 3  # that a message lists
 
 
 @dataclasses.dataclass(frozen=True)
-class RunSettings:
-    """What a resumed training must share with the one it goes on with.
-
-    ``model`` is what `describe` says of it, ``checksum`` and ``heldout`` stand for the rows.
-    """
+class Settings:
+    """The settings that a resumed training must share with the one it goes on with; ``model`` is
+    `describe` of it, ``checksum`` and ``heldout`` stand for the rows."""
 
     epochs: int
     batch_size: int
