@@ -2,7 +2,8 @@
 
 from vae.processes import first_process as on_first_process
 from vae.training.checkpoints import load_weights, read_checkpoint
-from vae.training.fit import History, fit
+from vae.training.fit import fit
+from vae.training.loop import History
 from vae.training.means import TrainingDiverged
 from vae.training.metrics import read_metrics
 
