@@ -1,12 +1,11 @@
-"""Delimited text: what separates the cells, whether there is a header, and the numbers."""
+"""Delimited text, read by pandas: delimiter, header and missing cells are recognised here."""
 
 from __future__ import annotations
 
-import csv
+import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
-from typing import NamedTuple, TextIO
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 from .columns import Columns
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
-CHUNK = 20_000  # lines converted at a time
-Row = tuple[int, list[str]]  # its line, and its cells
+END = "\x1f"  # a last cell for every row: pandas fills up short rows in silence
 
 
 class Parsed(NamedTuple):
@@ -27,43 +25,29 @@ class Parsed(NamedTuple):
 
 
 def parse(file: TextIO, source: str, columns: Sequence[str] | None, labels: str | None) -> Parsed:
-    """See ``tables.read_table``. One pass over the file, so that a pipe will do."""
-    skipped, first = 0, ""
-    for skipped, first in enumerate(file):  # noqa: B007
-        if first.strip() and not first.startswith("#"):
-            break
-    delimiter = next((d for d in "\t;," if d in first), " ")
-    reader = _rows(chain([first], file), delimiter, skipped)
-    top = list(islice(reader, 2))
-    if not top:
-        raise ValueError(f"{source} is empty")
-    width = len(top[0][1])
-    names = None
-    if _is_header([cells for _, cells in top]):
-        names = [cell.strip() for cell in top.pop(0)[1]]
-        if not top:
-            raise ValueError(f"{source} has a header and no rows")
-    found = Columns(source, names, width)
-    picked, label = found.choose(columns, labels)
+    """See ``tables.read_table``. One pass over the file, so that a pipe will do.
 
-    parts, texts, line = [], [], top[-1][0]
-    rows: Iterable[Row] = top
-    while True:
-        for chunk in _chunks(rows):
-            parts.append(_convert(chunk, picked, found))
-            if label is not None:
-                texts += [cells[label].strip() for _, cells in chunk]
-        rest: list[str] = []
-        while rest := list(islice(file, CHUNK)):
-            fast = _fast(rest, delimiter, picked, width) if label is None else None
-            if fast is None:  # to be read cell by cell, from here on
-                break
-            parts.append(fast)
-            line += len(rest)
-        if not rest:
-            break
-        rows = _rows(chain(rest, file), delimiter, line)
-    table = np.concatenate(parts)
+    Raises:
+        ModuleNotFoundError: pandas is missing.
+        ValueError: the text is no table of numbers, by line and column.
+    """
+    # pandas would skip comments and blank lines too, and lose count of the lines
+    rows = [(n, s) for n, s in enumerate(file, 1) if s.strip() and not s.startswith("#")]
+    if not rows:
+        raise ValueError(f"{source} is empty")
+    numbers = np.array([number for number, _ in rows])
+    cells = _cells([line for _, line in rows], source, numbers)
+    names = None
+    if _is_header(cells.iloc[:2].to_numpy().tolist()):
+        names = [cell.strip() for cell in cells.iloc[0]]
+        cells, numbers = cells.iloc[1:], numbers[1:]
+        if cells.empty:
+            raise ValueError(f"{source} has a header and no rows")
+    found = Columns(source, names, cells.shape[1])
+    picked, label = found.choose(columns, labels)
+    table = np.empty((len(cells), len(picked)))
+    for target, position in enumerate(picked):
+        table[:, target] = _numbers(cells.iloc[:, position], numbers, found, position)
 
     note = None
     if names and columns is None and picked[:1] == [0] and not names[0] and _counts(table[:, 0]):
@@ -71,24 +55,45 @@ def parse(file: TextIO, source: str, columns: Sequence[str] | None, labels: str 
         note = f"{source}: the first column has no name and counts the rows; left out"
     if label is None:
         return Parsed(table, found.names_of(picked), None, None, note)
+    texts = np.array(cells.iloc[:, label].str.strip().tolist(), dtype=np.str_)
     header = names[label] if names else None
-    return Parsed(table, found.names_of(picked), np.array(texts, dtype=np.str_), header, note)
+    return Parsed(table, found.names_of(picked), texts, header, note)
 
 
-def _rows(lines: Iterable[str], delimiter: str, before: int) -> Iterator[Row]:
-    """The rows of ``lines``, of which ``before`` precede; blank lines and comments are none."""
-    if delimiter == " ":
-        lines = (line.strip() for line in lines)
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    for cells in reader:
-        if cells and not cells[0].startswith("#"):
-            yield before + reader.line_num, cells
+def _cells(lines: Sequence[str], source: str, numbers: NDArray[np.int64]) -> Any:
+    """A data frame of text; every row has as many cells as the first."""
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f'{source}: reading text needs pandas: pip install "divergences[tables]"', name="pandas"
+        ) from None
+    delimiter = next((d for d in "\t;," if d in lines[0]), None)
+    settings: dict[str, Any] = dict(header=None, dtype=str, keep_default_na=False)
+    if delimiter is None:
+        settings |= dict(sep=r"\s+")
+    else:
+        settings |= dict(sep=delimiter, skipinitialspace=delimiter != "\t")
+    last = f"{delimiter or ' '}{END}"
+    text = "\n".join(line.strip(" \r\n") + last for line in lines)
+    try:
+        cells = pandas.read_csv(io.StringIO(text), **settings)
+    except pandas.errors.ParserError as error:
+        many = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+        if many is None:  # such as a quote without an end
+            raise ValueError(f"{source}: {error}") from None
+        width, row, count = (int(number) - 1 for number in many.groups())
+        raise ValueError(_ragged(source, numbers[row], count, width)) from None
+    short = (cells.iloc[:, -1] != END).to_numpy()
+    if short.any():
+        row = int(short.argmax())
+        count = cells.iloc[row].tolist().index(END)
+        raise ValueError(_ragged(source, numbers[row], count, cells.shape[1] - 1))
+    return cells.iloc[:, :-1]
 
 
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    rows = iter(rows)
-    while chunk := list(islice(rows, CHUNK)):
-        yield chunk
+def _ragged(source: str, line: int, count: int, width: int) -> str:
+    return f"{source}, line {line} has {count} cells; the first row has {width}"
 
 
 def _is_header(rows: Sequence[Sequence[str]]) -> bool:
@@ -96,7 +101,7 @@ def _is_header(rows: Sequence[Sequence[str]]) -> bool:
     kinds = [[_kind(cell) for cell in row] for row in rows]
     if "number" not in kinds[0]:
         return "text" in kinds[0]
-    return any(pair == ("text", "number") for pair in zip(kinds[0], kinds[-1], strict=False))
+    return any(pair == ("text", "number") for pair in zip(kinds[0], kinds[-1], strict=True))
 
 
 def _kind(cell: str) -> str:
@@ -109,54 +114,24 @@ def _kind(cell: str) -> str:
     return "number"
 
 
-def _fast(
-    lines: Sequence[str], delimiter: str, picked: Sequence[int], width: int
-) -> NDArray[np.float64] | None:
-    """The numbers of lines that hold ``width`` plain numbers each; None if they may not."""
-    if delimiter == " ":
-        even = all(len(line.split()) == width for line in lines)
-    else:
-        even = all(line.count(delimiter) == width - 1 and line.strip() for line in lines)
-    if not even or not picked:
-        return None
+def _numbers(
+    column: Any, lines: NDArray[np.int64], columns: Columns, position: int
+) -> NDArray[np.float64]:
+    """A column of text as numbers, NaN where a cell is missing."""
     try:
-        return np.loadtxt(
-            lines,
-            delimiter=None if delimiter == " " else delimiter,
-            usecols=picked,
-            ndmin=2,
-            comments=None,
-        )
+        return np.asarray(column, dtype=np.float64)
     except ValueError:
-        return None
-
-
-def _convert(chunk: Sequence[Row], picked: Sequence[int], columns: Columns) -> NDArray[np.float64]:
-    values = np.empty((len(chunk), len(picked)))
-    for row, (line, cells) in enumerate(chunk):
-        if len(cells) != columns.width:
-            raise ValueError(
-                f"{columns.source}, line {line} has {len(cells)} cells; the first row has "
-                f"{columns.width}"
-            )
-        for target, position in enumerate(picked):
-            cell = cells[position]
-            try:
-                values[row, target] = float(cell)
-            except ValueError:
-                if _kind(cell) == "text":
-                    raise ValueError(
-                        f"{columns.source}, line {line}, {columns.title(position)}: {cell!r} is "
-                        f"not a number; {_advice(cell)}"
-                    ) from None
-                values[row, target] = np.nan
-    return values
-
-
-def _advice(cell: str) -> str:
-    if re.fullmatch(r"\s*-?\d+,\d+\s*", cell):
-        return "write decimal points"
-    return "choose the columns of numbers (see --help)"
+        cells = column.str.strip()
+        missing = cells.str.lower().isin(MISSING).to_numpy()
+        for line, cell in zip(lines[~missing], cells[~missing], strict=True):
+            if _kind(cell) == "text":
+                decimal = re.fullmatch(r"-?\d+,\d+", cell)
+                advice = "choose the columns of numbers (see --help)"
+                raise ValueError(
+                    f"{columns.source}, line {line}, {columns.title(position)}: {cell!r} is "
+                    f"not a number; {'write decimal points' if decimal else advice}"
+                ) from None
+        return np.asarray(cells.mask(missing, "nan"), dtype=np.float64)
 
 
 def _counts(column: NDArray[np.float64]) -> bool:

@@ -6,7 +6,6 @@ line and the column, and what to do.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,7 +51,7 @@ def read_table(
     Raises:
         ValueError: what is in the file does not fit.
         OSError: the file cannot be read.
-        ModuleNotFoundError: a .parquet file and no pyarrow.
+        ModuleNotFoundError: text and no pandas, or a .parquet file and no pyarrow.
     """
     path, key = _locate(location)
     suffix = path.suffix.lower()
@@ -140,8 +139,6 @@ def _read_text(path: Path, source: str, columns: Sequence[str] | None, labels: s
             return Table(source, *delimited.parse(file, source, columns, labels))
     except UnicodeDecodeError:
         raise ValueError(f"{source} is not UTF-8 text") from None
-    except csv.Error as error:
-        raise ValueError(f"{source}: {error}") from None
 
 
 # --- Arrays and tables in binary files -----------------------------------------------------------
@@ -219,7 +216,8 @@ def _read_parquet(path: Path, key: str | None, source: str) -> _Read:
         from pyarrow import parquet
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            f"{source}: reading .parquet needs pyarrow: pip install pyarrow", name="pyarrow"
+            f'{source}: reading .parquet needs pyarrow: pip install "divergences[tables]"',
+            name="pyarrow",
         ) from None
     table = parquet.read_table(path)
     return [column.to_numpy() for column in table.columns], list(table.column_names)

@@ -158,7 +158,7 @@ MISTAKES = {
         ("a,b\n1,2\n3,x7\n", r"line 3, column 2 \('b'\): 'x7' is not a number"),
         ("1,2\n3,x7\n", r"line 2, column 2: 'x7' is not a number"),
         ("a;b\n1;2\n3;4,5\n", r"line 3, column 2 \('b'\): '4,5' is not a number; write decimal"),
-        ('1,"2\n3,4\n', "is not a number"),
+        ('1,"2\n3,4\n', "a.csv: .*EOF inside string"),
     ],
     "a.xlsx": [("x", r"unknown kind of file '.xlsx'; known are .csv, .tsv, .txt")],
     "a.npy": [("not numpy", "not an array of numbers"), ("", "not an array of numbers")],
@@ -264,7 +264,7 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a stand-in for pyarrow, which need not be installed; without it the message says how."""
     path = write(tmp_path / "a.parquet", "")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs pyarrow: pip install pyarrow"):
+    with pytest.raises(ModuleNotFoundError, match=r'needs pyarrow: pip install "divergences\[tab'):
         read_table(path)
 
     def column(values: list[object]) -> types.SimpleNamespace:
@@ -295,3 +295,16 @@ def test_empty_cells_between_tabs_stay_in_their_column(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         read_table(str(file), columns=["a", "b"]).values[2], [np.nan, 7.5]
     )
+
+
+def test_text_needs_the_extra_and_arrays_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match=r'a.csv: .* pip install "divergences\[tables\]"'):
+        read_table(write(tmp_path / "a.csv", lines(",", True)))
+    np.save(tmp_path / "a.npy", VALUES)
+    np.savez(tmp_path / "a.npz", VALUES)
+    torch.save(torch.tensor(VALUES), tmp_path / "a.pt")
+    for name in ("a.npy", "a.npz", "a.pt"):
+        np.testing.assert_array_equal(read_table(str(tmp_path / name)).values, VALUES)
