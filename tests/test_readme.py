@@ -70,7 +70,7 @@ def test_commands_of_vae_parse(
     page: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every `python -m vae …`, with what it would do left out."""
-    for name in ("fit", "resume", "evaluate", "sample", "compare", "presets"):
+    for name in ("fit", "resume", "evaluate", "picture", "compare", "presets"):
         monkeypatch.setattr(running, name, lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out" / "first").mkdir(parents=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EXTRA = frozenset({"PIL", "jsonargparse", "lightning", "matplotlib", "sklearn", "tqdm", "yaml"})
+EXTRA = frozenset({"PIL", "lightning", "matplotlib", "sklearn", "tqdm", "yaml"})
 
 
 @contextmanager

@@ -159,8 +159,8 @@ class Config:
     def check_used(self, names: Iterable[str]) -> None:
         """Raises ValueError for a setting among these that has no effect beside the others."""
         for name in names:
-            if name in MEANT_FOR:
-                needs, present = MEANT_FOR[name]
+            if name.rstrip("_") in MEANT_FOR:
+                needs, present = MEANT_FOR[name.rstrip("_")]
                 if not present(self):
                     raise ValueError(f"{_flag(name)} has no effect here: it needs {needs}")
 
@@ -213,7 +213,7 @@ MEANT_FOR: Mapping[str, tuple[str, Test]] = {
     "mutual_weight": ("rate tc", lambda c: c.rate == "tc"),
     "dimension_weight": ("rate tc", lambda c: c.rate == "tc"),
     "estimator": ("rate tc", lambda c: c.rate == "tc"),
-    "lambda_": ("a divergence", lambda c: c.divergence != "none"),
+    "lambda": ("a divergence", lambda c: c.divergence != "none"),
     "constraint": ("divergence wasserstein", lambda c: c.divergence == "wasserstein"),
     "critic_learning_rate": ("an objective with critics", lambda c: c.adversarial),
     "critic_steps": ("an objective with critics", lambda c: c.adversarial),
@@ -233,6 +233,22 @@ def _with_nearest(unknown: Iterable[str], known: Iterable[str]) -> Iterator[str]
 def _kinds(hint: Any) -> tuple[type, ...]:
     kinds: tuple[Any, ...] = get_args(hint) or (hint,)
     return tuple(str if isinstance(kind, str) else kind for kind in kinds)
+
+
+def from_text(text: str, hint: Any) -> Any:
+    """The value of a flag, or the text where it is none of the type."""
+    kinds = _kinds(hint)
+    if text == "null" and type(None) in kinds:
+        return None
+    if bool in kinds:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -167,7 +167,8 @@ def configure(preset: str = "mmd-vae", **changes: Any) -> Config:
         if "beta" in changes:
             raise ValueError("give alpha or beta = 1 − alpha, not both")
         changes["beta"] = 1 - changes.pop("alpha")
-    settings = {**PRESETS[preset].settings, **changes, "preset": preset}
-    config = Config.from_dict({name.rstrip("_"): value for name, value in settings.items()})
-    config.check_used(changes)
+    changes = {name.rstrip("_"): value for name, value in changes.items()}
+    plain = {f.name.rstrip("_"): f.default for f in fields(Config)} | dict(PRESETS[preset].settings)
+    config = Config.from_dict({**plain, **changes, "preset": preset})
+    config.check_used(name for name, value in changes.items() if value != plain[name])
     return config

@@ -1,4 +1,4 @@
-"""The folder of a run: what it was told, on what, and what came of it.
+"""The folder of a run: configuration, versions, metrics, checkpoints, evaluation, figures.
 
 config.yaml      every setting, resolved: `python -m vae fit --config` repeats the run
 versions.json    of the libraries, and a hash of the training rows
@@ -75,8 +75,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         for name in OWN if overwrite else ():
             _remove(folder / name)
-        write_json(folder / VERSIONS, _versions(data))
-        write_text(folder / CONFIG, yaml.safe_dump(run.config.to_dict(), sort_keys=False))
+        write_text(folder / VERSIONS, as_json(_versions(data)))
+        write_text(folder / CONFIG, as_yaml(run.config))
         return run
 
     @classmethod
@@ -87,7 +87,7 @@ class Run:
             FileNotFoundError: it is not.
             ValueError: its configuration cannot be read by this version, or the data changed.
         """
-        config = read_config(folder / CONFIG)
+        config = Config.from_dict(read_settings(folder / CONFIG))
         data = load_data(config)
         written = _read_versions(folder).get("data")
         if written is not None and written != _fingerprint(data):
@@ -121,11 +121,6 @@ class Run:
         return model.eval()
 
 
-def read_config(path: Path) -> Config:
-    """A whole configuration from YAML; raises as `read_settings`."""
-    return Config.from_dict(read_settings(path))
-
-
 def read_settings(path: Path) -> dict[str, Any]:
     """Settings from YAML, some or all.
 
@@ -155,9 +150,15 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Atomically and strictly: no NaN."""
-    write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+def as_json(values: Any) -> str:
+    """Strict JSON: no NaN."""
+    return json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def as_yaml(config: Config) -> str:
+    """As in config.yaml."""
+    text: str = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    return text
 
 
 def _versions(data: Data) -> dict[str, str]:

@@ -73,6 +73,28 @@ def test_a_flag_overrides_the_file_and_the_preset(run: Path, tmp_path: Path) -> 
     assert "β = 1−α = 3 " in Run.open(out).model().weights()
 
 
+def test_settings_can_be_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [
+        "--preset",
+        "aae",
+        "--learning-rate",
+        "1e-2",
+        "--patience",
+        "null",
+        "--compile",
+        "true",
+    ]
+    assert main(["fit", *flags, "--out", str(tmp_path / "run"), "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["learning_rate"] == 0.01
+    assert (printed["compile"], printed["patience"], printed["divergence"]) == (
+        True,
+        None,
+        "critic",
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_alpha_is_another_word_for_beta(tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ["--preset", "infovae", "--alpha", "0.5", "--lambda", "9", *SHORT]
@@ -156,12 +178,14 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["train"], "vae: unknown command 'train'; one of fit, resume"),
         (["fit", "--preset", "mdm-vae"], "unknown preset 'mdm-vae'; did you mean mmd-vae"),
         (["presets", "nothing like it"], "unknown preset 'nothing like it'; known: vae, beta-vae"),
-        (["fit", "--latent", "x"], "--latent must be an integer, got 'x'"),
-        (["fit", "--lambda", "x"], "--lambda must be a number or null, got 'x'"),
+        (["fit", "--latent", "x"], "latent must be an integer, got 'x'"),
+        (["fit", "--lambda", "x"], "lambda must be a number or null, got 'x'"),
         (["fit", "--latent", "0"], "latent must be at least 1, got 0"),
-        (["fit", "--divergence", "mdm"], "--divergence must be one of 'none', 'mmd'"),
+        (["fit", "--divergence", "mdm"], "divergence must be one of none, mmd"),
         (["fit", "--latnt", "3"], "unrecognized arguments: --latnt 3"),
-        (["fit", "--alpha", "0.5", "--beta", "0.7"], "give --alpha or --beta = 1 − alpha"),
+        (["fit", "--alpha", "0.5", "--beta", "0.7"], "give alpha or beta = 1 − alpha"),
+        (["fit", "--compile", "maybe"], "compile must be true or false, got 'maybe'"),
+        (["sample", "run", "--n", "0"], "--n must be at least 1, got 0"),
         (["fit", "--preset", "vae", "--lambda", "5"], "lambda has no effect here: it needs a div"),
         (["fit", "--gamma", "5"], "gamma has no effect here: it needs rate capacity"),
         (["fit", "--data", "nix.npy"], "nix.npy"),

@@ -1,27 +1,21 @@
-"""The command line: what is asked for, and how it ends."""
+"""The command line: arguments, messages and exit statuses."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import errno
 import os
-import re
 import sys
 import warnings
-from argparse import ArgumentParser as PlainParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_type_hints
-
-from vae._extras import needs_extra
-
-with needs_extra():
-    from jsonargparse import ArgumentParser, Namespace
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from divergences import __version__
 from divergences.two_sample import Method
 from vae.command import running
-from vae.config import MEANT_FOR, Config
+from vae.config import Config, from_text
 from vae.presets import PRESETS, configure
 from vae.runs import read_settings
 
@@ -29,209 +23,158 @@ EPILOG = """\
 exit status  0 done; 1 it failed (diverged, a missing extra, a full disk); 2 wrong usage or input;
              130 interrupted
 """
+MOVED = {"demo": "examples/demo.py", "reproduce": "examples/reproduce"}  # deprecated commands
+
+Add = Callable[..., Any]  # ArgumentParser.add_argument
 
 
-class _Parser(ArgumentParser):
+class _Parser(argparse.ArgumentParser):
     """An invalid argument gets one line rather than the usage and a line."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        self.exit(2, f"{self.prog}: {_plain(message)} (see --help)\n")
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
-def _plain(message: str) -> str:
-    """The parser's words without its types."""
-    text = " ".join(message.split())
-    found = re.fullmatch(r'Parser key "(\w+)": (.*?)\.? Got value: (.*)', text) or re.fullmatch(
-        r'Parser key "(\w+)": (.*) Given value type.*Given value: (.*)', text
-    )
-    if found is None:
-        return text
-    name, kinds, value = found.groups()
-    words = {"int": "an integer", "float": "a number", "bool": "true or false", "NoneType": "null"}
-    plain = [words.get(kind, kind) for kind in re.findall(r"Expected an? <class '(\w+)'>", kinds)]
-    plain += [f"one of {names}" for names in re.findall(r"typing\.Literal\[(.*?)\]", kinds)]
-    if not plain:
-        return text
-    return f"--{name.replace('_', '-')} must be {' or '.join(plain)}, got {value!r}"
+# --- Commands: their arguments, and what they run -------------------------------------------------
 
 
-def _parser(prog: str, what: str) -> _Parser:
-    return _Parser(prog=f"vae {prog}", description=what, epilog=EPILOG)
-
-
-# --- Commands ------------------------------------------------------------------------------------
-
-
-def _fit(argv: Sequence[str]) -> None:
-    parser = _parser("fit", "Train a preset, or what a configuration file says.")
-    add = parser.add_argument
-    add("--config", action="config", help="YAML of settings, such as the config.yaml of a run")
-    scan = PlainParser(add_help=False, allow_abbrev=False)
-    scan.add_argument("--preset")
-    scan.add_argument("--config", type=Path)
-    known, _ = scan.parse_known_args(list(argv))
-    stored = {} if known.config is None else read_settings(known.config)
-    defaults = configure(str(known.preset or stored.get("preset", "mmd-vae"))).to_dict()
+def _fit_arguments(add: Add) -> None:
+    add("--config", type=Path, help="YAML of settings, such as the config.yaml of a run")
+    add("--print_config", action="store_true", help="print all settings as YAML, and train nothing")
     hints = get_type_hints(Config)
     for setting in dataclasses.fields(Config):
-        name = setting.name.rstrip("_")
+        choices = [kind for kind in get_args(hints[setting.name]) if isinstance(kind, str)]
+        flag = setting.name.rstrip("_").replace("_", "-")
+        unset = "" if setting.default is None else f" (default: {setting.default})"
         add(
-            "--" + name.replace("_", "-"),
-            type=hints[setting.name],
-            default=defaults[name],
-            help=setting.metadata["help"],
+            f"--{flag}",
+            dest=setting.name.rstrip("_"),
+            default=argparse.SUPPRESS,
+            metavar=f"{{{','.join(choices)}}}" if choices else flag.upper(),
+            help=setting.metadata["help"] + unset,
         )
-    add("--alpha", type=float | None, default=None, help="α of the InfoVAE: sets β = 1−α")
-    add("--out", type=Path | None, default=None, help="folder of the run (out/PRESET-DATA)")
+    add("--alpha", default=argparse.SUPPRESS, metavar="ALPHA", help="α of the InfoVAE: β = 1−α")
+    add("--out", type=Path, help="folder of the run (out/PRESET-DATA)")
     add("--overwrite", action="store_true", help="replace the run that the folder holds")
-    add("--live-plots", action="store_true", help="redraw figures/curves.png at every look")
+    _add_watching(add)
+
+
+def _fit(
+    *, config: Path | None, print_config: bool, out: Path | None, overwrite: bool,
+    live_plots: bool, quiet: bool, **given: str,
+) -> None:  # fmt: skip
+    hints = {name.rstrip("_"): hint for name, hint in get_type_hints(Config).items()}
+    flags = {name: from_text(text, hints.get(name, float)) for name, text in given.items()}
+    stored = {} if config is None else read_settings(config)
+    if "alpha" in flags:
+        stored.pop("beta", None)
+    settings = {**stored, **flags}
+    chosen = configure(settings.pop("preset", "mmd-vae"), **settings)
+    if print_config:
+        print(running.as_yaml(chosen), end="")
+        return
+    running.fit(chosen, out=out, overwrite=overwrite, live_plots=live_plots, quiet=quiet)
+
+
+def _resume_arguments(add: Add) -> None:
+    add("run", type=Path, help="folder of a run")
+    _add_watching(add)
+
+
+def _add_watching(add: Add) -> None:
+    add("--live-plots", action="store_true", help="redraw curves.png as the training goes")
     add("--quiet", action="store_true", help="no progress")
-    given = parser.parse_args(list(argv)).as_dict()
-    extra = {name: given.pop(name) for name in ("out", "overwrite", "live_plots", "quiet")}
-    given.pop("config", None)
-    alpha = given.pop("alpha")
-    if alpha is not None:
-        if given["beta"] not in (defaults["beta"], 1 - alpha):
-            raise ValueError("give --alpha or --beta = 1 − alpha, not both")
-        given["beta"] = 1 - alpha
-    config = Config.from_dict(given)
-    config.check_used(
-        name
-        for name in hints
-        if name in MEANT_FOR and given[name.rstrip("_")] != defaults[name.rstrip("_")]
-    )
-    running.fit(config, **extra)
 
 
-def _of_run(prog: str, what: str, argv: Sequence[str], add: Callable[[Any], None]) -> Namespace:
-    """Arguments of a command that takes the folder of a run."""
-    parser = _parser(prog, what)
-    parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument(
-        "--checkpoint",
-        type=Literal["best", "last"],
-        default="best",
-        help="of the least held-out loss, or the last",
-    )
-    add(parser.add_argument)
-    return parser.parse_args(list(argv))
+def _add_run(add: Add) -> None:
+    add("run", type=Path, help="folder of a run")
+    best = "of the least held-out loss, or the last (default: best)"
+    add("--checkpoint", choices=("best", "last"), default="best", help=best)
+    add("--seed", type=int, default=0, help="of every draw (default: %(default)s)")
 
 
-def _resume(argv: Sequence[str]) -> None:
-    parser = _parser("resume", "Go on with an interrupted run, to the same weights, bit for bit.")
-    parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("--live-plots", action="store_true", help="redraw figures/curves.png")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    given = parser.parse_args(list(argv))
-    running.resume(given.run, live_plots=given.live_plots, quiet=given.quiet)
+def _evaluate_arguments(add: Add) -> None:
+    _add_run(add)
+    for name, default, what in (
+        ("importance", 500, "K of the importance-weighted bound"),
+        ("resamples", 999, "permutations of each test"),
+        ("max-rows", 10_000, "rows of each part, at most"),
+    ):
+        add(f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)")
+    add("--json", action="store_true", help="print the JSON instead of the table")
 
 
-def _evaluate(argv: Sequence[str]) -> None:
-    def add(argument: Any) -> None:
-        argument("--importance", type=int, default=500, help="K of the importance-weighted bound")
-        argument("--resamples", type=int, default=999, help="permutations of each test")
-        argument("--max-rows", type=int, default=10_000, help="rows of each part, at most")
-        argument("--seed", type=int, default=0, help="of every draw")
-        argument("--json", action="store_true", help="print the JSON instead of the table")
-
-    given = _of_run("evaluate", "Everything measured: one JSON, one figure page.", argv, add)
-    running.evaluate(
-        given.run,
-        given.checkpoint,
-        n_importance=given.importance,
-        n_resamples=given.resamples,
-        max_rows=given.max_rows,
-        seed=given.seed,
-        as_json=given.json,
-    )
+def _compare_arguments(add: Add) -> None:
+    _add_run(add)
+    methods = get_args(Method)
+    add("--method", choices=methods, default="fuse", help="of `two_sample_test` (default: fuse)")
+    add("--n", type=int, help="rows of each sample, at most (2000)")
+    add("--resamples", type=int, default=999, help="permutations (default: %(default)s)")
+    add("--out", type=Path, help="figure (in the run)")
+    add("--json", action="store_true", help="print JSON")
 
 
-def _picture(name: str, what: str, count: int, counted: str) -> Callable[[Sequence[str]], None]:
-    def command(argv: Sequence[str]) -> None:
-        def add(argument: Any) -> None:
-            argument("--n", type=int, default=count, help=counted)
-            numbers = " or .npy" if name in ("sample", "reconstruct") else ""
-            argument(
-                "--out", type=Path | None, default=None, help=f".png, .pdf{numbers} (in the run)"
-            )
-            argument("--seed", type=int, default=0, help="of every draw")
+def _picture_arguments(n: int, counted: str, numbers: str = "") -> Callable[[Add], None]:
+    def arguments(add: Add) -> None:
+        _add_run(add)
+        add("--n", type=int, default=n, help=f"{counted} (default: %(default)s)")
+        add("--out", type=Path, help=f".png, .pdf{numbers} (in the run)")
 
-        given = _of_run(name, what, argv, add).as_dict()
-        folder, which, n = given.pop("run"), given.pop("checkpoint"), given.pop("n")
-        if n < 1:
-            raise ValueError(f"--n must be at least 1, got {n}")
-        getattr(running, name)(folder, which, n=n, **given)
-
-    return command
+    return arguments
 
 
-def _compare(argv: Sequence[str]) -> None:
-    def add(argument: Any) -> None:
-        argument("--method", type=Method, default="fuse", help="of `two_sample_test`")
-        argument("--n", type=int | None, default=None, help="rows of each sample, at most (2000)")
-        argument("--resamples", type=int, default=999, help="permutations")
-        argument("--out", type=Path | None, default=None, help="figure (in the run)")
-        argument("--seed", type=int, default=0, help="of every draw")
-        argument("--json", action="store_true", help="print JSON")
-
-    given = _of_run("compare", "Do generated rows differ from held-out ones?", argv, add)
-    running.compare(
-        given.run,
-        given.checkpoint,
-        method=given.method,
-        n=given.n,
-        n_resamples=given.resamples,
-        out=given.out,
-        seed=given.seed,
-        as_json=given.json,
-    )
+def _picture(name: str) -> Callable[..., None]:
+    return lambda **given: running.picture(name, **given)
 
 
-def _presets(argv: Sequence[str]) -> None:
-    parser = _parser("presets", "The named objectives, or one of them in full.")
-    parser.add_argument("name", type=str | None, nargs="?", default=None, help="a preset")
-    running.presets(parser.parse_args(list(argv)).name)
-
-
-COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
-    "fit": ("train a preset on a data set", _fit),
-    "resume": ("go on with an interrupted run", _resume),
-    "evaluate": ("measure a run: one JSON, one figure page", _evaluate),
-    "sample": ("generate", _picture("sample", "Generate.", 64, "samples")),
+COMMANDS: dict[str, tuple[str, Callable[[Add], None], Callable[..., None]]] = {
+    "fit": ("train a preset on a data set", _fit_arguments, _fit),
+    "resume": (
+        "go on with an interrupted run, to the same weights, bit for bit",
+        _resume_arguments,
+        lambda **given: running.resume(**given),
+    ),
+    "evaluate": (
+        "measure a run: one JSON, one figure page",
+        _evaluate_arguments,
+        lambda **given: running.evaluate(**given),
+    ),
+    "sample": ("generate", _picture_arguments(64, "samples", " or .npy"), _picture("sample")),
     "reconstruct": (
         "held-out rows and their reconstructions",
-        _picture("reconstruct", "Held-out rows beside their reconstructions.", 32, "rows"),
+        _picture_arguments(32, "rows", " or .npy"),
+        _picture("reconstruct"),
     ),
     "traverse": (
-        "one latent dimension at a time",
-        _picture("traverse", "Each latent dimension from −3 to 3.", 10, "dimensions, at most"),
+        "one latent dimension at a time, from −3 to 3",
+        _picture_arguments(10, "dimensions, at most"),
+        _picture("traverse"),
     ),
     "interpolate": (
-        "between held-out rows",
-        _picture("interpolate", "Between pairs of held-out rows.", 8, "pairs"),
+        "between pairs of held-out rows",
+        _picture_arguments(8, "pairs"),
+        _picture("interpolate"),
     ),
-    "compare": ("test generated against held-out rows", _compare),
-    "presets": ("list the objectives", _presets),
+    "compare": (
+        "test generated against held-out rows",
+        _compare_arguments,
+        lambda **given: running.compare(**given),
+    ),
+    "presets": (
+        "list the objectives, or one of them in full",
+        lambda add: add("name", nargs="?", help="a preset"),
+        lambda **given: running.presets(**given),
+    ),
 }
-
-MOVED = {"demo": "examples/demo.py", "reproduce": "examples/reproduce"}  # deprecated commands
 
 
 def usage() -> str:
     """The list of commands."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, (what, _) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: vae COMMAND …      (COMMAND --help for its flags)",
-            "",
-            "Autoencoders of the InfoVAE family.",
-            "",
-            *lines,
-            "",
-            f"presets: {', '.join(PRESETS)}",
-        ]
-    )
+    lines = [f"  {name:<{width}}  {what}" for name, (what, *_) in COMMANDS.items()]
+    head = ["usage: vae COMMAND …      (COMMAND --help for its flags)", ""]
+    head += ["Autoencoders of the InfoVAE family.", ""]
+    return "\n".join([*head, *lines, "", f"presets: {', '.join(PRESETS)}"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -244,23 +187,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vae (divergences {__version__})")
         return 0
     name, rest = arguments[0], arguments[1:]
-    if name in MOVED:
-        print(
-            f"vae: `vae {name}` is deprecated: run `python {MOVED[name]}` in the repository",
-            file=sys.stderr,
-        )
-        return 2
     if name not in COMMANDS:
-        print(
-            f"vae: unknown command {name!r}; one of {', '.join(COMMANDS)}",
-            file=sys.stderr,
-        )
+        unknown = f"unknown command {name!r}; one of {', '.join(COMMANDS)}"
+        if name in MOVED:
+            unknown = f"`vae {name}` is deprecated: run `python {MOVED[name]}` in the repository"
+        print(f"vae: {unknown}", file=sys.stderr)
         return 2
+    what, add_arguments, run = COMMANDS[name]
+    parser = _Parser(
+        prog=f"vae {name}",
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser.add_argument)
     try:
+        given = vars(parser.parse_args(rest))
         with warnings.catch_warnings():
             warnings.showwarning = _printed_once()
-            COMMANDS[name][1](rest)
-    except SystemExit as exit_:  # from the parser
+            run(**given)
+    except SystemExit as exit_:  # from the parser, or SIGTERM
         return int(exit_.code or 0)
     except KeyboardInterrupt as interrupt:
         print(f"vae {name}: {interrupt or 'interrupted'}", file=sys.stderr)
@@ -282,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _printed_once() -> Callable[..., None]:
-    """For ``warnings.showwarning``: a line for each message, however often the model is built."""
+    """For ``warnings.showwarning``: a line for each message, however often it is given."""
     said: set[str] = set()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:

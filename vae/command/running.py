@@ -1,15 +1,13 @@
-"""What the commands do."""
+"""The work of the commands."""
 
 from __future__ import annotations
 
-import json
 import textwrap
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from divergences.files import replacing
@@ -19,7 +17,9 @@ from vae.data import Data
 from vae.model import VAE
 from vae.presets import PRESETS, configure
 from vae.processes import first_process, threads
-from vae.runs import Run, Which, write_text
+from vae.runs import Run, Which, as_json, as_yaml, write_text
+
+__all__ = ["Failed", "as_yaml", "compare", "evaluate", "fit", "picture", "presets", "resume"]
 
 FIGURES = (".png", ".pdf", ".svg")
 
@@ -40,7 +40,7 @@ def fit(
     _train(run, resume=False, live_plots=live_plots, quiet=quiet)
 
 
-def resume(folder: Path, *, live_plots: bool, quiet: bool) -> None:
+def resume(run: Path, *, live_plots: bool, quiet: bool) -> None:
     """Go on where the last checkpoint of a run stands; from the start if none was written yet.
 
     Raises:
@@ -48,14 +48,14 @@ def resume(folder: Path, *, live_plots: bool, quiet: bool) -> None:
     """
     from vae.training import read_metrics
 
-    run = Run.open(folder)
-    started = (folder / "checkpoints" / "last.ckpt").exists()
-    if not started and read_metrics(folder / "metrics.csv"):
+    opened = Run.open(run)
+    started = (run / "checkpoints" / "last.ckpt").exists()
+    if not started and read_metrics(run / "metrics.csv"):
         raise FileNotFoundError(
-            f"{folder}/checkpoints/last.ckpt is missing, though metrics.csv says that the run had "
+            f"{run}/checkpoints/last.ckpt is missing, though metrics.csv says that the run had "
             "begun: restore it, or train anew with `fit --config` and --overwrite"
         )
-    _train(run, resume=started, live_plots=live_plots, quiet=quiet)
+    _train(opened, resume=started, live_plots=live_plots, quiet=quiet)
 
 
 def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
@@ -84,7 +84,7 @@ def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
         raise Failed(str(error)) from error
     if not first:
         return
-    _look(run)
+    _draw_first_figures(run)
     if not quiet:
         print(f"next: python -m vae evaluate {run.folder}")
 
@@ -103,8 +103,8 @@ def _warn_of_scale(config: Config, data: Data) -> None:
         )
 
 
-def _look(run: Run) -> None:
-    """What one wants to see first: curves, samples, reconstructions, of the best checkpoint."""
+def _draw_first_figures(run: Run) -> None:
+    """Curves, samples and reconstructions, of the best checkpoint."""
     from vae.figures import curves_figure, reconstructions_figure, samples_figure, save_figure
     from vae.training import read_metrics
 
@@ -123,102 +123,72 @@ def _described(data: Data) -> str:
     return f"{data.name}: {len(data.train)} rows to train on, {len(data.heldout)} held out, {shape}"
 
 
-# --- Looking -------------------------------------------------------------------------------------
+# --- Evaluating and drawing -----------------------------------------------------------------------
 
 
-def evaluate(folder: Path, which: Which, *, as_json: bool, **options: Any) -> None:
+def evaluate(
+    run: Path, checkpoint: Which, *, importance: int, resamples: int, max_rows: int, seed: int,
+    json: bool,
+) -> None:  # fmt: skip
     """Measure, print, and write evaluation.json and figures/evaluation.png."""
     from vae.evaluation import evaluate
     from vae.figures import evaluation_page, save_figure
     from vae.training import read_metrics
 
-    run = Run.open(folder)
-    model = run.model(which)
-    found = evaluate(model, run.data, **options)
-    page = evaluation_page(model, run.data, found, read_metrics(folder / "metrics.csv"))
-    json_path, figure_path = folder / "evaluation.json", run.figures / "evaluation.png"
+    opened = Run.open(run)
+    model = opened.model(checkpoint)
+    found = evaluate(
+        model, opened.data, n_importance=importance, n_resamples=resamples, max_rows=max_rows,
+        seed=seed,
+    )  # fmt: skip
+    page = evaluation_page(model, opened.data, found, read_metrics(run / "metrics.csv"))
+    json_path, figure_path = run / "evaluation.json", opened.figures / "evaluation.png"
     write_text(json_path, found.to_json() + "\n")
     save_figure(page, figure_path)
-    print(found.to_json() if as_json else f"{found}\n\n{json_path}\n{figure_path}")
+    print(found.to_json() if json else f"{found}\n\n{json_path}\n{figure_path}")
 
 
-def sample(folder: Path, which: Which, *, n: int, out: Path | None, seed: int) -> None:
-    """Forward samples."""
-    from vae.evaluation.samples import generate
-    from vae.figures import samples_figure
-
-    _picture(
-        Run.open(folder),
-        which,
-        "samples",
-        lambda m, d: samples_figure(m, d, n=n, seed=seed),
-        lambda m, d: generate(m, d, n, seed=seed),
-        out,
-    )
-
-
-def reconstruct(folder: Path, which: Which, *, n: int, out: Path | None, seed: int) -> None:
-    """Held-out rows, [2, n, …] with their reconstructions."""
-    import torch
-
-    from vae.figures import reconstruct, reconstructions_figure
-    from vae.figures.views import heldout_rows
-
-    def arrays(model: VAE, data: Data) -> Tensor:
-        rows = heldout_rows(data, n, seed=seed)[0]
-        return torch.stack([rows, reconstruct(model, rows, seed=seed)])
-
-    _picture(
-        Run.open(folder),
-        which,
-        "reconstructions",
-        lambda m, d: reconstructions_figure(m, d, n=n, seed=seed),
-        arrays,
-        out,
-    )
-
-
-def traverse(folder: Path, which: Which, *, n: int, out: Path | None, seed: int) -> None:
-    """One dimension at a time, the most used first."""
-    from vae.figures import traversals_figure
-
-    def figure(model: VAE, data: Data) -> Any:
-        return traversals_figure(model, data, n=n, seed=seed)
-
-    _picture(Run.open(folder), which, "traversals", figure, None, out)
-
-
-def interpolate(folder: Path, which: Which, *, n: int, out: Path | None, seed: int) -> None:
-    """Between pairs of held-out rows."""
-    from vae.figures import interpolations_figure
-
-    def figure(model: VAE, data: Data) -> Any:
-        return interpolations_figure(model, data, n=n, seed=seed)
-
-    _picture(Run.open(folder), which, "interpolations", figure, None, out)
-
-
-def _picture(
-    run: Run,
-    which: Which,
-    name: str,
-    figure: Callable[[VAE, Data], Any],
-    arrays: Callable[[VAE, Data], Tensor] | None,
-    out: Path | None,
+def picture(
+    name: str, run: Path, checkpoint: Which, *, n: int, out: Path | None, seed: int
 ) -> None:
-    """Draw, or save the numbers, as the suffix of ``out`` says; print where."""
-    from vae.figures import save_figure
+    """Draw samples, reconstructions, traversals or interpolations, or save the numbers of the first
+    two, as the suffix of ``out`` says; print where."""
+    from vae import figures
 
-    path = _writable(run.figures / f"{name}.png" if out is None else out, arrays is not None)
-    model = run.model(which)
-    if path.suffix == ".npy":
-        assert arrays is not None
-        rows = arrays(model, run.data)
-        with replacing(path) as file:
-            np.save(file, rows.reshape(*rows.shape[:-1], *run.data.shape).numpy())
+    if n < 1:
+        raise ValueError(f"--n must be at least 1, got {n}")
+    draw = {
+        "sample": figures.samples_figure,
+        "reconstruct": figures.reconstructions_figure,
+        "traverse": figures.traversals_figure,
+        "interpolate": figures.interpolations_figure,
+    }[name]
+    arrays = {"sample": _samples, "reconstruct": _reconstructions}.get(name)
+    opened = Run.open(run)
+    file = draw.__name__.replace("_figure", ".png")
+    path = _writable(opened.figures / file if out is None else out, arrays is not None)
+    model = opened.model(checkpoint)
+    if arrays is not None and path.suffix == ".npy":
+        rows = arrays(model, opened.data, n, seed)
+        with replacing(path) as numbers:
+            np.save(numbers, rows.reshape(*rows.shape[:-1], *opened.data.shape).numpy())
     else:
-        save_figure(figure(model, run.data), path)
+        figures.save_figure(draw(model, opened.data, n=n, seed=seed), path)
     print(path)
+
+
+def _samples(model: VAE, data: Data, n: int, seed: int) -> Tensor:
+    from vae.evaluation.samples import generate
+
+    return generate(model, data, n, seed=seed)
+
+
+def _reconstructions(model: VAE, data: Data, n: int, seed: int) -> Tensor:
+    """[2, n, …]: held-out rows and their reconstructions."""
+    from vae.figures import heldout_rows, reconstruct
+
+    rows = heldout_rows(data, n, seed=seed)[0]
+    return torch.stack([rows, reconstruct(model, rows, seed=seed)])
 
 
 def _writable(path: Path, arrays: bool) -> Path:
@@ -230,36 +200,27 @@ def _writable(path: Path, arrays: bool) -> Path:
 
 
 def compare(
-    folder: Path,
-    which: Which,
-    *,
-    method: Method,
-    n: int | None,
-    n_resamples: int,
-    out: Path | None,
-    seed: int,
-    as_json: bool,
-) -> None:
+    run: Path, checkpoint: Which, *, method: Method, n: int | None, resamples: int,
+    out: Path | None, seed: int, json: bool,
+) -> None:  # fmt: skip
     """Generated against held-out rows; other held-out rows against them as the control."""
     from vae.evaluation import comparison_table
     from vae.evaluation.samples import TESTED, generate
-    from vae.figures import save_figure
-    from vae.figures.views import heldout_rows
+    from vae.figures import heldout_rows, save_figure
 
-    run = Run.open(folder)
-    path = _writable(run.figures / "comparison.png" if out is None else out, False)
-    half = min(len(run.data.heldout) // 2, n or TESTED)
-    rows = heldout_rows(run.data, 2 * half, seed=seed)[0]
-    first, second = rows[:half], rows[half:]
-    samples = generate(run.model(which), run.data, half, seed=seed)
+    opened = Run.open(run)
+    path = _writable(opened.figures / "comparison.png" if out is None else out, False)
+    half = min(len(opened.data.heldout) // 2, n or TESTED)
+    rows = heldout_rows(opened.data, 2 * half, seed=seed)[0]
+    samples = generate(opened.model(checkpoint), opened.data, half, seed=seed)
     generated, control = (
-        two_sample_test(x, first, method=method, n_resamples=n_resamples, rng=seed)
-        for x in (samples, second)
+        two_sample_test(x, rows[:half], method=method, n_resamples=resamples, rng=seed)
+        for x in (samples, rows[half:])
     )
     save_figure(generated.plot(names=("generated", "held out")), path)
-    if as_json:
+    if json:
         found = {"generated": generated.to_dict(), "control": control.to_dict()}
-        print(json.dumps(found, indent=2, allow_nan=False))
+        print(as_json(found), end="")
         return
     questions = {
         "Do generated rows differ from held-out ones?": generated,
@@ -268,7 +229,7 @@ def compare(
     print(f"{comparison_table(questions)}\n\n{path}")
 
 
-# --- Words ---------------------------------------------------------------------------------------
+# --- Presets -------------------------------------------------------------------------------------
 
 
 def presets(name: str | None) -> None:

@@ -15,6 +15,7 @@ with needs_extra():
     from vae.figures.page import evaluation_page
     from vae.figures.pictures import interpolate, reconstruct, traverse
     from vae.figures.views import (
+        heldout_rows,
         interpolations_figure,
         latent_figure,
         reconstructions_figure,
@@ -28,6 +29,7 @@ __all__ = [
     "class_plane",
     "curves_figure",
     "evaluation_page",
+    "heldout_rows",
     "image_grid",
     "interpolate",
     "interpolations_figure",
