@@ -270,10 +270,8 @@ def test_import_brings_in_neither_lightning_nor_matplotlib() -> None:
 def test_a_missing_extra_is_named(missing: str, tmp_path: object) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None; from vae.__main__ import main; "
-        f"sys.exit(main(['demo', '--epochs', '1', '--out', {str(tmp_path)!r}]))"
+        f"sys.exit(main(['fit', '--epochs', '1', '--live-plots', '--out', {str(tmp_path)!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == (
-        f'vae demo: {missing} is not installed: pip install "divergences[vae]"\n'
-    )
+    assert done.stderr == (f'vae fit: {missing} is not installed: pip install "divergences[vae]"\n')
