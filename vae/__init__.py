@@ -8,6 +8,7 @@ pip install "divergences[vae]".
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vae.forward_output import VAEOutput
 from vae.likelihoods import (
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -37,7 +38,6 @@ from vae.objectives import (
     propose_lambda,
 )
 from vae.priors import LearnedGaussian, LearnedMixture, Prior, StandardNormal
-from vae.terms import VAEOutput
 
 if TYPE_CHECKING:
     from vae.data import Data, load

@@ -1,4 +1,4 @@
-"""One message for whatever part of the optional extra is missing."""
+"""Imports of the optional extra, with one message where a part is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""From a configuration to its parts."""
+"""Data, model and objective of a configuration."""
 
 import math
 

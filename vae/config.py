@@ -1,4 +1,4 @@
-"""Everything a run depends on, flat, so that a flag overrides it and a YAML file holds it."""
+"""The configuration of a run: flat, one field per flag and per line of config.yaml."""
 
 from __future__ import annotations
 
@@ -59,54 +59,58 @@ class Config:
 
     data: str = _option("digits", "a named data set, an .npy or .npz file, a folder of images")
     root: str | None = _option(None, "folder of the IDX files of mnist and fashion-mnist")
-    binarise: Binarise = _option("none", "pixels to 0 and 1: drawn anew each time, or once")
+    binarise: Binarise = _option("none", "binarise pixels: at every reading, or once")
     heldout: int | None = _option(None, "rows kept from training, where the data bring no split")
     limit: int | None = _option(None, "train on this many rows at most")
     size: int | None = _option(None, "side in pixels to which a folder's images are brought")
 
     network: Network = _option("mlp", "encoder and decoder")
-    hidden: int = _option(300, "width of their hidden layer")
+    hidden: int = _option(300, "width of the hidden layer")
     latent: int = _option(10, "M, number of latent dimensions")
-    posterior: Posterior = _option("gaussian", "what the encoder returns")
+    posterior: Posterior = _option("gaussian", "posterior q(z|x): Gaussian, a point, or implicit")
     prior: PriorName = _option("normal", "p(z): N(0, I), or a learned Gaussian or mixture")
-    components: int = _option(10, "of a mixture prior")
+    components: int = _option(10, "number of components of a mixture prior")
 
-    likelihood: LikelihoodName = _option("gaussian", "p(x|z)")
+    likelihood: LikelihoodName = _option("gaussian", "likelihood p(x|z)")
     variance: float = _option(1.0, "σ² of a Gaussian likelihood, its start if learned")
     floor: float = _option(1e-3, "least σ² where it is learned per pixel")
     scale: float = _option(1.0, "b of a Laplace likelihood: an L1 term of weight 1/b")
     levels: int = _option(256, "values of a categorical likelihood")
 
-    rate: RateName = _option("kl", "what is made of KL(q(z|x)‖p(z))")
+    rate: RateName = _option(
+        "kl", "KL regulariser: β·KL, γ·|KL − C|, total correlation, or a critic's KL"
+    )
     beta: float = _option(0.0, "β = 1−α, weight of the KL; of the total correlation for tc")
-    schedule: ScheduleName = _option("constant", "how β, or the capacity, gets to its final value")
-    start: float = _option(0.0, "where it starts")
-    schedule_steps: int | None = _option(None, "steps it takes (half of the run)")
-    cycles: int = _option(4, "of a cyclical schedule")
+    schedule: ScheduleName = _option("constant", "schedule of β, or of the capacity")
+    start: float = _option(0.0, "initial value of the schedule")
+    schedule_steps: int | None = _option(None, "length of the schedule in steps (half of the run)")
+    cycles: int = _option(4, "number of cycles of a cyclical schedule")
     gamma: float = _option(100.0, "γ of γ·|KL − C|")
     capacity: float = _option(10.0, "final C in nats")
-    mutual_weight: float = _option(1.0, "of the mutual information, for tc")
-    dimension_weight: float = _option(1.0, "of the dimension-wise KL, for tc")
-    estimator: MinibatchEstimator = _option("stratified", "of q(z) in a batch, for tc")
-    divergence: DivergenceName = _option("mmd", "D(q(z)‖p(z))")
+    mutual_weight: float = _option(1.0, "weight of the mutual information, for tc")
+    dimension_weight: float = _option(1.0, "weight of the dimension-wise KL, for tc")
+    estimator: MinibatchEstimator = _option("stratified", "estimator of q(z) in a batch, for tc")
+    divergence: DivergenceName = _option("mmd", "divergence D(q(z)‖p(z))")
     lambda_: float | None = _option(
-        None, "λ: D has weight α+λ−1, in nats (see `presets` for what is taken if it is not given)"
+        None, "λ in nats: D has weight α+λ−1 (the default of a preset: see `presets`)"
     )
     constraint: Constraint = _option("gradient-penalty", "of a Wasserstein critic")
     data_critic: bool = _option(False, "a critic of reconstructions and samples, as in the α-GAN")
 
     epochs: int = _option(100, "passes over the training rows")
     batch_size: int = _option(100, "rows to a step")
-    learning_rate: float = _option(1e-3, "of Adam at the first step, decaying to 0 on a cosine")
-    critic_learning_rate: float | None = _option(None, "of the critics, constant (as the rest)")
+    learning_rate: float = _option(
+        1e-3, "Adam's learning rate at the first step; a cosine takes it to 0"
+    )
+    critic_learning_rate: float | None = _option(None, "of critics, constant (as the rest)")
     critic_steps: int = _option(1, "steps of the critics to one of the rest")
     patience: int | None = _option(None, "stop after so many epochs without a better held-out loss")
-    check_every: int | None = _option(None, "steps between looks at held-out rows (an epoch)")
-    seed: int = _option(0, "of the split, the initial weights and every draw")
+    check_every: int | None = _option(None, "steps between checks on held-out rows (an epoch)")
+    seed: int = _option(0, "seed of the split, the initial weights and every draw")
     accelerator: str = _option("auto", "Lightning's: auto, cpu, gpu, mps …")
-    devices: int = _option(1, "number of them; the divergence sees the whole batch")
+    devices: int = _option(1, "number of devices; the divergence sees the whole batch")
     threads: int | None = _option(
-        None, "of the CPU (1 for an mlp, which gains nothing from more; all for conv)"
+        None, "CPU threads (1 for an mlp, which gains nothing from more; all for conv)"
     )
     precision: str = _option("32-true", "Lightning's: 32-true, bf16-mixed, 16-mixed, 64-true")
     compile: bool = _option(False, "torch.compile")
@@ -144,7 +148,7 @@ class Config:
             raise ValueError(f"{_flag(name)} must be {need}, got {getattr(self, name)}")
 
     def training(self) -> dict[str, Any]:
-        """What `vae.fit` is told."""
+        """The keyword arguments of `vae.fit`."""
         return {name: getattr(self, name) for name in TRAINING}
 
     @property

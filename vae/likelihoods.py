@@ -1,4 +1,4 @@
-"""p(x|z): what the decoder's output means. Log densities in nats, summed over the data dimensions.
+"""Likelihoods p(x|z) of the decoder's output. Log densities in nats, summed over data dimensions.
 
 Squared error is the Gaussian's with a fixed σ², mean absolute error the Laplace's, binary and
 categorical cross entropy the Bernoulli's and the categorical's: a weight beside one of them is a

@@ -8,10 +8,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from divergences.kl import gaussian_log_density
+from vae.forward_output import ForwardOutput, VAEOutput
 from vae.likelihoods import Likelihood
 from vae.objectives.objective import Objective
 from vae.priors import Prior
-from vae.terms import Terms, VAEOutput
 
 Posterior = Literal["gaussian", "deterministic", "implicit"]
 
@@ -114,12 +114,12 @@ class VAE(nn.Module):
 
     # --- A pass ---
 
-    def terms(self, x: Tensor, noise: Tensor, prior_sample: Tensor) -> Terms:
+    def terms(self, x: Tensor, noise: Tensor, prior_sample: Tensor) -> ForwardOutput:
         """Encode, decode and evaluate every term, from given draws [B, M] of N(0, I) and p(z)."""
         code = self.encode(x, noise=noise)
         parameters = self._decoded(code.z, x)
         kl, kl_per_dimension = self.kl(code)
-        return Terms(
+        return ForwardOutput(
             x=x,
             mean=code.mean,
             log_variance=code.log_variance,

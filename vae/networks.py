@@ -1,4 +1,4 @@
-"""Encoders and decoders; any module of these shapes will do in their place."""
+"""Encoders and decoders: MLPs and convolutions."""
 
 import math
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class ImplicitEncoder(nn.Module):
 
 
 def _halvings(height: int, width: int) -> int:
-    """How often both sides can be halved without falling under ``LEAST_SIDE`` pixels."""
+    """Number of times both sides can be halved and keep ``LEAST_SIDE`` pixels."""
     count = 0
     while (
         count < MOST_HALVINGS

@@ -11,7 +11,7 @@ from vae.config import Config
 
 @dataclass(frozen=True)
 class Preset:
-    """What a name stands for. ``settings`` are the fields of `Config` that it sets."""
+    """A named objective; ``settings`` are the fields of `Config` that it sets."""
 
     summary: str
     formula: str
@@ -47,7 +47,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             {**LEARNED, "beta": 1.0, "divergence": "none", "schedule": "linear"},
         ),
         "beta-capacity": Preset(
-            "a rate that is told",
+            "a target for the rate",
             "−log p(x|z) + γ·|KL(q(z|x)‖p) − C(t)|, C from 0 to 10 nats, γ = 100",
             "Burgess et al. 2018, arXiv:1804.03599, eq. 8",
             {

@@ -1,4 +1,4 @@
-"""What the commands of `python -m divergences` share: samples from files, and results to people."""
+"""Shared by the commands of `python -m divergences`: samples from files, and reports of results."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def check_outputs(arguments: Namespace) -> None:
 
 
 def settings(arguments: Namespace) -> dict[str, Any]:
-    """What every test takes. What is not given is left to the default of the library."""
+    """Arguments of every test; those not given are left to the defaults of the library."""
     given = {"method": arguments.method, "n_resamples": arguments.n_resamples}
     return {
         **{name: value for name, value in given.items() if value is not None},

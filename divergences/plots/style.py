@@ -1,4 +1,4 @@
-"""How figures look, and how they are made and written without a display or pyplot state.
+"""Style of figures; making and writing them without a display or pyplot state.
 
 Blue is x, or more of x; orange is y: the pair of Okabe & Ito that every colour vision tells apart.
 """

@@ -1,4 +1,4 @@
-"""Where two samples differ: the witness function along a line, on a plane, or at the points.
+"""The witness function of two samples: along a line, on a plane, or at the points.
 
 The witness of P and Q is f(t) = E k(t, x) − E k(t, y) (Gretton et al. 2012, §2.3): positive where,
 on the scale of the kernel, there is more of P.
@@ -25,7 +25,7 @@ CENTRAL = (0.025, 0.975)  # quantiles that are shown where the range is much wid
 
 
 class _Shown(NamedTuple):
-    """What is drawn: two samples, at most ``ROWS`` of each, with their names, and a kernel with
+    """The drawn data: two samples, at most ``ROWS`` of each, with their names, and a kernel with
     its own."""
 
     x: Tensor

@@ -25,8 +25,8 @@ from vae import (
     WeightedKL,
     mlp,
 )
+from vae.forward_output import ForwardOutput
 from vae.objectives.critics import Constraint
-from vae.terms import Terms
 
 B, D, M = 8, 5, 2
 
@@ -53,7 +53,7 @@ def build(objective: Objective) -> VAE:
     return model
 
 
-def terms_of(model: VAE) -> Terms:
+def terms_of(model: VAE) -> ForwardOutput:
     return model.terms(normal(B, D, seed=1), normal(B, M, seed=2), normal(B, M, seed=3))
 
 
@@ -112,10 +112,10 @@ def test_the_pair_critic_finds_the_mean_kl_of_the_codes() -> None:
         mlp(1, 2), mlp(1, 1), GaussianLikelihood(), Objective(rate), StandardNormal(1)
     )  # fmt: skip
 
-    def terms(n: int, g: torch.Generator) -> Terms:
+    def terms(n: int, g: torch.Generator) -> ForwardOutput:
         x, noise, prior = (torch.randn(n, 1, generator=g) for _ in range(3))
         code = x + 0.5 * noise
-        return Terms(
+        return ForwardOutput(
             x=x, mean=None, log_variance=None, z=code, prior_sample=prior, decoded=x,
             distortion=x[:, 0], kl=None, kl_per_dimension=None, prior=model.prior,
             decode=model.decode,
@@ -141,9 +141,9 @@ def test_two_fakes_per_datum_do_not_shift_the_logit() -> None:
         mlp(1, 2), nn.Identity(), GaussianLikelihood(), Objective(WeightedKL(0)), StandardNormal(1)
     )
 
-    def terms(n: int, g: torch.Generator, shift: float) -> Terms:
+    def terms(n: int, g: torch.Generator, shift: float) -> ForwardOutput:
         x, z, prior = (torch.randn(n, 1, generator=g) for _ in range(3))
-        return Terms(
+        return ForwardOutput(
             x=x, mean=None, log_variance=None, z=z - shift, prior_sample=prior + shift,
             decoded=z, distortion=x[:, 0], kl=None, kl_per_dimension=None, prior=model.prior,
             decode=model.decode,

@@ -30,8 +30,8 @@ from vae import (
     WassersteinCritic,
     WeightedKL,
 )
+from vae.forward_output import ForwardOutput
 from vae.objectives.divergences import energy, mmd
-from vae.terms import Terms
 from vae.training import fit, read_metrics
 from vae.training.distributed import concatenate, gather
 
@@ -142,7 +142,7 @@ def test_gathered_terms_are_those_of_one_batch() -> None:
     joined = concatenate(shards)
     for name in ("x", "mean", "log_variance", "z", "decoded", "distortion", "kl_per_dimension"):
         for terms in (gathered, joined):
-            assert isinstance(terms, Terms)
+            assert isinstance(terms, ForwardOutput)
             torch.testing.assert_close(getattr(terms, name), getattr(whole, name), msg=name)
 
 

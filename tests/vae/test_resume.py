@@ -34,9 +34,9 @@ from vae import (
     WeightedKL,
 )
 from vae.data import Data
+from vae.forward_output import ForwardOutput, Loss
 from vae.objectives import Anneal
 from vae.objectives.divergences import energy, mmd, sliced
-from vae.terms import Loss, Terms
 from vae.training import fit, load_weights, read_metrics
 from vae.training.batches import Rows
 from vae.training.checkpoints import SCHEMA, read_checkpoint
@@ -214,7 +214,7 @@ def test_ctrl_c_in_the_last_check_is_not_swallowed(
 ) -> None:
     look = HeldOut.__call__
 
-    def interrupted(self: HeldOut, model: VAE, **options: Any) -> tuple[Terms, Loss]:
+    def interrupted(self: HeldOut, model: VAE, **options: Any) -> tuple[ForwardOutput, Loss]:
         os.kill(os.getpid(), signal.SIGINT)
         return look(self, model, **options)
 
@@ -251,7 +251,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], None]:
     def script(losses: list[float]) -> None:
         left = iter(losses)
 
-        def scripted(self: HeldOut, model: VAE, **options: Any) -> tuple[Terms, Loss]:
+        def scripted(self: HeldOut, model: VAE, **options: Any) -> tuple[ForwardOutput, Loss]:
             terms, loss = look(self, model, **options)
             return terms, Loss(torch.tensor(next(left)), loss.parts)
 

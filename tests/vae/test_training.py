@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vae import VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
-from vae.terms import Terms
+from vae.forward_output import ForwardOutput
 from vae.training import fit
 
 
@@ -77,7 +77,7 @@ def test_no_batch_is_short(rows: int, sizes: list[int], monkeypatch: pytest.Monk
     seen: list[int] = []
     terms = VAE.terms
 
-    def spy(self: VAE, x: torch.Tensor, *draws: torch.Tensor) -> Terms:
+    def spy(self: VAE, x: torch.Tensor, *draws: torch.Tensor) -> ForwardOutput:
         seen.append(len(x))
         return terms(self, x, *draws)
 
@@ -134,7 +134,7 @@ def test_ctrl_c_says_how_far_it_got(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 0
     terms = VAE.terms
 
-    def interrupted(self: VAE, x: torch.Tensor, *draws: torch.Tensor) -> Terms:
+    def interrupted(self: VAE, x: torch.Tensor, *draws: torch.Tensor) -> ForwardOutput:
         nonlocal steps
         steps += 1
         if steps == 5:  # three steps to an epoch

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vae import VAE, BernoulliLikelihood, GaussianLikelihood, Objective, StandardNormal, WeightedKL
+from vae.diagnostics import collapsed, off_prior
+from vae.forward_output import ForwardOutput
 from vae.objectives.divergences import mmd
-from vae.symptoms import collapsed, off_prior
-from vae.terms import Terms
 from vae.training import TrainingDiverged, fit, read_metrics
 from vae.training.alarms import STREAK, WARM_UP_STEPS, Alarms
 from vae.training.checkpoints import read_checkpoint
@@ -38,7 +38,7 @@ def train(model: VAE, **options: object) -> list[dict[str, float]]:
     return fit(model, rows(), **(settings | options))
 
 
-def terms_of(mean: Tensor, log_variance: Tensor) -> Terms:
+def terms_of(mean: Tensor, log_variance: Tensor) -> ForwardOutput:
     """Of given codes [B, M]."""
     encoder = nn.Identity()
     model = VAE(
@@ -54,11 +54,11 @@ def terms_of(mean: Tensor, log_variance: Tensor) -> Terms:
 # --- Alarms ---------------------------------------------------------------------------------------
 
 
-def collapse_of(terms: Terms) -> str | None:
+def collapse_of(terms: ForwardOutput) -> str | None:
     return collapsed(terms.kl, terms.kl_per_dimension)
 
 
-def off_of(terms: Terms) -> str | None:
+def off_of(terms: ForwardOutput) -> str | None:
     return off_prior(terms.z, terms.prior_sample)
 
 

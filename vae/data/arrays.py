@@ -1,4 +1,4 @@
-"""Data in NumPy's files. Objects, which could run code when they are loaded, never are."""
+"""Data from .npy and .npz files; pickled objects are never loaded."""
 
 import zipfile
 import zlib
@@ -80,7 +80,7 @@ def array_file(path: Path, *, heldout: int | None, limit: int | None, seed: int)
 
 
 def _loaded(path: Path) -> Arrays:
-    """What the file holds, under the keys of `ALIASES`; no other array is read."""
+    """The arrays of a file under the keys of `ALIASES`; no other is read."""
     with path.open("rb") as file:
         with _readable(path):
             content = np.load(file, allow_pickle=False)
@@ -127,7 +127,7 @@ def _recognised(names: Sequence[str], path: Path) -> dict[str, str]:
 
 
 def _title(path: Path, key: str) -> str:
-    """Of an array, in messages."""
+    """The name of an array in messages."""
     return str(path) if key == "all" else f"{path}: {key.removeprefix('all_')}"
 
 
@@ -182,7 +182,7 @@ def _integers(array: NDArray[Any], what: str, count: int, kind: str) -> Tensor:
 
 
 def _factor_names(arrays: Arrays, path: Path) -> tuple[str, ...]:
-    """As given, or "factor 1", "factor 2"…"""
+    """The names given, or "factor 1", "factor 2"…"""
     factors = next((arrays[key] for key in arrays if key.endswith("_factors")), None)
     if factors is None or factors.ndim != 2:
         return ()

@@ -1,4 +1,4 @@
-"""Grey levels as probabilities of a one."""
+"""Binarisation: grey levels as probabilities of a one."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Rows to train on and rows held out, in memory, turned into floats a batch at a time."""
+"""`Data`: training and held-out rows in memory, turned into floats a batch at a time."""
 
 import math
 from dataclasses import dataclass

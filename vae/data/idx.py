@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and whatever else is stored in their four files of the IDX format."""
+"""IDX files: MNIST, Fashion-MNIST and other data in their four files."""
 
 import gzip
 import math
@@ -118,7 +118,7 @@ def idx_folder(
 
 
 def find_idx_folder(name: str, root: str | Path | None) -> Path:
-    """Where the files of "mnist" or "fashion-mnist" lie.
+    """The folder with the files of "mnist" or "fashion-mnist".
 
     With a `root`: in `root/name`, in `root/MNIST/raw` or `root/FashionMNIST/raw` (torchvision's
     layout), or in `root` itself. Without: in the like of the first two of the folder that the

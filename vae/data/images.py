@@ -1,4 +1,4 @@
-"""Folders of images."""
+"""Image folders."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor

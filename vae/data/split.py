@@ -1,4 +1,4 @@
-"""Which rows are trained on and which are held out."""
+"""Random splits into training and held-out rows."""
 
 import torch
 from torch import Tensor

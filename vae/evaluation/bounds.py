@@ -39,7 +39,7 @@ def no_density(model: VAE) -> str:
 
 
 class ImportanceBound(NamedTuple):
-    """Of every row, [N] in fp64: the bound in nats, and how many of the K draws count."""
+    """[N] in fp64: the bound of every row in nats, and the effective number of its K draws."""
 
     bound: Tensor
     ess: Tensor

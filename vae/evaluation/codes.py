@@ -1,4 +1,4 @@
-"""What the codes of a set of rows look like: rate, active units, the parts of the KL, q(z)."""
+"""Measures of the codes of a set of rows: rate, active units, parts of the KL, tests of q(z)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CodeMeasures(Record):
-    """Of n rows with codes in d dimensions. Nats per row, means over rows; standard errors are
-    those of the mean over rows. None: not defined, and ``not_available`` says why.
+    """Measures of n rows with codes in d dimensions, in nats per row, means over rows; standard
+    errors are those of the mean. None: not defined, and ``not_available`` says why.
 
     The parts of the KL are those of the aggregate q(z) = 1/m Σ q(z|x_i) of the first m =
     ``aggregate_n`` rows, and depend on m. ``mutual_information`` is at most log m; where it is
@@ -115,7 +115,7 @@ def log_det_covariance(z: Tensor) -> float | None:
 
 
 def standard_error(values: Tensor) -> float:
-    """Of the mean of [n]; NaN for one."""
+    """Standard error of the mean of [n]; NaN for one."""
     return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
@@ -185,7 +185,7 @@ class PriorTests(Record):
 def against_prior(
     model: VAE, z: Tensor, *, n_resamples: int, seed: int, show_progress: bool | None = False
 ) -> PriorTests:
-    """Does q(z) differ from p(z)? From codes z [n, M] of independent rows, one draw each."""
+    """Two-sample tests of q(z) = p(z), from codes z [n, M] of independent rows, one draw each."""
     generator = generator_for(model, seed, "prior")
     with torch.no_grad():
         prior = model.prior.sample(len(z), generator=generator, like=like(model)).cpu()

@@ -1,4 +1,4 @@
-"""Does each dimension of the code follow one known factor? MIG, DCI and the FactorVAE score.
+"""Disentanglement scores against known factors: MIG, DCI and the FactorVAE score.
 
 Needs scikit-learn: pip install "divergences[vae]".
 """
@@ -149,7 +149,7 @@ def concentration(importance: Array) -> tuple[float, float]:
 
 
 def _entropy(weights: Array) -> Array:
-    """Of each row, in units of its maximum; 1 for a row of zeros, 0 where there is one column."""
+    """Entropy of each row in units of its maximum; 1 for a row of zeros, 0 for one column."""
     count = weights.shape[1]
     if count == 1:
         return np.zeros(len(weights))

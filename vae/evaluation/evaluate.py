@@ -1,4 +1,4 @@
-"""One call that measures everything there is to measure about a model and its data."""
+"""`evaluate`: all measures of a model on its data."""
 
 from __future__ import annotations
 

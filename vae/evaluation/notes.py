@@ -1,4 +1,4 @@
-"""What a reader of an evaluation should know besides its numbers."""
+"""Notes on an evaluation: limits of its numbers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from vae.diagnostics import collapsed, off_prior
 from vae.evaluation.codes import CodeMeasures
 from vae.evaluation.passes import Encoded, generator_for, like
 from vae.evaluation.probes import Probe
 from vae.evaluation.result import ImportanceSummary
 from vae.likelihoods import BernoulliLikelihood
 from vae.model import VAE
-from vae.symptoms import collapsed, off_prior
 
 TRUSTED = 0.8  # accuracy of a classifier below which a note says so
 LOOSE = 0.02  # of the draws of a bound: mean effective number below which it is loose
@@ -32,7 +32,7 @@ def notes(
     *,
     seed: int,
 ) -> Iterator[str]:
-    """Of held-out rows [H, D], their codes and what was found."""
+    """The notes that apply to held-out rows [H, D], their codes and the measures."""
     text = collapsed(encoded.kl, encoded.kl_per_dimension)
     if text is not None:
         yield text

@@ -59,7 +59,7 @@ def features(model: VAE, x: Tensor, *, generator: Generator | None = None) -> Te
 class Encoded:
     """N rows encoded, a draw of z each, and its terms in nats; fp64 on the CPU.
 
-    What the encoder or the prior does not define is None, as in ``vae.terms.Terms``.
+    What the encoder or the prior does not define is None, as in a ``ForwardOutput``.
     """
 
     z: Tensor  # [N, M] drawn from q(z|x)

@@ -1,4 +1,4 @@
-"""For data with labels: what a linear classifier reads off the codes, and the classes of samples.
+"""Linear probes of codes, and the classes of generated rows, for data with labels.
 
 Needs scikit-learn: pip install "divergences[vae]".
 """
@@ -22,7 +22,7 @@ with needs_extra():
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-ITERATIONS = 500  # what has not converged by then is a probe all the same
+ITERATIONS = 500  # a fit that has not converged by then is used as it is
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,9 +39,9 @@ class Probe(Record):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ClassShares(Record):
-    """What the classifier of pixels says of generated rows. The total variation ½ Σ|p − q| is that
-    to the shares of the classes in the training data; the control is that of held-out rows, which
-    chance and the classifier's mistakes keep from 0."""
+    """Class shares of generated rows by the classifier of pixels. The total variation ½ Σ|p − q|
+    is that to the shares of the classes in the training data; the control is that of held-out
+    rows, which chance and the classifier's mistakes keep from 0."""
 
     data: Mapping[str, float]
     generated: Mapping[str, float]
@@ -58,7 +58,7 @@ def linear_classifier(rows: Tensor, labels: Tensor) -> Any:
 
 
 def majority_accuracy(train_labels: Tensor, heldout_labels: Tensor) -> float:
-    """Of always saying the class that is commonest in training."""
+    """Held-out accuracy of the class that is commonest in training."""
     commonest = train_labels.mode().values
     return float((heldout_labels == commonest).double().mean())
 

@@ -36,7 +36,7 @@ class ImportanceSummary(Record):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation(Record):
-    """What ``evaluate`` found, in nats per row.
+    """The result of ``evaluate``, in nats per row.
 
     What is not defined is None, and ``not_available`` says why, by the path of the field, such as
     "heldout.elbo". ``prior`` and ``generated`` compare held-out rows.
@@ -153,7 +153,7 @@ def _test(name: str, result: TwoSampleResult, *, effect: bool = True) -> Sequenc
 
 
 def _known(found: Evaluation) -> Iterator[Sequence[str]]:
-    """What needs labels or factors."""
+    """Rows of the probes, class shares and disentanglement scores."""
     probe, classes, factors = found.probe, found.classes, found.disentanglement
     if probe is not None:
         yield ("linear probe of codes, accuracy", f"{probe.codes:.2%}")

@@ -1,4 +1,4 @@
-"""Do generated rows differ from held-out ones, and is every class among them?"""
+"""Generated rows, and two-sample tests of them against held-out rows."""
 
 from __future__ import annotations
 

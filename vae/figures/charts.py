@@ -41,7 +41,7 @@ MOST_COLUMNS = 3  # of curves
 SPIKE = 1.5  # of the range of the later curve, beyond which its start is cut off
 
 Rows = Sequence[Mapping[str, float]]
-"""What ``vae.training.fit`` returns and metrics.csv holds: a mapping for every check."""
+"""The history that ``vae.training.fit`` returns and metrics.csv holds: a mapping per check."""
 
 
 def null_distribution(axes: Axes, result: TwoSampleResult, title: str) -> None:
@@ -70,7 +70,7 @@ def columns_of(history: Rows) -> dict[str, Any]:
 
 
 def curve_names(history: Rows) -> list[str]:
-    """What there is to draw, the training's and the held-out curve of a term under one name."""
+    """Names of the curves; training and held-out values of a term share one."""
     names = dict.fromkeys(name.removeprefix(HELDOUT) for name in columns_of(history))
     return [name for name in names if name not in NOT_CURVES]
 

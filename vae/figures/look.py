@@ -1,4 +1,4 @@
-"""How the rows of a data set are drawn: as images, or as points in a plane."""
+"""Drawing rows of a data set: as images, or as points in a plane."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTEXT = "0.82"  # of the data behind curves
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """Of one data set, so that its data, reconstructions and samples are drawn alike.
+    """How one data set is drawn, so that data, reconstructions and samples look alike.
 
     ``shape``: (C, H, W) of images, None for points. ``ink``: dark on white. ``low`` and ``high``:
     of the range of values. ``plane``: mean [D] and basis [D, 2] of the points' plane; None for

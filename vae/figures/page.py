@@ -1,4 +1,4 @@
-"""One page with everything there is to see of an evaluation."""
+"""The figure page of an evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What figures show of a model: reconstructions, traversals, interpolations. [.., D] on the CPU."""
+"""Decoded rows for figures: reconstructions, traversals, interpolations; [.., D] on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One figure for each thing to look at: samples, reconstructions, traversals and so on."""
+"""Figures of a model: samples, reconstructions, traversals, interpolations, latent space."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def heldout_rows(data: Data, n: int, *, seed: int = 0) -> tuple[Tensor, Tensor |
 
 
 def _order(data: Data, seed: int) -> Tensor:
-    """In which held-out rows are drawn."""
+    """The random order in which held-out rows are drawn."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(len(data.heldout), generator=generator)
 
@@ -83,12 +83,12 @@ def samples_figure(
 
 
 def _over_all(figure: Figure, title: str) -> None:
-    """Where the axes may be too narrow for it."""
+    """A title above all axes, which may be too narrow for it."""
     figure.suptitle(title, x=0.01, ha="left", fontsize=8)
 
 
 def samples_title(data: Data, pixel_noise: bool | None = None) -> str:
-    """Says what they are."""
+    """The title of a panel of samples: means or draws."""
     noise = has_pixel_noise(data) if pixel_noise is None else pixel_noise
     return f"Samples: {what_samples_are(noise)}".replace("p(x|z)", "$p(x|z)$")
 
@@ -170,8 +170,8 @@ def encoded_heldout(
 def traversals(
     axes: Axes, model: VAE, data: Data, look: Look, title: str, *, n: int = 10, seed: int = 0
 ) -> None:
-    """Of the n dimensions that are used most, around the code of a held-out row; the title goes on
-    with which row (by its place in ``data.heldout``) and its class."""
+    """Traversals of the n dimensions that are used most, around the code of a held-out row; the
+    title goes on with which row (by its place in ``data.heldout``) and its class."""
     rows, labels, encoded = encoded_heldout(model, data, RANKED, seed=seed)
     ranking = rank(encoded)
     shown = ranking.order[:n]

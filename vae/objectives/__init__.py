@@ -1,4 +1,4 @@
-"""The objectives of the family, all of one form: distortion + rate + weight · D(q(z)‖p(z))."""
+"""Objectives: distortion + KL regulariser (rate) + weight · D(q(z)‖p(z))."""
 
 from vae.objectives.critics import (
     AdversarialDivergence,

@@ -1,4 +1,4 @@
-"""Adversarial parts: critics in the slot of a divergence, of the KL, and on the data.
+"""Adversarial terms: critics in place of the divergence or of the KL, and on the data.
 
 Each estimates its term with its critic's parameters held fixed, so that the gradient of the loss
 reaches encoder and decoder alone, and has a ``critic_loss`` of detached codes for the critic's own
@@ -16,8 +16,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from divergences.critic import Critic
 from divergences.density_ratio import critic_loss, kl_from_logits
+from vae.forward_output import ForwardOutput, Loss
 from vae.objectives.rates import Rate
-from vae.terms import Loss, Terms
 
 HIDDEN = (300, 300)
 Constraint = Literal["gradient-penalty", "clip", "spectral"]
@@ -33,10 +33,10 @@ def frozen(critic: nn.Module, inputs: Tensor) -> Tensor:
 
 
 class AdversarialDivergence(nn.Module):
-    """Something in the slot ``divergence(z, prior_sample)`` that is learned alongside."""
+    """A ``divergence(z, prior_sample)`` that is learned alongside."""
 
     def critic_loss(self, z: Tensor, prior_sample: Tensor) -> Tensor:
-        """What the critic minimises, 0-d; no gradient reaches z or prior_sample."""
+        """The critic's loss, 0-d; no gradient reaches z or prior_sample."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -116,8 +116,8 @@ class WassersteinCritic(AdversarialDivergence):
         if self.constraint != "gradient-penalty":
             return loss
         between = torch.lerp(z, p, torch.rand_like(z[:, :1])).requires_grad_()
-        (slope,) = torch.autograd.grad(self.critic(between).sum(), between, create_graph=True)
-        penalty: Tensor = (torch.linalg.vector_norm(slope, dim=1) - 1).square().mean()
+        (gradient,) = torch.autograd.grad(self.critic(between).sum(), between, create_graph=True)
+        penalty: Tensor = (torch.linalg.vector_norm(gradient, dim=1) - 1).square().mean()
         return loss + self.PENALTY * penalty
 
     @torch.no_grad()
@@ -150,11 +150,11 @@ class AdversarialKL(Rate):
         self.beta = beta
         self.critic = Critic(n_in + dim, HIDDEN)
 
-    def forward(self, terms: Terms, step: int) -> Loss:  # noqa: ARG002
+    def forward(self, terms: ForwardOutput, step: int) -> Loss:  # noqa: ARG002
         kl = kl_from_logits(frozen(self.critic, _pairs(terms.x, terms.z)))
         return Loss(self.beta * kl, {"adversarial_kl": kl})
 
-    def critic_loss(self, terms: Terms) -> Tensor:
+    def critic_loss(self, terms: ForwardOutput) -> Tensor:
         x = terms.x.detach()
         return critic_loss(
             self.critic(_pairs(x, terms.z.detach())),
@@ -179,19 +179,19 @@ class DataCritic(nn.Module):
         super().__init__()
         self.critic = Critic(n_in, HIDDEN) if critic is None else critic
 
-    def forward(self, terms: Terms) -> Tensor:
+    def forward(self, terms: ForwardOutput) -> Tensor:
         reconstructed, sampled = self._fakes(terms)
         return -kl_from_logits(frozen(self.critic, reconstructed)) - kl_from_logits(
             frozen(self.critic, sampled)
         )
 
-    def critic_loss(self, terms: Terms) -> Tensor:
+    def critic_loss(self, terms: ForwardOutput) -> Tensor:
         with torch.no_grad():
             fakes = torch.cat(self._fakes(terms))  # as many of each: the even mixture
         return critic_loss(self.critic(terms.x.detach().flatten(1)), self.critic(fakes))
 
     @staticmethod
-    def _fakes(terms: Terms) -> tuple[Tensor, Tensor]:
+    def _fakes(terms: ForwardOutput) -> tuple[Tensor, Tensor]:
         codes = torch.cat([terms.z.detach(), terms.prior_sample.detach()])
         reconstructed, sampled = terms.decode(codes).flatten(1).tensor_split(2)
         return reconstructed, sampled

@@ -85,7 +85,7 @@ TO_STANDARD_NORMAL = frozenset({mmd_normal, energy_normal})
 
 
 def name_of(divergence: Divergence) -> str:
-    """As it is printed."""
+    """The name that is printed."""
     for name, known in DIVERGENCES.items():
         if divergence is known:
             return name

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from vae.forward_output import ForwardOutput, Loss
 from vae.objectives.critics import AdversarialDivergence, DataCritic
 from vae.objectives.divergences import DIVERGENCES, TO_STANDARD_NORMAL, Divergence, mmd, name_of
 from vae.objectives.rates import LAST, Rate, TotalCorrelation, WeightedKL
 from vae.priors import Prior, StandardNormal
-from vae.terms import Loss, Terms
 
 
 class Objective(nn.Module):
@@ -20,7 +20,7 @@ class Objective(nn.Module):
     loss, whose gradient they do not get.
 
     Args:
-        rate: what is made of KL(q(z|x)‖p(z)).
+        rate: the KL regulariser.
         divergence: D, any ``divergence(z, prior_sample)``, see ``DIVERGENCES``; None for none.
         weight: of D, at least 0.
         data_critic: of reconstructions and samples (α-GAN); None for none.
@@ -56,7 +56,7 @@ class Objective(nn.Module):
         self.divergence_weight = weight if divergence is not None else 0.0
         self.data_critic = data_critic
 
-    # --- What the model asks ---
+    # --- Evaluation ---
 
     def check(self, posterior: str, prior: Prior) -> None:
         """Raises ValueError where encoder or prior lack what a part needs."""
@@ -88,7 +88,7 @@ class Objective(nn.Module):
         """There are critics, which need steps of their own."""
         return any(True for _ in self.parameters())
 
-    def forward(self, terms: Terms, step: int | None = None) -> Loss:
+    def forward(self, terms: ForwardOutput, step: int | None = None) -> Loss:
         """The loss and its parts.
 
         Args:
@@ -124,8 +124,8 @@ class Objective(nn.Module):
             total = total + parts["data_critic"]
         return Loss(total, parts)
 
-    def critic_loss(self, terms: Terms) -> Tensor:
-        """The sum of what the critics minimise, 0-d; no gradient reaches the autoencoder.
+    def critic_loss(self, terms: ForwardOutput) -> Tensor:
+        """The sum of the critics' losses, 0-d; no gradient reaches the autoencoder.
 
         Raises:
             ValueError: there are no critics.
@@ -135,7 +135,7 @@ class Objective(nn.Module):
             raise ValueError("this objective has no critics")
         return torch.stack(losses).sum()
 
-    def _critic_losses(self, terms: Terms) -> Iterator[Tensor]:
+    def _critic_losses(self, terms: ForwardOutput) -> Iterator[Tensor]:
         of_rate = self.rate.critic_loss(terms)
         if of_rate is not None:
             yield of_rate
@@ -145,11 +145,11 @@ class Objective(nn.Module):
             yield self.data_critic.critic_loss(terms)
 
     def after_critic_step(self) -> None:
-        """Restores what a critic's step may have broken (clipped weights)."""
+        """Clips the critics' weights again, where a constraint asks for it."""
         if isinstance(self.divergence, AdversarialDivergence):
             self.divergence.after_step()
 
-    # --- Words ---
+    # --- Description ---
 
     @property
     def divergence_name(self) -> str:

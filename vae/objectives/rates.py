@@ -1,4 +1,4 @@
-"""What an objective makes of KL(q(z|x)‖p(z)). Everything in nats per sample."""
+"""KL regularisers of q(z|x), the rate of an objective, in nats per sample."""
 
 import math
 import warnings
@@ -6,8 +6,8 @@ import warnings
 from torch import Tensor, nn
 
 from divergences.kl_decomposition import MinibatchEstimator, decompose_kl_minibatch
+from vae.forward_output import ForwardOutput, Loss
 from vae.objectives.schedules import Constant, Schedule
-from vae.terms import Loss, Terms
 
 LAST = 2**62  # a step at which every schedule has finished
 
@@ -24,11 +24,11 @@ class Rate(nn.Module):
     linear = True
     schedule: Schedule = Constant(1.0)
 
-    def forward(self, terms: Terms, step: int) -> Loss:
+    def forward(self, terms: ForwardOutput, step: int) -> Loss:
         raise NotImplementedError
 
-    def critic_loss(self, terms: Terms) -> Tensor | None:  # noqa: ARG002
-        """What the critic of a rate minimises; None without one."""
+    def critic_loss(self, terms: ForwardOutput) -> Tensor | None:  # noqa: ARG002
+        """The loss of the rate's critic; None without one."""
         return None
 
     def describe(self) -> str:
@@ -60,7 +60,7 @@ class WeightedKL(Rate):
         """The weight at the end of the schedule."""
         return self.schedule.final
 
-    def forward(self, terms: Terms, step: int) -> Loss:
+    def forward(self, terms: ForwardOutput, step: int) -> Loss:
         if not self.needs_density:
             return Loss(terms.distortion.new_zeros(()), {})
         assert terms.kl is not None
@@ -89,7 +89,7 @@ class Capacity(Rate):
         self.gamma = gamma
         self.schedule = capacity if callable(capacity) else Constant(float(capacity))
 
-    def forward(self, terms: Terms, step: int) -> Loss:
+    def forward(self, terms: ForwardOutput, step: int) -> Loss:
         assert terms.kl is not None
         return Loss(self.gamma * (terms.kl.mean() - self.schedule(step)).abs(), {})
 
@@ -125,7 +125,7 @@ class TotalCorrelation(Rate):
         self.n_data = n_data
         self.estimator: MinibatchEstimator = estimator
 
-    def forward(self, terms: Terms, step: int) -> Loss:  # noqa: ARG002
+    def forward(self, terms: ForwardOutput, step: int) -> Loss:  # noqa: ARG002
         if self.n_data is None:
             raise ValueError(
                 "the total correlation needs the size of the training set: "

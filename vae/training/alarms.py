@@ -1,19 +1,19 @@
-"""What a user can act on while a training runs. Each is said once."""
+"""Warnings during a training, each given once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from vae.symptoms import collapsed, off_prior
-from vae.terms import Terms
+from vae.diagnostics import collapsed, off_prior
+from vae.forward_output import ForwardOutput
 
 STREAK = 5  # checks in a row
 WARM_UP_SHARE, WARM_UP_STEPS = 0.1, 200  # of the run, and at least, in which nothing is said
 
 
 class Alarms:
-    """Counts the checks in a row at which something was wrong, and says so after ``STREAK``; at the
-    end of the training of the last check alone.
+    """Warns of what was wrong at ``STREAK`` checks in a row, and at the end of the training of what
+    was wrong at the last one.
 
     Args:
         say: prints one line.
@@ -28,7 +28,7 @@ class Alarms:
         self._streaks: dict[str, int] = {}  # beyond STREAK: it has been said
         self._latest: dict[str, str] = {}  # what was wrong at the last check
 
-    def check(self, terms: Terms, step: int) -> None:
+    def check(self, terms: ForwardOutput, step: int) -> None:
         """Looks at held-out terms, or those of a batch."""
         found = {
             "collapse": collapsed(terms.kl, terms.kl_per_dimension),

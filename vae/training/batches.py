@@ -1,4 +1,4 @@
-"""The rows of every step, from the number of the step alone."""
+"""Batches: the rows of every step, a function of its number alone."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Rows:
             model.likelihood.check(self.heldout.to(self.dtype))
 
     def checksums(self) -> tuple[int, int]:
-        """Of training and held-out rows, to tell whether a resumed run sees the same."""
+        """CRC-32 of training and of held-out rows, for the fingerprint of the run."""
         how = self.source.binarise if isinstance(self.source, Data) else "none"
         heldout = 0 if self.heldout is None else checksum(self.heldout)
         return checksum(self._values, how), heldout
@@ -98,7 +98,7 @@ def _tensor(rows: Tensor | NDArray[Any]) -> Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rows and steps there are.
+    """Numbers of rows and steps.
 
     Every epoch is a new permutation of the rows; what does not fill a batch at its end is left out
     of that epoch, so that no batch is short.
@@ -124,7 +124,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """The batches of steps ``start``, ``start`` + 1, …: what Lightning iterates over.
+    """The batches of steps ``start``, ``start`` + 1, …
 
     Args:
         rows: the data.

@@ -54,7 +54,7 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Of files that a killed process was writing."""
+    """Removes temporary files of a killed process."""
     for name in (LAST, BEST):
         for path in folder.glob(f".{name}.*"):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Terms of several processes, or of several parts of a data set, as those of one batch."""
+"""Forward outputs of several processes, or of parts of a data set, joined into one batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -7,29 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae.terms import Terms
+from vae.forward_output import ForwardOutput
 
 
-def tensors(terms: Terms) -> dict[str, Tensor]:
+def tensors(terms: ForwardOutput) -> dict[str, Tensor]:
     """The fields that are tensors, rows first."""
     values = {field.name: getattr(terms, field.name) for field in fields(terms)}
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
-def detached(terms: Terms) -> Terms:
+def detached(terms: ForwardOutput) -> ForwardOutput:
     """The values, without the graph that they came from."""
     values: dict[str, Any] = {name: value.detach() for name, value in tensors(terms).items()}
     return replace(terms, **values)
 
 
-def concatenate(parts: Sequence[Terms]) -> Terms:
+def concatenate(parts: Sequence[ForwardOutput]) -> ForwardOutput:
     """The rows of all parts, one after the other."""
     names = tensors(parts[0])
     rows: dict[str, Any] = {n: torch.cat([getattr(part, n) for part in parts]) for n in names}
     return replace(parts[0], **rows)
 
 
-def gather(terms: Terms, all_gather: Callable[[Tensor], Tensor]) -> Terms:
+def gather(terms: ForwardOutput, all_gather: Callable[[Tensor], Tensor]) -> ForwardOutput:
     """The terms of the whole batch, the same on every process, with gradients.
 
     Every process then evaluates the same loss L. The gradient of a process's rows is summed over

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from vae.forward_output import ForwardOutput, Loss
 from vae.model import VAE, evaluating
 from vae.objectives.rates import TotalCorrelation
-from vae.terms import Loss, Terms
 from vae.training.distributed import concatenate
 from vae.training.rng import Stream, generator, seed_global, seed_of
 
@@ -43,7 +43,7 @@ class HeldOut:
         device: torch.device,
         dtype: torch.dtype,
         context: AbstractContextManager[None],
-    ) -> tuple[Terms, Loss]:
+    ) -> tuple[ForwardOutput, Loss]:
         """Forward output of all rows and their loss; the model's modes are left as they are."""
         draws = generator(device, seed_of(self.seed, Stream.HELDOUT, 1))
         seed_global(device, seed_of(self.seed, Stream.HELDOUT, 2))
@@ -59,7 +59,7 @@ class HeldOut:
 
 
 def most_rows(model: VAE) -> int:
-    """How many rows at once an objective bears."""
+    """The largest number of rows at which an objective is evaluated."""
     if isinstance(model.objective.rate, TotalCorrelation):
         return min(MOST_ROWS, math.isqrt(MOST_NUMBERS // model.prior.dim))
     return MOST_ROWS

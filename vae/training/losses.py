@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from vae.forward_output import ForwardOutput
 from vae.model import VAE
-from vae.terms import Terms
 from vae.training.distributed import detached, gather
 from vae.training.rng import Stream, generator, seed_global, seed_of
 
@@ -51,7 +51,7 @@ class Losses(nn.Module):
         # an objective that is not a mean over rows sees the whole batch
         whole = world_size > 1 and (objective.nonlinear or codes)
         self.all_gather = all_gather if whole else None
-        self.latest: Terms | None = None
+        self.latest: ForwardOutput | None = None
         self._terms_of = _compiled(model) if compiled else model.terms
 
     def forward(self, x: Tensor, step: int, part: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -72,7 +72,7 @@ class Losses(nn.Module):
         loss = self.model.objective(terms, step)
         return loss.total, dict(loss.parts)
 
-    def terms(self, x: Tensor, step: int, part: int) -> Terms:
+    def terms(self, x: Tensor, step: int, part: int) -> ForwardOutput:
         """Forward output of rows [b, …], gathered where the objective needs it."""
         draws = generator(x.device, seed_of(self.seed, Stream.NOISE, step, part))
         # drawn for the whole batch, so that a row's noise does not depend on the processes
@@ -88,10 +88,10 @@ class Losses(nn.Module):
         seed_global(device, seed_of(self.seed, stream, step, part, rank))
 
 
-def _compiled(model: VAE) -> Callable[[Tensor, Tensor, Tensor], Terms]:
+def _compiled(model: VAE) -> Callable[[Tensor, Tensor, Tensor], ForwardOutput]:
     networks = torch.compile(model.terms)
 
-    def terms(x: Tensor, noise: Tensor, prior_sample: Tensor) -> Terms:
+    def terms(x: Tensor, noise: Tensor, prior_sample: Tensor) -> ForwardOutput:
         # the compiler looks at .grad of what it is given, which warns for a learned prior's draws
         return replace(networks(x, noise, prior_sample.detach()), prior_sample=prior_sample)
 

@@ -1,4 +1,4 @@
-"""What one forward pass hands to an objective, and what comes back."""
+"""Forward output of a model, and the loss of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vae.priors import Prior
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
-    """B rows, M latent dimensions; all terms in nats per sample.
+class ForwardOutput:
+    """One forward pass of B rows with M latent dimensions; all terms in nats per sample.
 
     What an encoder does not define is None: a deterministic one has no density, an implicit one
     has neither density nor mean.
@@ -33,19 +33,19 @@ class Terms:
 
 @dataclass(frozen=True)
 class Loss:
-    """What is minimised, 0-d in nats per sample, and the 0-d values it is made of, by name:
-    ``divergence`` is D itself, before its weight."""
+    """The loss, 0-d in nats per sample, and its parts by name, 0-d: ``divergence`` is D itself,
+    before its weight."""
 
     total: Tensor
     parts: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEOutput(Terms):
+class VAEOutput(ForwardOutput):
     """One forward pass with its loss."""
 
     loss: Tensor  # [] the objective, mean over the batch
-    parts: Mapping[str, Tensor]  # what it is made of, [] each
+    parts: Mapping[str, Tensor]  # of the loss, [] each
 
     @property
     def divergence(self) -> Tensor | None:

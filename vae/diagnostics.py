@@ -1,4 +1,4 @@
-"""What the codes of some rows show to be wrong, in a sentence a user can act on."""
+"""Diagnostics of codes: posterior collapse, and an aggregate posterior off the prior."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LEAST_ROWS = 50  # from which moments are estimated
 
 
 def collapsed(kl: Tensor | None, kl_per_dimension: Tensor | None) -> str | None:
-    """What to say where the codes carry next to nothing; None where they do not.
+    """A warning of posterior collapse; None where the codes carry information.
 
     Args:
         kl: [N] KL(q(z|x)‖p(z)) in nats; None where it is not defined.
@@ -36,8 +36,8 @@ def collapsed(kl: Tensor | None, kl_per_dimension: Tensor | None) -> str | None:
 
 
 def off_prior(z: Tensor, prior_sample: Tensor) -> str | None:
-    """What to say where mean and variance of codes z [N, M] are far from those of the prior's draws
-    [K, M]; None where they are not, or the rows are too few to tell."""
+    """A warning that mean and variance of codes z [N, M] are far from those of prior draws [K, M];
+    None where they are not, or the rows are too few to tell."""
     if len(z) < LEAST_ROWS:
         return None
     q, p = _moments(z), _moments(prior_sample)
