@@ -38,13 +38,17 @@ TRAINING = (
     "epochs", "batch_size", "learning_rate", "critic_learning_rate", "critic_steps", "seed",
     "accelerator", "devices", "precision", "compile", "patience", "check_every",
 )  # fmt: skip
-OPTIONAL_COUNTS = (
-    "heldout", "limit", "size", "schedule_steps", "patience", "check_every", "threads",
-)  # fmt: skip
+
+Range = tuple[str, Callable[[Any], bool]]
+COUNT: Range = ("at least 1", lambda value: value >= 1)
+TWO: Range = ("at least 2", lambda value: value >= 2)
+FINITE: Range = ("finite", math.isfinite)
+POSITIVE: Range = ("positive and finite", lambda value: value > 0 and math.isfinite(value))
+SEED: Range = ("between 0 and 2^31 - 1", lambda value: 0 <= value < 2**31)
 
 
-def _option(default: Any, help_: str) -> Any:
-    return field(default=default, metadata={"help": help_})
+def _option(default: Any, help_: str, range_: Range | None = None) -> Any:
+    return field(default=default, metadata={"help": help_, "range": range_})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,92 +64,89 @@ class Config:
     data: str = _option("digits", "a named data set, an .npy or .npz file, a folder of images")
     root: str | None = _option(None, "folder of the IDX files of mnist and fashion-mnist")
     binarise: Binarise = _option("none", "binarise pixels: at every reading, or once")
-    heldout: int | None = _option(None, "rows kept from training, where the data bring no split")
-    limit: int | None = _option(None, "train on this many rows at most")
-    size: int | None = _option(None, "side in pixels to which a folder's images are brought")
+    heldout: int | None = _option(
+        None, "rows kept from training, where the data bring no split", COUNT
+    )
+    limit: int | None = _option(None, "train on this many rows at most", COUNT)
+    size: int | None = _option(None, "side in pixels to which a folder's images are brought", COUNT)
 
     network: Network = _option("mlp", "encoder and decoder")
-    hidden: int = _option(300, "width of the hidden layer")
-    latent: int = _option(10, "M, number of latent dimensions")
+    hidden: int = _option(300, "width of the hidden layer", COUNT)
+    latent: int = _option(10, "M, number of latent dimensions", COUNT)
     posterior: Posterior = _option("gaussian", "posterior q(z|x): Gaussian, a point, or implicit")
     prior: PriorName = _option("normal", "p(z): N(0, I), or a learned Gaussian or mixture")
-    components: int = _option(10, "number of components of a mixture prior")
+    components: int = _option(10, "number of components of a mixture prior", COUNT)
 
     likelihood: LikelihoodName = _option("gaussian", "likelihood p(x|z)")
-    variance: float = _option(1.0, "σ² of a Gaussian likelihood, its start if learned")
-    floor: float = _option(1e-3, "least σ² where it is learned per pixel")
-    scale: float = _option(1.0, "b of a Laplace likelihood: an L1 term of weight 1/b")
-    levels: int = _option(256, "values of a categorical likelihood")
+    variance: float = _option(1.0, "σ² of a Gaussian likelihood, its start if learned", POSITIVE)
+    floor: float = _option(1e-3, "least σ² where it is learned per pixel", POSITIVE)
+    scale: float = _option(1.0, "b of a Laplace likelihood: an L1 term of weight 1/b", POSITIVE)
+    levels: int = _option(256, "values of a categorical likelihood", TWO)
 
     rate: RateName = _option(
         "kl", "KL regulariser: β·KL, γ·|KL − C|, total correlation, or a critic's KL"
     )
-    beta: float = _option(0.0, "β = 1−α, weight of the KL; of the total correlation for tc")
+    beta: float = _option(0.0, "β = 1−α, weight of the KL; of the total correlation for tc", FINITE)
     schedule: ScheduleName = _option("constant", "schedule of β, or of the capacity")
-    start: float = _option(0.0, "initial value of the schedule")
-    schedule_steps: int | None = _option(None, "length of the schedule in steps (half of the run)")
-    cycles: int = _option(4, "number of cycles of a cyclical schedule")
-    gamma: float = _option(100.0, "γ of γ·|KL − C|")
-    capacity: float = _option(10.0, "final C in nats")
-    mutual_weight: float = _option(1.0, "weight of the mutual information, for tc")
-    dimension_weight: float = _option(1.0, "weight of the dimension-wise KL, for tc")
+    start: float = _option(0.0, "initial value of the schedule", FINITE)
+    schedule_steps: int | None = _option(
+        None, "length of the schedule in steps (half of the run)", COUNT
+    )
+    cycles: int = _option(4, "number of cycles of a cyclical schedule", COUNT)
+    gamma: float = _option(100.0, "γ of γ·|KL − C|", FINITE)
+    capacity: float = _option(10.0, "final C in nats", FINITE)
+    mutual_weight: float = _option(1.0, "weight of the mutual information, for tc", FINITE)
+    dimension_weight: float = _option(1.0, "weight of the dimension-wise KL, for tc", FINITE)
     estimator: MinibatchEstimator = _option("stratified", "estimator of q(z) in a batch, for tc")
     divergence: DivergenceName = _option("mmd", "divergence D(q(z)‖p(z))")
     lambda_: float | None = _option(
-        None, "λ in nats: D has weight α+λ−1 (the default of a preset: see `presets`)"
+        None,
+        "λ in nats: D has weight α+λ−1 (the default of a preset: see `presets`)",
+        FINITE,
     )
     constraint: Constraint = _option("gradient-penalty", "of a Wasserstein critic")
     data_critic: bool = _option(False, "a critic of reconstructions and samples, as in the α-GAN")
 
-    epochs: int = _option(100, "passes over the training rows")
-    batch_size: int = _option(100, "rows to a step")
+    epochs: int = _option(100, "passes over the training rows", COUNT)
+    batch_size: int = _option(100, "rows to a step", TWO)
     learning_rate: float = _option(
-        1e-3, "Adam's learning rate at the first step; a cosine takes it to 0"
+        1e-3,
+        "Adam's learning rate at the first step; a cosine takes it to 0",
+        POSITIVE,
     )
     critic_learning_rate: float | None = _option(None, "of critics, constant (as the rest)")
-    critic_steps: int = _option(1, "steps of the critics to one of the rest")
-    patience: int | None = _option(None, "stop after so many epochs without a better held-out loss")
-    check_every: int | None = _option(None, "steps between checks on held-out rows (an epoch)")
-    seed: int = _option(0, "seed of the split, the initial weights and every draw")
+    critic_steps: int = _option(1, "steps of the critics to one of the rest", COUNT)
+    patience: int | None = _option(
+        None, "stop after so many epochs without a better held-out loss", COUNT
+    )
+    check_every: int | None = _option(
+        None, "steps between checks on held-out rows (an epoch)", COUNT
+    )
+    seed: int = _option(0, "seed of the split, the initial weights and every draw", SEED)
     accelerator: str = _option("auto", "Lightning's: auto, cpu, gpu, mps …")
-    devices: int = _option(1, "number of devices; the divergence sees the whole batch")
+    devices: int = _option(1, "number of devices; the divergence sees the whole batch", COUNT)
     threads: int | None = _option(
-        None, "CPU threads (1 for an mlp, which gains nothing from more; all for conv)"
+        None,
+        "CPU threads (1 for an mlp, which gains nothing from more; all for conv)",
+        COUNT,
     )
     precision: str = _option("32-true", "Lightning's: 32-true, bf16-mixed, 16-mixed, 64-true")
     compile: bool = _option(False, "torch.compile")
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            choices, value = get_args(hint), getattr(self, name)
-            if choices and isinstance(choices[0], str) and value not in choices:
-                raise ValueError(
-                    f"{_flag(name)} must be one of {', '.join(choices)}, got {value!r}"
-                )
-        for name in ("latent", "hidden", "components", "epochs", "cycles", "critic_steps"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in OPTIONAL_COUNTS:
-            value = getattr(self, name)
-            self._check(name, value is None or value >= 1, "at least 1")
-        self._check("batch_size", self.batch_size >= 2, "at least 2")
-        self._check("levels", self.levels >= 2, "at least 2")
-        self._check("devices", self.devices >= 1, "at least 1")
-        self._check("seed", 0 <= self.seed < 2**31, "between 0 and 2^31 - 1")
-        for name in ("variance", "floor", "scale", "learning_rate"):
-            value = getattr(self, name)
-            self._check(name, value > 0 and math.isfinite(value), "positive and finite")
-        for name in ("beta", "start", "capacity", "gamma", "mutual_weight", "dimension_weight"):
-            self._check(name, math.isfinite(getattr(self, name)), "finite")
+        for setting in dataclasses.fields(self):
+            value, choices = getattr(self, setting.name), CHOICES.get(setting.name)
+            if choices and value not in choices:
+                need = f"one of {', '.join(choices)}, got {value!r}"
+                raise ValueError(f"{_flag(setting.name)} must be {need}")
+            if setting.metadata["range"] and value is not None:
+                need, inside = setting.metadata["range"]
+                if not inside(value):
+                    raise ValueError(f"{_flag(setting.name)} must be {need}, got {value}")
         if self.patience is not None and self.adversarial:
             raise ValueError(
                 "patience needs a loss whose values at different steps compare; a critic's do not"
             )
-        if self.lambda_ is not None:
-            self._check("lambda_", math.isfinite(self.lambda_), "finite")
-
-    def _check(self, name: str, passed: bool, need: str) -> None:
-        if not passed:
-            raise ValueError(f"{_flag(name)} must be {need}, got {getattr(self, name)}")
 
     def training(self) -> dict[str, Any]:
         """The keyword arguments of `vae.fit`."""
@@ -192,13 +193,34 @@ class Config:
         unknown = sorted(map(str, set(values) - set(known)))
         if unknown:
             raise ValueError(f"unknown settings: {', '.join(_with_nearest(unknown, known))}")
-        hints = get_type_hints(cls)
         for name, value in values.items():
-            if not _fits(value, hints[known[name]]):
-                raise ValueError(f"{name} must be {_words(hints[known[name]])}, got {value!r}")
+            kinds = KINDS[known[name]]
+            if isinstance(value, bool):  # which is an int to Python
+                fits = bool in kinds
+            else:
+                fits = isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+            if not fits:
+                words = " or ".join(WORDS[kind] for kind in kinds)
+                raise ValueError(f"{name} must be {words}, got {value!r}")
         return cls(**{known[name]: value for name, value in values.items()})
 
 
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    name: get_args(hint)
+    for name, hint in get_type_hints(Config).items()
+    if isinstance(next(iter(get_args(hint)), None), str)
+}
+KINDS: Mapping[str, tuple[type, ...]] = {
+    name: (str,) if name in CHOICES else get_args(hint) or (hint,)
+    for name, hint in get_type_hints(Config).items()
+}
+WORDS: Mapping[type, str] = {
+    type(None): "null",
+    str: "text",
+    float: "a number",
+    int: "an integer",
+    bool: "true or false",
+}
 Test = Callable[[Config], bool]
 
 MEANT_FOR: Mapping[str, tuple[str, Test]] = {
@@ -234,14 +256,8 @@ def _with_nearest(unknown: Iterable[str], known: Iterable[str]) -> Iterator[str]
         yield f"{name} (did you mean {near[0]}?)" if near else name
 
 
-def _kinds(hint: Any) -> tuple[type, ...]:
-    kinds: tuple[Any, ...] = get_args(hint) or (hint,)
-    return tuple(str if isinstance(kind, str) else kind for kind in kinds)
-
-
-def from_text(text: str, hint: Any) -> Any:
-    """The value of a flag, or the text where it is none of the type."""
-    kinds = _kinds(hint)
+def from_text(text: str, kinds: tuple[type, ...]) -> Any:
+    """The value of a flag of these types, or the text where it is of none."""
     if text == "null" and type(None) in kinds:
         return None
     if bool in kinds:
@@ -253,21 +269,3 @@ def from_text(text: str, hint: Any) -> Any:
             except ValueError:
                 continue
     return text
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    kinds = _kinds(hint)
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
-
-
-def _words(hint: Any) -> str:
-    names = {
-        type(None): "null",
-        str: "text",
-        float: "a number",
-        int: "an integer",
-        bool: "true or false",
-    }
-    return " or ".join(dict.fromkeys(names[kind] for kind in _kinds(hint)))

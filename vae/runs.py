@@ -16,6 +16,7 @@ import platform
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +70,7 @@ class Run:
         data = load_data(config)
         run = cls(folder, resolve(config, data), data)
         # refuses what does not fit together before anything is replaced
-        run.untrained().likelihood.check(data.rows("train"))
+        run.untrained.likelihood.check(data.rows("train"))
         if not first_process():
             return run
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,8 +104,9 @@ class Run:
         path.mkdir(exist_ok=True)
         return path
 
+    @cached_property
     def untrained(self) -> VAE:
-        """The model before its first step."""
+        """The model before its first step: one object, which a training changes."""
         return build_model(self.config, self.data)
 
     def model(self, which: Which = "best") -> VAE:
@@ -116,7 +118,7 @@ class Run:
         """
         from vae.training import load_weights
 
-        model = self.untrained()
+        model = build_model(self.config, self.data)
         load_weights(model, self.folder / "checkpoints" / f"{which}.ckpt")
         return model.eval()
 

@@ -10,12 +10,12 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args
 
 from divergences import __version__
 from divergences.two_sample import Method
 from vae.command import running
-from vae.config import Config, from_text
+from vae.config import CHOICES, KINDS, Config, from_text
 from vae.presets import PRESETS, configure
 from vae.runs import read_settings
 
@@ -41,9 +41,8 @@ class _Parser(argparse.ArgumentParser):
 def _fit_arguments(add: Add) -> None:
     add("--config", type=Path, help="YAML of settings, such as the config.yaml of a run")
     add("--print_config", action="store_true", help="print all settings as YAML, and train nothing")
-    hints = get_type_hints(Config)
     for setting in dataclasses.fields(Config):
-        choices = [kind for kind in get_args(hints[setting.name]) if isinstance(kind, str)]
+        choices = CHOICES.get(setting.name)
         flag = setting.name.rstrip("_").replace("_", "-")
         unset = "" if setting.default is None else f" (default: {setting.default})"
         add(
@@ -63,8 +62,8 @@ def _fit(
     *, config: Path | None, print_config: bool, out: Path | None, overwrite: bool,
     live_plots: bool, quiet: bool, **given: str,
 ) -> None:  # fmt: skip
-    hints = {name.rstrip("_"): hint for name, hint in get_type_hints(Config).items()}
-    flags = {name: from_text(text, hints.get(name, float)) for name, text in given.items()}
+    kinds = {name.rstrip("_"): kind for name, kind in KINDS.items()} | {"alpha": (float,)}
+    flags = {name: from_text(text, kinds[name]) for name, text in given.items()}
     stored = {} if config is None else read_settings(config)
     if "alpha" in flags:
         stored.pop("beta", None)

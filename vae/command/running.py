@@ -63,7 +63,7 @@ def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
 
     config, data = run.config, run.data
     first = first_process()
-    model = run.untrained()
+    model = run.untrained
     if first:
         print(f"{_described(data)}\n{run.folder}", flush=True)
         if quiet:  # which means no progress; what is minimised is always said
@@ -84,7 +84,7 @@ def _train(run: Run, *, resume: bool, live_plots: bool, quiet: bool) -> None:
         raise Failed(str(error)) from error
     if not first:
         return
-    _draw_first_figures(run)
+    _draw_first_figures(run, model)
     if not quiet:
         print(f"next: python -m vae evaluate {run.folder}")
 
@@ -103,12 +103,13 @@ def _warn_of_scale(config: Config, data: Data) -> None:
         )
 
 
-def _draw_first_figures(run: Run) -> None:
+def _draw_first_figures(run: Run, model: VAE) -> None:
     """Curves, samples and reconstructions, of the best checkpoint."""
     from vae.figures import curves_figure, reconstructions_figure, samples_figure, save_figure
-    from vae.training import read_metrics
+    from vae.training import load_weights, read_metrics
 
-    model = run.model()
+    load_weights(model, run.folder / "checkpoints" / "best.ckpt")
+    model.eval()
     figures = {
         "curves": curves_figure(read_metrics(run.folder / "metrics.csv")),
         "samples": samples_figure(model, run.data),

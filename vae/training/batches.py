@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -113,11 +114,11 @@ class Plan:
     batch_size: int
     epochs: int
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         return self.n_rows // self.batch_size
 
-    @property
+    @cached_property
     def n_steps(self) -> int:
         return self.epochs * self.steps_per_epoch
 

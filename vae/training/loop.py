@@ -92,7 +92,7 @@ class Training:
         losses = Losses(
             model, batch_size=plan.batch_size, seed=settings.seed, rank=fabric.global_rank,
             world_size=fabric.world_size, compiled=compiled,
-            all_gather=self._all_gather,
+            all_gather=self._all_gather, keep=self.heldout is None,
         )  # fmt: skip
         adam = torch.optim.Adam
         self.optimizers = [adam(model.autoencoder_parameters(), lr=settings.learning_rate)]

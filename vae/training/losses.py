@@ -25,6 +25,7 @@ class Losses(nn.Module):
         all_gather: [b, k] of every process to [world_size, b, k], with gradients where the rows
             have some.
         compiled: encoder, decoder and their terms go through ``torch.compile``.
+        keep: ``latest`` is wanted.
 
     Attributes:
         latest: forward output of the latest step, detached, of this process's rows or, where the
@@ -41,10 +42,11 @@ class Losses(nn.Module):
         world_size: int = 1,
         all_gather: Callable[[Tensor], Tensor] | None = None,
         compiled: bool = False,
+        keep: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        self.batch_size, self.seed, self.rank = batch_size, seed, rank
+        self.batch_size, self.seed, self.rank, self.keep = batch_size, seed, rank, keep
         objective = model.objective
         # a critic of codes may draw points between them; one of data would decode all of a batch
         codes = objective.divergence is not None and objective.data_critic is None
@@ -68,7 +70,8 @@ class Losses(nn.Module):
         self._seed(x.device, Stream.OBJECTIVE, step, part, 0 if self.all_gather else self.rank)
         if part > 0:
             return self.model.objective.critic_loss(terms), {}
-        self.latest = detached(terms)
+        if self.keep:
+            self.latest = detached(terms)
         loss = self.model.objective(terms, step)
         return loss.total, dict(loss.parts)
 
