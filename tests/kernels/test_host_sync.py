@@ -24,7 +24,7 @@ from divergences.energy import EnergyLoss
 from divergences.kernels import Gaussian, InverseMultiquadric, Laplace, Polynomial, backends, tiles
 from divergences.mmd import MMDLoss, mmd2, mmd2_to_gaussian_mixture, mmd2_to_normal, witness
 from vae import DIVERGENCES, VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
-from vae.training.watch import Watch
+from vae.training.means import RunningMeans
 
 READING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
 SENDING = ("aten::_to_copy", "aten::copy_")  # others take a number from a CPU tensor as it is
@@ -155,7 +155,7 @@ def test_a_step_of_training_does_not_wait(name: str, on_device: Callable[[], Any
     objective = InfoVAE(0.5, 5.0, DIVERGENCES[name])
     model = VAE(mlp(12, 6), mlp(3, 12), GaussianLikelihood(), objective, StandardNormal(3))
     model = model.to("meta")
-    optimizer, watch = torch.optim.Adam(model.parameters()), Watch()
+    optimizer, watch = torch.optim.Adam(model.parameters()), RunningMeans()
 
     def step(number: int) -> None:
         terms = model.terms(device_tensor(64, 12), device_tensor(64, 3), device_tensor(64, 3))
