@@ -46,6 +46,15 @@ from .generated_code import RENEW, TABLE, Row, committed, ctas, loads_in_flight,
 MIN_INSTRUCTIONS = 64
 MAX_TENSOR_MEMORY = 512
 TENSOR_CORES = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
+# Instructions of PTX that do not round correctly, with their error, and those that flush: what is
+# below the smallest normal number, 2⁻¹²⁶, is 0 to them. (PTX ISA, floating-point instructions.)
+APPROXIMATE = {
+    "ex2.approx.ftz.f32": "2⁻²² relative, for every input; flushes",
+    "sqrt.approx.ftz.f32": "2⁻²³ relative, for inputs ≥ 0; flushes",
+    "rsqrt.approx.ftz.f32": "2⁻²²·⁹ relative, for inputs ≥ 2⁻¹²⁶; flushes, and gives inf",
+    "div.full.f32": "2 ulp, for every input",
+    "fma.rn.ftz.f32": "rounds correctly; flushes (the polynomial of log2)",
+}
 PROCESSORS = 132
 FIRST, DEFAULT = 90, "90,80,89,100,120"
 ROWS = 1280  # more than a small problem has
@@ -87,6 +96,8 @@ class Usage(NamedTuple):
     wide_offsets: int
     in_flight: int  # loads
     slots: float  # issue slots per pair
+    approximate: tuple[str, ...]  # what is wrong with instructions that do not round correctly
+    older_tensor_core: int  # instructions of an earlier architecture
     matrix: bool
     clamps: bool
 
@@ -103,8 +114,12 @@ class Usage(NamedTuple):
             f"no {unit}": self.matrix and not self.tensor_core,
             "a clamp that drops NaN": self.clamps and not self.nan_clamps,
             "no 64-bit offsets": not self.wide_offsets,
+            # Norms and distances would be summed in different orders.
+            f"{self.older_tensor_core} tensor-core instructions other than {unit}": bool(
+                self.matrix and self.older_tensor_core
+            ),
         }
-        return [text for text, failed in checks.items() if failed]
+        return [text for text, failed in checks.items() if failed] + list(self.approximate)
 
     def row(self) -> Row:
         import triton
@@ -223,7 +238,9 @@ def record(case: Case, arch: int) -> list[Launch]:
         centres = torch.zeros(case.copies, case.rows, dtype=torch.float64)
         labels = torch.ones(case.rows, case.labels, dtype=torch.int8)
         with recorded(arch) as found:
+            triton_labels.landmark_means(x[0], x[0, :64], components, [1.0] * case.copies)
             triton_labels.label_sweep(x[0], components, [1.0] * case.copies, centres, labels)
+            triton_labels.moments(labels, centres)
         return found
     weights = torch.ones(1, case.rows) if case.weighted else None
     rates = torch.ones(1, case.copies)  # on the device, where more is left open than with numbers
@@ -235,7 +252,7 @@ def record(case: Case, arch: int) -> list[Launch]:
     return found
 
 
-TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16"}
+TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16", torch.int8: "*i8"}
 
 
 def code_key(launch: Launch, arch: int) -> str:
@@ -258,7 +275,10 @@ def _sources() -> str:
     from divergences.kernels import triton_gradients, triton_kernels, triton_panels
 
     kernels = (triton_kernels, triton_gradients, triton_panels)
-    readers = (_compile, _read, _slots, visit, loads_in_flight, parse_resources, parse_sass)
+    readers = (
+        *(_compile, _read, _slots, visit, loads_in_flight, parse_resources, parse_sass),
+        approximate_faults,
+    )
     return "".join(inspect.getsource(source) for source in (*kernels, *readers))
 
 
@@ -295,6 +315,20 @@ def parse_sass(text: str) -> Counter[str]:
     """How often each instruction occurs in ``cuobjdump --dump-sass``."""
     line = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)", re.MULTILINE)
     return Counter(m.group(1) for m in line.finditer(text))
+
+
+def approximate_faults(ptx: str) -> list[str]:
+    """Instructions that are not in ``APPROXIMATE``, and reciprocal roots of numbers that may be
+    below the smallest normal one: neither compared with it nor 1 plus something."""
+    stem = r"^\s*(?:@!?%p\d+\s+)?(\w+(?:\.\w+)*\.(?:approx|ftz|full)(?:\.\w+)*)\s"
+    used = set(re.findall(stem, ptx, re.MULTILINE))
+    faults = [f"approximate and unknown: {name}" for name in sorted(used - set(APPROXIMATE))]
+    roots = re.findall(r"rsqrt\.approx\.ftz\.f32\s+%\w+, (%\w+);", ptx)
+    compared = set(re.findall(r"setp\.\w+\.f32\s+%p\d+, (%\w+), 0f00800000;", ptx))
+    above_one = set(re.findall(r"(?:fma|add)\.rn\.f32\s+(%\w+), .*, 0f3F800000;", ptx))
+    if bare := len([of for of in roots if of not in compared | above_one]):
+        faults.append(f"{bare} reciprocal roots that may be infinite")
+    return faults
 
 
 def _count(instructions: Counter[str], *stems: str) -> int:
@@ -336,6 +370,8 @@ def _read(compiled: Any, launch: Launch, arch: int) -> dict[str, Any]:
         "tensor_core": _count(sass, TENSOR_CORES[arch]),
         "exp2": sum(n for name, n in sass.items() if name.startswith("MUFU.EX2")),
         "nan_clamps": len(re.findall(r"max\.NaN\.f32", ptx)),
+        "approximate": approximate_faults(ptx),
+        "older_tensor_core": _count(sass, *({*TENSOR_CORES.values()} - {TENSOR_CORES[arch]})),
         "wide_offsets": len(re.findall(r"(?:mul|mad)\.(?:lo\.s64|wide\.s32|lo\.u64)", ptx)),
         "in_flight": loads_in_flight(compiled.asm["ttgir"]),
         "slots": _slots(launch, dump),

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,8 @@ GOOD = offline.Usage(
     wide_offsets=9,
     in_flight=2,
     slots=16.5,
+    approximate=(),
+    older_tensor_core=0,
     matrix=True,
     clamps=True,
 )
@@ -125,9 +128,11 @@ def test_good_code_has_no_faults() -> None:
         ({"tensor_core": 0}, "no HGMMA"),
         ({"nan_clamps": 0}, "drops NaN"),
         ({"wide_offsets": 0}, "64-bit"),
+        ({"older_tensor_core": 2}, "other than HGMMA"),
+        ({"approximate": ("an unknown one",)}, "an unknown one"),
     ],
 )
-def test_each_fault_is_found(change: dict[str, int], message: str) -> None:
+def test_each_fault_is_found(change: dict[str, Any], message: str) -> None:
     (fault,) = GOOD._replace(**change).faults()
     assert message in fault
 
@@ -152,6 +157,26 @@ def test_the_dumps_are_read() -> None:
     found = offline.parse_sass(SASS)
     assert sum(found.values()) == 6
     assert {"STL.64", "LDL", "HGMMA.64x64x16.F32", "MUFU.EX2", "UIADD3"} <= set(found)
+
+
+PTX = """
+    mul.f32          %r423, %r2, %r393;
+    setp.lt.f32      %p51, %r423, 0f00800000;
+    rsqrt.approx.ftz.f32     %r490, %r423;
+    fma.rn.f32       %r491, %r410, %r107, 0f3F800000;
+    rsqrt.approx.ftz.f32     %r523, %r491;
+    div.full.f32     %r555, %r523, %r491;
+    @%p51 ex2.approx.ftz.f32 %r556, %r555;
+"""
+
+
+def test_approximate_instructions_are_known_and_in_their_range() -> None:
+    assert offline.approximate_faults(PTX) == []
+    at_zero = PTX.replace("0f00800000", "0f00000000")
+    assert offline.approximate_faults(at_zero) == ["1 reciprocal roots that may be infinite"]
+    sine = PTX + "    sin.approx.f32   %r557, %r556;\n    mul.ftz.f32 %r1, %r2, %r3;\n"
+    unknown = ["approximate and unknown: mul.ftz.f32", "approximate and unknown: sin.approx.f32"]
+    assert offline.approximate_faults(sine) == unknown
 
 
 def test_an_empty_dump_is_a_fault() -> None:
