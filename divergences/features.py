@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .forms import PART, Forms, Tick
+from .forms import Forms, Tick
 from .kernels import Kernel
 from .kernels.functions import GAUSSIAN, LAPLACE_L1, Metric
 from .kernels.kernel import Term
-from .kernels.labels import TIES
+from .kernels.labels import PART, TIES
 from .kernels.subsample import hashed_rows
 
 Features = Callable[[Tensor], Tensor]  # rows [n, d] to features [n, F]

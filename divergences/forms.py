@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .kernels import Kernel
-from .kernels.labels import LabelForms
+from .kernels.labels import PART, LabelForms, product
 
 Tick = Callable[[], object]
-PART = 256  # label vectors converted to fp64 at a time
 ROWS = 2**15  # of sorted numbers: with fewer, several labellings are summed at once
 
 
@@ -91,11 +90,6 @@ def group_sums(forms: Forms) -> GroupSums:
     return GroupSums(q, total - 2.0 * linear + q, linear - q)
 
 
-def product(a: Tensor, v: Tensor) -> Tensor:
-    """a @ v in the dtype of a for int8 labels, a few columns at a time."""
-    return torch.cat([a @ part.to(a.dtype) for part in torch.split(v, PART, 1)], 1)
-
-
 class _FromLabels:
     """What sources on ``LabelForms`` share."""
 
@@ -124,8 +118,8 @@ class PairForms(_FromLabels):
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
         quadratic = self._labels(v, tick)
-        sums = self._labels.row_sums
-        return Forms(quadratic, product(sums, v), sums.sum(1, keepdim=True))
+        total = self._labels.row_sums.sum(1, keepdim=True)
+        return Forms(quadratic, self._labels.linear(v), total)
 
 
 class BlockForms(_FromLabels):
@@ -138,15 +132,13 @@ class BlockForms(_FromLabels):
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
         labels = v[self._index]  # [G, s, B]
         quadratic = self._labels(labels, tick)
-        sums = self._labels.row_sums.flatten(1)
+        total = self._labels.row_sums.flatten(1).sum(1, keepdim=True)
         x = labels.sum(1, dtype=torch.float64)  # marked rows, [G, B]
         y = self._index.shape[1] - x
         pairs = Pairs(
             *(p.sum(0).clamp_min(1.0) for p in (x * (x - 1.0), y * (y - 1.0), x * y))
         )  # none in a group: its sum is 0 too
-        return Forms(
-            quadratic, product(sums, labels.flatten(0, 1)), sums.sum(1, keepdim=True), pairs
-        )
+        return Forms(quadratic, self._labels.linear(labels), total, pairs)
 
 
 class SortedForms:

@@ -76,16 +76,10 @@ def current_device() -> int:
 
 
 def half_product(a: Tensor, b: Tensor) -> Tensor:
-    """The products of fp16 batches a [G, M, K] and b [G, K, N], accumulated and returned in fp32,
-    whatever accumulation the caller allows elsewhere. Torch has it on CUDA alone."""
-    if not a.is_cuda:
-        return torch.bmm(a.float(), b.float())
-    settings: Any = torch.backends.cuda.matmul
-    before = settings.allow_fp16_accumulation
-    if not before:
+    """The products of fp16 batches a [G, M, K] and b [G, K, N], accumulated and returned in fp32.
+
+    Torch has it on CUDA alone, and not where the caller allows accumulation in fp16: there the
+    numbers are taken in fp32, where products of two of them are exact, with TF32 too."""
+    if a.is_cuda and not torch.backends.cuda.matmul.allow_fp16_accumulation:
         return torch.bmm(a, b, out_dtype=torch.float32)
-    settings.allow_fp16_accumulation = False
-    try:
-        return torch.bmm(a, b, out_dtype=torch.float32)
-    finally:
-        settings.allow_fp16_accumulation = before
+    return torch.bmm(a.float(), b.float())

@@ -66,10 +66,8 @@ class LabelForms:
         terms = len(kernel.terms)
         self.centres = z.new_empty(terms, *self.z.shape[:-1], dtype=torch.float64)
         for group in self.groups:
-            centres = _centres(self.z.flatten(0, 1).double(), group)
+            centres = _centres(self.z.flatten(0, 1), group, self.backend)
             self.centres[group.positions] = centres.view(-1, *self.z.shape[:-1])
-        if self.backend == "triton":  # which takes them in fp32: what is undone is what was done
-            self.centres = self.centres.float().double()
         self.row_sums = z.new_zeros(terms, *self.shape, dtype=torch.float64)
         self.squares = z.new_zeros(terms, dtype=torch.float64)
         self.rounding = z.new_zeros(terms, dtype=torch.float64)
@@ -98,6 +96,11 @@ class LabelForms:
             if not self._known:
                 self._learn(group, sums)
         self._known = True
+        if self.backend == "triton":
+            from .triton_labels import moments
+
+            found = moments(v[0], self.centres[:, 0])
+            return forms.add_(found.linear * found.total - found.square, alpha=2.0)
         total = v.sum(1, dtype=torch.float64)  # 1ᵀv [G, B]
         for start in range(0, v.shape[-1], PART):
             labels = v[..., start : start + PART].double()
@@ -106,6 +109,15 @@ class LabelForms:
             own = torch.einsum("cgn,gnb->cb", self.centres, labels.square_())
             forms[:, start : start + PART] += 2.0 * (undone - own)
         return forms
+
+    def linear(self, v: Tensor) -> Tensor:
+        """Σᵢ vᵢ Σ_{j≠i} k [C, B] of labels v [N, B], or [G, N, B], after the first call."""
+        sums, v = self.row_sums.flatten(1), v.reshape(-1, v.shape[-1])
+        if self.backend == "triton":
+            from .triton_labels import moments
+
+            return moments(v, sums).linear
+        return product(sums, v)
 
     def _sweep(self, group: Group, v: Tensor, tick: Callable[[], object]) -> LabelSums:
         components, centres = decode(group.components), self.centres[group.positions]
@@ -143,6 +155,11 @@ class LabelForms:
         return "narrow" if self.narrow else "wide"
 
 
+def product(a: Tensor, v: Tensor) -> Tensor:
+    """a @ v in the dtype of a for int8 labels, a few columns at a time."""
+    return torch.cat([a @ part.to(a.dtype) for part in torch.split(v, PART, 1)], 1)
+
+
 def _ignore() -> None:
     """Progress that nobody watches."""
 
@@ -153,11 +170,18 @@ def _rates(group: Group) -> list[float]:
     return group.rates
 
 
-def _centres(z: Tensor, group: Group) -> Tensor:
+def _centres(z: Tensor, group: Group, backend: str) -> Tensor:
     """aᵢ [C, N]: the mean of k(zᵢ, ·) over some scattered rows that differ from zᵢ (K has no
-    diagonal here), less half of its mean. Equal rows have equal centres: ties stay ties."""
-    landmarks = z[hashed_rows(min(LANDMARKS, len(z)), len(z), z.device)]
+    diagonal here), less half of its mean. Equal rows have equal centres: ties stay ties. Those of
+    the Triton backend are fp32 numbers: what is undone is what was done."""
+    index = hashed_rows(min(LANDMARKS, len(z)), len(z), z.device)
+    landmarks = z[index]
     components, rates = decode(group.components), _rates(group)
+    if backend == "triton":
+        from .triton_labels import landmark_means
+
+        found = landmark_means(z, landmarks, components, rates)
+        return (found - 0.5 * found[:, index].mean(1, keepdim=True)).double()
     metric = metric_of(components)
 
     def means(points: Tensor) -> Tensor:

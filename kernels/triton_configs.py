@@ -63,7 +63,10 @@ class Table(NamedTuple):
         return self.gram_value
 
     def labels_of(self, width: int) -> Config:
-        return self.value_of(width) if self.gram_labels is None else self.gram_labels
+        """Two tiles of columns are under way while one is multiplied; not where the coordinates
+        come in slices, which are under way themselves and take the registers."""
+        config = self.value_of(width) if self.gram_labels is None else self.gram_labels
+        return config._replace(stages=3) if width <= config.slice else config
 
 
 class Architecture(NamedTuple):

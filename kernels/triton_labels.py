@@ -3,7 +3,9 @@
 k̂ is formed once per pair, rounded to fp16 and written to a *panel*: some rows of the triangle i < j
 and some columns. The product of a panel with all label vectors is the library's (tensor cores,
 fp16 in, fp32 out), over *chunks* of at most ``CHAIN`` columns, since the accumulators of tensor
-cores truncate; the labels of the rows follow in a small kernel, in fp64 and in fixed order.
+cores truncate; the labels of the rows follow in a small kernel, in fp64 and in fixed order. The
+a come from the same functions at 64 landmarks, by differences in fp32 (``landmark_means``), and
+what they take out of a form from one pass over the labels (``moments``).
 
 The rounding (rms 2e-4 of an entry) is the same for every label vector, and row sums and squares
 are those of the rounded values: labels see a kernel matrix that differs by that much. Where a
@@ -15,11 +17,24 @@ that nothing overflows and nothing waits for the device: φ takes its largest ma
 of the range of s, and the row farthest from the first one bounds that range up to a factor of 2 in
 the distance. Entries below 2⁻²⁸ of the bound lose digits.
 
-Counted for N = 65536, d = 64, 1024 label vectors on an H200 (2.1e9 pairs, 32 panels): values 2.4 ms
-(what this number of pairs took in a prototype) plus 0.9 ms for the stores, products 5.8 ms at the
-tensor cores' 790 TFLOP/s (3 % of them with the zeros of the triangle), the fold below 1.0 ms, 0.5
-if the L2 cache keeps the 32 MB between the two: 10 ms, where a kernel that multiplies tiles of K
-as it forms them took 15.5. Not measured.
+Counted for N = 65536, d = 64 and B = 1024 labels on an H200 (132 multiprocessors at 1.98 GHz, 790
+TFLOP/s, 4.8 TB/s): launches as they are planned, issue slots from the code for sm_90, everything
+else by hand; nothing was run:
+
+    centres        1 launch     2.7e8 coordinates of pairs at some 4 issue slots      0.03 ms
+    labels         1 + 1        67 MB of int8 read, 134 MB of fp16 written            0.04 ms
+    panels         32           2.15e9 pairs at 30.1 issue slots (34.0 before;        1.93 ms
+                                20.3 in later batches, which sum nothing), in the
+                                shadow of them 8.3e11 flop and 4.4 GB stored
+    their sums     6 each       by torch, 0.1 GB                                      0.1 ms
+    products       80           4.55e12 flop, 4.4 GB of panels read                   5.76 ms
+    fold           80           2.3 GB written by the products and read again, in     0.5 ms
+                                L2 if it keeps the 32 MB between the two
+    Σv, Σav, Σav²  1            67 MB read                                            0.03 ms
+
+8.4 ms if nothing waits. (Before, ``cdist`` in fp64 took one block per pair for the centres, and
+what they take out came from an fp64 copy of the labels, 0.5 GB, read three times.) Σᵢ vᵢ Σⱼ k,
+which a test asks for beside the forms, is one more pass over the labels.
 """
 
 from __future__ import annotations
@@ -45,6 +60,8 @@ CHAIN = 4096  # columns of a chunk
 PROGRAMS_PER_PROCESSOR = 16
 MOST_TILES = 32  # of columns that a program visits
 FOLD = Config(64, 64, 0, 4, 2)
+MOMENTS = Config(16, 128, 0, 4, 2)
+MOMENT_ROWS = 1024  # that a program visits
 
 
 class Panel(NamedTuple):
@@ -117,35 +134,31 @@ class _Panels:
         self.end = max(panel.end for panel in self.panels)
         self.padded = cdiv(max(self.end, self.panels[-1].row + PANEL_ROWS), ROW_PADDING)
         self.padded *= ROW_PADDING
-        self.centres = z.new_zeros((self.components, self.padded))
-        self.centres[:, : len(z)] = centres
         self.scales = _scales(z, components, rates, centres)
         self.single_scales = self.scales.float()
+        self.centres = z.new_zeros((self.components, self.padded))
+        self.centres[:, : len(z)] = centres * self.scales.unsqueeze(1)
         size = max(panel.rows * panel.chunks * panel.width for panel in self.panels)
         self.memory = torch.empty(self.components * size, dtype=torch.float16, device=z.device)
-        self.row_sums = centres.new_zeros((self.components, self.padded))
-        self.squares = centres.new_zeros(self.components)
+        self.row_sums = self.scales.new_zeros((self.components, self.padded))
+        self.squares = self.scales.new_zeros(self.components)
 
     def form(self, panel: Panel, summed: bool) -> Tensor:
-        """[C, chunks, rows, width] fp16. ``summed``: its row sums and squares are taken too."""
-        config, f32 = self.config, torch.float32
-        tiles, across = panel.rows // config.rows, panel.chunks * panel.width // config.columns
+        """[C, chunks, rows, width] fp16, a view of [C, rows, chunks·width]. ``summed``: its row
+        sums and squares are taken too."""
+        config, columns = self.config, panel.chunks * panel.width
+        tiles, across = panel.rows // config.rows, columns // config.columns
         target = PROGRAMS_PER_PROCESSOR * self.problem.device.processors
         each = max(1, min(MOST_TILES, tiles * across // target))
         groups = cdiv(across, each)
-        device = self.memory.device
-        partial = torch.empty(
-            (self.components, groups, 2, panel.rows), dtype=torch.float64, device=device
-        )
-        columns = panel.chunks * panel.width
-        sums = torch.empty((self.components, tiles, columns), dtype=f32, device=device)
+        partial = self.squares.new_empty((self.components, groups, 2, panel.rows))
+        sums = self.single_scales.new_empty((self.components, tiles, columns))
         triton_problem.launch(
             kernels.panel_kernel, (tiles * groups,), config,
             **self._arguments(), panel=self.memory, partial=partial, sums=sums,
             centre=self.centres, scale=self.single_scales,
             centre_stride=self.padded // ROW_PADDING, first_row=panel.row, rows_count=panel.rows,
-            first_column=panel.column, tiles=tiles, chunk=panel.width // config.columns,
-            chunks=panel.chunks, each=each,
+            first_column=panel.column, tiles=tiles, across=across, each=each, SUMMED=summed,
             BK=config.slice, BM=config.rows, BN=config.columns,
         )  # fmt: skip
         if summed:
@@ -153,9 +166,8 @@ class _Panels:
             self.row_sums[:, panel.row : panel.row + panel.rows] += found[:, 0]
             self.row_sums[:, panel.column : panel.end] += sums.sum(1, dtype=torch.float64)
             self.squares += found[:, 1].sum(1)
-        shape = (self.components, panel.chunks, panel.rows, panel.width)
-        used = self.components * panel.chunks * panel.rows * panel.width
-        return self.memory[:used].view(shape)
+        values = self.memory[: self.components * panel.rows * columns]
+        return values.view(self.components, panel.rows, panel.chunks, panel.width).transpose(1, 2)
 
     def _arguments(self) -> dict[str, Any]:
         shared = self.problem.arguments()
@@ -199,6 +211,50 @@ def _forms(panels: _Panels, v: Tensor, summed: bool) -> Tensor:
                     products = _compat.half_product(values[c, some], right[some, :, part])
                     _fold(products, rows[:, part], sums[c, :, part])
     return sums.sum(1)[:, :columns]
+
+
+def landmark_means(
+    z: Tensor, landmarks: Tensor, components: tuple[Component, ...], rates: list[float]
+) -> Tensor:
+    """[C, N]: the means of k between z [N, d] and those of the landmarks [M, d] that differ."""
+    means = []
+    for c in range(0, len(components), TOGETHER):
+        some = components[c : c + TOGETHER]
+        problem = prepare(
+            z[None], landmarks[None], None, None, some, rates[c : c + TOGETHER], None, "xy", True
+        )
+        config, shared = problem.table.difference_labels, problem.arguments()
+        means.append(z.new_empty((len(some), len(z))))
+        triton_problem.launch(
+            kernels.centre_kernel, (cdiv(len(z), config.rows),), config,
+            centre=means[-1], **{name: shared[name] for name in (
+                *("rates", "d", "x0", "n", "x_sn", "x_sd", "y0", "m", "y_sn", "y_sd"),
+                *("FUNCTIONS", "SHAPES", "OFFSETS", "METRIC", "D"),
+            )}, BM=config.rows, BN=config.columns,
+        )  # fmt: skip
+    return torch.cat(means)
+
+
+class Moments(NamedTuple):
+    """Of labels v, in fp64."""
+
+    total: Tensor  # [B]: Σᵢ vᵢ
+    linear: Tensor  # [C, B]: Σᵢ aᵢvᵢ
+    square: Tensor  # [C, B]: Σᵢ aᵢvᵢ²
+
+
+def moments(v: Tensor, a: Tensor) -> Moments:
+    """Of labels v [N, B], int8, each read once, with a [C, N] in fp64."""
+    count, columns = v.shape
+    shares = cdiv(count, MOMENT_ROWS)
+    sums = a.new_empty((len(a), shares, 3, columns))
+    triton_problem.launch(
+        kernels.moments_kernel, (shares, cdiv(columns, MOMENTS.columns), len(a)), MOMENTS,
+        x=v, coefs=a.contiguous(), sums=sums, n=count, columns=columns, x_sn=v.stride(0),
+        x_sd=v.stride(1), each=MOMENT_ROWS, BM=MOMENTS.rows, BN=MOMENTS.columns,
+    )  # fmt: skip
+    total, linear, square = sums.sum(1).unbind(1)
+    return Moments(total[0], linear, square)
 
 
 @torch.no_grad()

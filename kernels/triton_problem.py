@@ -284,8 +284,9 @@ def _sample(x: Tensor, weights: Tensor | None) -> Sample:
 def prepare(
     x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None,
     components: tuple[Component, ...], rates: list[float] | Tensor,
-    coefs: list[float] | Tensor | None, blocks: Blocks,
+    coefs: list[float] | Tensor | None, blocks: Blocks, differences: bool = False,
 ) -> Problem:  # fmt: skip
+    """``differences``: never the Gram form."""
     batch, n, d = x.shape
     m = 0 if y is None else y.shape[1]
     device = device_of(x.device)
@@ -294,7 +295,7 @@ def prepare(
     y_sample = x_sample._replace(rows=0) if y is None else _sample(y, wy)
     small = n + m <= SMALL and batch * (n + m) ** 2 * d <= SMALL_WORK
     empty = n == 0 or (y is not None and m == 0)
-    gram = not (d <= FEW or small or empty or metric == "l1")
+    gram = not (differences or d <= FEW or small or empty or metric == "l1")
     rate_numbers = _numbers(rates, x.device)
     width = d if d <= FEW else 0
     inverse = rate_numbers.values

@@ -83,6 +83,8 @@ def test_triton_backend_behind_the_same_door(kernel: Kernel) -> None:
         assert error < 1e-3 * null_deviation(k)
         scale = float(k.abs().sum(1).max())
         torch.testing.assert_close(forms.row_sums[c], k.sum(1), rtol=0, atol=1e-3 * scale)
+        linear = forms.row_sums[c] @ v.double()
+        torch.testing.assert_close(forms.linear(v)[c], linear, rtol=1e-13, atol=1e-13 * scale)
         torch.testing.assert_close(forms.squares[c], k.square().sum(), rtol=1e-3, atol=0)
     assert (forms.rounding > 0).all()
 

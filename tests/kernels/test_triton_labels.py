@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import oracle
 import pytest
@@ -251,6 +252,25 @@ def test_centres_that_are_not_finite() -> None:
         assert tensor.isnan().all()
 
 
+def test_sums_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again with every batch of labels."""
+    panels: list[tuple[int, int]] = []
+    summed: list[tuple[int, int]] = []
+    launch = triton_problem.launch
+
+    def counted(kernel: Any, grid: object, config: object, **arguments: Any) -> None:
+        if kernel.__name__ == "panel_kernel":
+            panels.append((arguments["first_row"], arguments["first_column"]))
+            summed.extend(panels[-1:] * arguments["SUMMED"])
+        launch(kernel, grid, config, **arguments)
+
+    monkeypatch.setattr(triton_problem, "launch", counted)
+    monkeypatch.setattr(triton_labels, "LABEL_BYTES", 1)
+    Problem(130, 3, [GAUSSIAN], columns=140).check()
+    assert sorted(summed) == sorted(set(panels))
+    assert len(panels) == 2 * len(summed)
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest product and panel are what the constants say, in rows of whole units."""
     monkeypatch.setattr(triton_labels, "PANEL_BYTES", 2 * 128 * 128)
@@ -269,6 +289,92 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(panel for panel, _, _ in sizes) <= triton_labels.PANEL_BYTES
     assert max(products for _, products, _ in sizes) <= triton_labels.PRODUCT_BYTES
     assert max(chain for _, _, chain in sizes) <= triton_labels.CHAIN
+
+
+class TestMoments:
+    """Σv, Σav and Σav², of labels of any value and strides."""
+
+    @pytest.mark.parametrize(("n", "columns"), [(1, 1), (70, 129), (200, 3)])
+    def test_against_fp64(self, n: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(triton_labels, "MOMENT_ROWS", 64)
+        v = torch.randint(-3, 4, (columns, n), dtype=torch.int8).T
+        a = torch.randn(2, n, dtype=torch.float64)
+        found = triton_labels.moments(v.to(DEVICE), a.to(DEVICE))
+        wide = v.double()
+        for ours, truth in zip(found, (wide.sum(0), a @ wide, a @ wide.square()), strict=True):
+            torch.testing.assert_close(ours.cpu(), truth, rtol=1e-14, atol=1e-13)
+
+    def test_centres_that_are_not_finite(self) -> None:
+        a = torch.tensor([[1.0, math.inf]], dtype=torch.float64, device=DEVICE)
+        found = triton_labels.moments(torch.zeros(2, 1, dtype=torch.int8, device=DEVICE), a)
+        assert found.linear.isnan().all()
+        assert found.square.isnan().all()
+
+
+class TestLandmarkMeans:
+    @pytest.mark.parametrize("spec", PROBES)
+    @pytest.mark.parametrize("d", [2, 20])
+    def test_against_fp64(self, spec: Spec, d: int) -> None:
+        """Over the landmarks that differ from the row: rows 0 and 40, and 4 to 7, are equal."""
+        problem, (name, rate, shape, offset) = Problem(81, d, [spec]), spec
+        marks = problem.z[[0, 4, *range(20, 60)]]
+        components = (Component(REGISTRY[name], shape, offset),)
+        found = triton_labels.landmark_means(
+            problem.z.to(DEVICE), marks.to(DEVICE), components, [rate]
+        )
+        k = oracle.gram(name, problem.z, marks, rate, shape, offset)
+        differ = (problem.z[:, None] != marks).any(-1) | (name == "polynomial")
+        truth = (k * differ).sum(1) / differ.sum(1)
+        assert ((found[0].cpu() - truth).abs() <= 1e-6 * truth.abs().max()).all()
+        for one, other in ((0, 40), (4, 5), (4, 7)):
+            assert found[0, one] == found[0, other]
+
+    def test_many_components_and_no_other_landmark(self) -> None:
+        z = torch.ones(3, 2, device=DEVICE)
+        z[2] = 2.0
+        components = (Component(REGISTRY["gaussian"]),) * (triton_labels.TOGETHER + 1)
+        rates = [0.1 * (c + 1) for c in range(len(components))]
+        found = triton_labels.landmark_means(z, z[:1], components, rates).cpu()
+        assert torch.equal(found[:, :2], torch.zeros(len(rates), 2))
+        torch.testing.assert_close(found[:, 2], torch.tensor(rates).mul(-2.0).exp())
+
+    @pytest.mark.parametrize("spec", [GAUSSIAN, CUBIC], ids=lambda s: s[0])
+    def test_what_is_not_finite_comes_out_as_nan(self, spec: Spec) -> None:
+        name, rate, shape, offset = spec
+        z = torch.randn(5, 3, device=DEVICE)
+        z[1, 2] = math.nan
+        components = (Component(REGISTRY[name], shape, offset),)
+        found = triton_labels.landmark_means(z, z[:1], components, [rate])
+        assert found[0].isnan().tolist() == [False, True, False, False, False]
+
+
+class TestHalfProduct:
+    """As on CUDA, whose setting may be read but never written."""
+
+    class Settings:
+        allow_fp16_accumulation = property(lambda settings: settings.allowed)
+
+        def __init__(self, allowed: bool) -> None:
+            self.allowed = allowed
+
+    @pytest.mark.parametrize("allowed", [False, True])
+    def test_it_accumulates_in_fp32_and_writes_no_setting(
+        self, allowed: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[torch.dtype] = []
+        bmm = torch.bmm
+
+        def product(a: Tensor, b: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+            asked.append(a.dtype)
+            assert (out_dtype is torch.float32) == (a.dtype is torch.float16)
+            return bmm(a.float(), b.float())
+
+        monkeypatch.setattr(torch.backends.cuda, "matmul", self.Settings(allowed))
+        monkeypatch.setattr(torch, "bmm", product)
+        monkeypatch.setattr(Tensor, "is_cuda", property(lambda _: True))
+        a, b = torch.full((1, 2, 4096), 1.0).half(), torch.full((1, 4096, 2), 1.0).half()
+        assert torch.equal(_compat.half_product(a, b), torch.full((1, 2, 2), 4096.0))
+        assert asked == [torch.float32 if allowed else torch.float16]
 
 
 @pytest.mark.parametrize("components", [1, 2, 5])
