@@ -38,7 +38,7 @@ from unittest import mock
 import torch
 
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.plan import Blocks, Component, Wanted
+from divergences.kernels.plan import Blocks, Component, Form, Wanted
 from divergences.kernels.triton_configs import ARCHITECTURES, Config, Device
 
 from .generated_code import RENEW, TABLE, Row, committed, ctas, loads_in_flight, visit, worse, write
@@ -59,6 +59,7 @@ PROCESSORS = 132
 FIRST, DEFAULT = 90, "90,80,89,100,120"
 ROWS = 1280  # more than a small problem has
 PAIRS = ("value_kernel", "gradient_kernel", "panel_kernel")  # the kernels that visit pairs
+EVERYWHERE = (*PAIRS, "pooled_kernel")  # compiled for every architecture
 
 
 class Case(NamedTuple):
@@ -75,6 +76,7 @@ class Case(NamedTuple):
     weighted: bool
     copies: int = 1  # components of this function
     labels: int = 0  # label vectors, in place of what is wanted
+    form: bool = False  # of a small problem, and its median, in place of a sweep
 
 
 class Usage(NamedTuple):
@@ -151,6 +153,11 @@ def _configurations(base: Case) -> Iterator[Case]:
     yield base._replace(name="small", rows=256, wanted=everything, weighted=True)
     yield base._replace(name="small few", rows=256, coordinates=8, wanted=everything)
     yield base._replace(name="small value", rows=256, wanted=value)
+    form = base._replace(name="form", rows=256, coordinates=16, wanted=both, form=True)
+    yield form
+    yield form._replace(name="form of few", rows=64, coordinates=3, wanted=value)
+    yield form._replace(name="form of 500", rows=500)
+    yield form._replace(name="ten form of 500", rows=500, copies=10)
     yield base._replace(name="few labels", coordinates=3, labels=1)
     yield base._replace(name="five few labels", coordinates=3, copies=5, labels=1)
     yield base._replace(name="small labels", rows=256, labels=1)
@@ -176,6 +183,8 @@ def _variants(base: Case) -> Iterator[Case]:
         if case.copies == 1:
             yield case
             yield case._replace(name=f"five {case.name}", copies=5)
+            if case.form:
+                yield case._replace(name=f"ten {case.name}", copies=10)
     if REGISTRY[base.function].metric != "l1":
         for d in (32, 128):
             yield base._replace(name=f"value {d}", coordinates=d, wanted=Wanted(sums=True))
@@ -229,7 +238,7 @@ def recorded(arch: int, processors: int = PROCESSORS) -> Iterator[list[Launch]]:
 
 def record(case: Case, arch: int) -> list[Launch]:
     """The launches of a sweep on one architecture."""
-    from divergences.kernels import triton_backend, triton_labels
+    from divergences.kernels import triton_backend, triton_labels, triton_median, triton_small
 
     component = Component(REGISTRY[case.function], case.shape, case.offset)
     components = (component,) * case.copies
@@ -241,6 +250,14 @@ def record(case: Case, arch: int) -> list[Launch]:
             triton_labels.landmark_means(x[0], x[0, :64], components, [1.0] * case.copies)
             triton_labels.label_sweep(x[0], components, [1.0] * case.copies, centres, labels)
             triton_labels.moments(labels, centres)
+        return found
+    if case.form:
+        blocks = tuple(b / case.copies for b in (1.0, 1.0, -2.0) for _ in components)
+        metric, ones = component.function.metric, (1.0,) * case.copies
+        with recorded(arch) as found:
+            median = triton_median.scales(x[0], x[0], metric, 256, ones, (2,) * case.copies)
+            form = Form(blocks, "unbiased")
+            triton_small.form(x, x, components, median.rates, form, "all", case.wanted)
         return found
     weights = torch.ones(1, case.rows) if case.weighted else None
     rates = torch.ones(1, case.copies)  # on the device, where more is left open than with numbers
@@ -272,9 +289,15 @@ def code_key(launch: Launch, arch: int) -> str:
 @lru_cache(maxsize=1)
 def _sources() -> str:
     """A kernel's own ``cache_key`` depends on which of the kernels was asked for it first."""
-    from divergences.kernels import triton_gradients, triton_kernels, triton_panels
+    from divergences.kernels import (
+        triton_gradients,
+        triton_kernels,
+        triton_median,
+        triton_panels,
+        triton_small,
+    )
 
-    kernels = (triton_kernels, triton_gradients, triton_panels)
+    kernels = (triton_kernels, triton_gradients, triton_panels, triton_small, triton_median)
     readers = (
         *(_compile, _read, _slots, visit, loads_in_flight, parse_resources, parse_sass),
         approximate_faults,
@@ -451,7 +474,7 @@ def jobs(archs: Sequence[int], full: bool = False) -> list[Job]:
         first = arch == FIRST
         for case in _cases(full, first):
             for number, launch in enumerate(record(case, arch)):
-                pairs = launch.kernel.__name__ in PAIRS
+                pairs = launch.kernel.__name__ in EVERYWHERE
                 if full or first or pairs or launch.arguments.get("PANEL"):
                     key = code_key(launch, arch)
                     if key not in found:

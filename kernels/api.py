@@ -11,7 +11,7 @@ from torch import Tensor
 from . import compiled, ops, small
 from .backends import choose
 from .kernel import Group, Kernel
-from .plan import Blocks, Means, Wanted
+from .plan import Blocks, Form, Means, Wanted
 from .validation import canonical, check_samples, check_weights
 
 
@@ -70,15 +70,17 @@ def pair_form(
     and gradients in one sweep. The coefficients must not depend on a symbolic size (see
     ``Means``)."""
     groups = kernel.groups(x.shape[:-2])
+    form = Form(block_coefs, means)
+    if len(groups) == 1 and not isinstance(constant, Tensor) and not torch.compiler.is_compiling():
+        form, constant = Form(block_coefs, means, float(constant or 0.0), dtype), None
 
     def general(x: Tensor, y: Tensor | None) -> Tensor:
-        form = _general_form(x, y, groups, block_coefs, means, weights_x, weights_y, backend)
-        return (form if constant is None else form + constant).to(dtype)
+        total = _general_form(x, y, groups, form, weights_x, weights_y, backend)
+        return (total if constant is None else total + constant).to(dtype)
 
     unweighted = weights_x is None and weights_y is None
     if unweighted and small.applies(x, y, kernel, block_coefs, backend):
-        shift = 0.0 if constant is None else float(constant)
-        problem = small.Problem(groups[0], block_coefs, means, shift, dtype, general)
+        problem = small.Problem(groups[0], form, general)
         return small.form(x, y, problem)
     return general(x, y)
 
@@ -87,18 +89,18 @@ def _general_form(
     x: Tensor,
     y: Tensor | None,
     groups: Sequence[Group],
-    block_coefs: tuple[float, ...],
-    means: Means,
+    form: Form,
     weights_x: Tensor | None,
     weights_y: Tensor | None,
     backend: str | None,
 ) -> Tensor:
+    """``form`` has a coefficient for each block, and the kernel's terms have their own."""
     blocks: Blocks = "xx" if y is None else "all"
     batch, arrays = canonical(x, y, weights_x, weights_y)
     result: Tensor | None = None
     for group in groups:
-        coefs = tuple(b * c for b in block_coefs for c in group.coefficients)
-        part = _pair_form(*arrays, group, coefs, means, blocks, choose(x, backend))
+        coefs = tuple(b * c for b in form.coefs for c in group.coefficients)
+        part = _pair_form(*arrays, group, form._replace(coefs=coefs), blocks, choose(x, backend))
         result = part if result is None else result + part
     assert result is not None
     return result.reshape(batch)
@@ -171,8 +173,7 @@ def _pair_form(
     wx: Tensor | None,
     wy: Tensor | None,
     group: Group,
-    coefs: tuple[float, ...],
-    means: Means,
+    form: Form,
     blocks: Blocks,
     backend: str,
 ) -> Tensor:
@@ -183,10 +184,10 @@ def _pair_form(
         wanted = Wanted(False, *(t is not None and t.requires_grad for t in (x, y, wx, wy)))
     if torch.compiler.is_compiling():
         out: Tensor = compiled.pair_form(
-            x, y, wx, wy, rates, list(coefs), means, *_fields(static), list(wanted)
+            x, y, wx, wy, rates, list(form.coefs), form.means, *_fields(static), list(wanted)
         )[0]
         return out
-    out = ops.apply(ops.PairForm, x, y, wx, wy, rates, coefs, means, static, wanted)[0]
+    out = ops.apply(ops.PairForm, x, y, wx, wy, rates, form, static, wanted)[0]
     return out
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .plan import Sweep
+from .plan import Blocks, Component, Form, Sweep, Wanted, form_coefs
 from .validation import is_recorded
 
 BACKENDS = ("reference", "triton")
@@ -87,10 +87,39 @@ def _runs_triton(x: Tensor) -> bool:
 
 def run(backend: str, x: Tensor, *args: Any) -> Sweep:
     """``sweep`` of the backend chosen."""
-    if backend == AUTOMATIC:
-        backend = choose(x, None)
-    if backend == "reference":
+    if _resolved(backend, x) == "reference":
         return reference.sweep(x, *args)
     from . import triton_backend
 
     return triton_backend.sweep(x, *args)
+
+
+def _resolved(backend: str, x: Tensor) -> str:
+    return choose(x, None) if backend == AUTOMATIC else backend
+
+
+def form(
+    backend: str,
+    x: Tensor,
+    y: Tensor | None,
+    wx: Tensor | None,
+    wy: Tensor | None,
+    components: tuple[Component, ...],
+    rates: list[float] | Tensor,
+    form: Form,
+    blocks: Blocks,
+    wanted: Wanted,
+) -> tuple[Tensor, ...]:
+    """The total of a form [B] and the gradients of its sweep, which need no further operation."""
+    if _resolved(backend, x) != "reference":
+        from . import triton_backend
+
+        return triton_backend.form(x, y, wx, wy, components, rates, form, blocks, wanted)
+    coefs = form_coefs(form, x.shape[1], 0 if y is None else y.shape[1], blocks)
+    wanted = wanted._replace(sums=True)
+    sums, *gradients = reference.sweep(x, y, wx, wy, components, rates, coefs, blocks, wanted)
+    flat = sums.flatten(1)
+    total = flat[:, 0] * coefs[0] + form.constant
+    for k in range(1, len(coefs)):  # scalar operations, which need no constant on the device
+        total = total.add(flat[:, k], alpha=coefs[k])
+    return total.to(form.dtype), *gradients

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .backends import choose
 from .functions import Metric
 from .subsample import pooled_rows
 from .tiles import BY_DIFFERENCES
-from .validation import is_on_host
+from .validation import is_on_host, is_recorded, transforms_active
 
 Rule = Literal["median", "mean", "dimension"]
 RULES: tuple[Rule, ...] = ("median", "mean", "dimension")
@@ -45,6 +46,8 @@ def median_distance(x: Tensor, y: Tensor | None, metric: Metric) -> Tensor:
     if x.dim() == 2 and x.is_cpu and torch.compiler.is_compiling():
         found: Tensor = _operator(x, y, metric)
         return found
+    if by_triton(x, y):
+        return triton_scales(x, y, metric)[0]
     rows = pooled_rows(x, y, MEDIAN_ROWS).double()
     if rows.shape[-2] == 0:
         return rows.new_ones(rows.shape[:-2])
@@ -73,6 +76,36 @@ def _(info: Any, in_dims: tuple[int | None, ...], x: Tensor, y: Tensor | None, m
 
     other = None if y is None else batched(y, in_dims[1])
     return median_distance(batched(x, in_dims[0]), other, metric), 0  # type: ignore[arg-type]
+
+
+def by_triton(x: Tensor, y: Tensor | None) -> bool:
+    """Whether kernels of our own take these samples: fp32 on CUDA, in eager mode."""
+    if torch.compiler.is_compiling():  # first: nothing below is to be traced
+        return False
+    return (
+        type(x.detach()) is Tensor
+        and x.dtype == torch.float32
+        and x.numel() > 0
+        and (y is None or (y.dtype == x.dtype and y.shape[:-2] == x.shape[:-2]))
+        and not transforms_active()
+        and not is_recorded()
+        and x.is_cuda
+        and choose(x, None) == "triton"
+    )
+
+
+def triton_scales(
+    x: Tensor,
+    y: Tensor | None,
+    metric: Metric,
+    factors: tuple[float, ...] = (),
+    orders: tuple[int, ...] = (),
+) -> tuple[Tensor, Tensor]:
+    """The median [...] and rates [B, C], factor·median^(−order), in two launches."""
+    from . import triton_median
+
+    y = None if y is None else y.detach()
+    return triton_median.scales(x.detach(), y, metric, MEDIAN_ROWS, factors, orders)
 
 
 def _median_on_host(rows: Tensor, metric: Metric) -> float:

@@ -13,13 +13,17 @@ from torch import Tensor
 
 from . import ops, small
 from .ops import Static
-from .plan import Wanted, block_names
+from .plan import Form, Wanted, block_names
 
 # Flags of ``Wanted`` travel as a list of bools, ``Static`` as its fields.
 
 
 def _static(components: str, constants: Sequence[float], blocks: str, backend: str) -> Static:
     return Static(components, tuple(constants), blocks, backend)  # type: ignore[arg-type]
+
+
+def _form(coefs: Sequence[float], means: str) -> Form:
+    return Form(tuple(coefs), means)  # type: ignore[arg-type]
 
 
 def _component_count(components: str) -> int:
@@ -154,15 +158,16 @@ def pair_form(
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     static = _static(components, constants, blocks, backend)
-    flags = Wanted(*wanted)._replace(sums=True)
     if wx is None and wy is None and backend == "reference":
         numbers = list(constants) if rates is None else rates
-        found = small.sweep(x, y, numbers, coefs, means, components, flags)  # type: ignore[arg-type]
-        if found is not None:
-            return *found, x.new_empty(0), x.new_empty(0)
-    full = ops.form_coefs(coefs, x, y, static, means)  # type: ignore[arg-type]
-    sums, gx, gy, gwx, gwy = ops.sweep(x, y, wx, wy, rates, full, static, flags)
-    return ops.total(sums, full), gx, gy, gwx, gwy
+        flags = Wanted(*wanted)
+        one = small.sweep(x, y, numbers, _form(coefs, means), components, flags)
+        if one is not None:
+            return *one, x.new_empty(0), x.new_empty(0)
+    found = ops.form_and_gradients(
+        x, y, wx, wy, rates, _form(coefs, means), static, Wanted(*wanted)
+    )
+    return found  # type: ignore[return-value]
 
 
 @pair_form.register_fake
@@ -201,9 +206,8 @@ def _pair_form_backward(ctx: Any, grad: Tensor | None, *unused: Any) -> Any:
     if all(have or not need for have, need in zip(ctx.wanted[1:], wanted[1:], strict=True)):
         out = [ops.scale(g, grad) for g in ready]
     else:
-        shape = (grad.shape[0], len(block_names(ctx.static[2])), -1)
-        full = ops.form_coefs(ctx.coefs, inputs[0], inputs[1], _static(*ctx.static), ctx.means)
-        coefs = (grad.unsqueeze(-1) * ops.numbers(full, grad)).reshape(shape)
+        form = _form(ctx.coefs, ctx.means)
+        coefs = ops.scaled_coefs(grad, form, inputs[0], inputs[1], ctx.static[2])
         out = pair_gradients(*inputs, coefs, *ctx.static, wanted)
     return *_only(out, wanted), None, None, None, None, None, None, None, None
 

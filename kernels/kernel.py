@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bandwidth import RULES, mean_distance, median_distance
+from .bandwidth import RULES, by_triton, mean_distance, median_distance, triton_scales
 from .functions import (
     ENERGY,
     GAUSSIAN,
@@ -118,6 +118,7 @@ class Kernel:
         if len(self._groups) == 1:
             self.metric = self.terms[0].function.metric
         self._fixed = all(isinstance(t.bandwidth, float) for t in self.terms)
+        self._rates: Tensor | None = None  # of all terms, where they were made with the bandwidth
 
     def __repr__(self) -> str:
         return self._label
@@ -187,6 +188,9 @@ class Kernel:
         """
         if self._fixed:
             return self
+        medians = all(isinstance(t.bandwidth, str) and t.bandwidth == "median" for t in self.terms)
+        if medians and self.metric is not None and by_triton(x, y):
+            return self._resolved_by_triton(x, y, self.metric)
         found: dict[tuple[str, str], float | Tensor] = {}
 
         def lookup(t: Term) -> Term:
@@ -201,12 +205,27 @@ class Kernel:
 
         return Kernel([lookup(t) for t in self.terms], self._label, self._groups)
 
+    def _resolved_by_triton(self, x: Tensor, y: Tensor | None, metric: Metric) -> Kernel:
+        """``resolve`` where the bandwidths of all terms are the median."""
+        factors, orders = zip(*((t.factor, t.order) for t in self.terms), strict=True)
+        median, rates = triton_scales(x, y, metric, factors, orders)
+        terms = [replace(t, bandwidth=median) for t in self.terms]
+        resolved = Kernel(terms, self._label, self._groups)
+        resolved._rates = rates
+        return resolved
+
     def groups(self, batch: torch.Size) -> list[Group]:
         """The resolved terms by metric, rates flattened to [B, C] if any is a tensor."""
+
+        def rates(positions: list[int]) -> list[float] | Tensor:
+            if self._rates is not None and len(self._rates) == batch.numel():
+                return self._rates
+            return _stack_rates([self.terms[p].rate for p in positions], batch)
+
         return [
             Group(
                 components,
-                _stack_rates([self.terms[p].rate for p in positions], batch),
+                rates(positions),
                 [self.terms[p].coefficient for p in positions],
                 positions,
             )

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .backends import run
-from .plan import Blocks, Means, Sweep, Wanted, block_names, decode, mean_factors
+from . import backends
+from .plan import Blocks, Form, Sweep, Wanted, block_names, decode, form_coefs
 from .second_order import pair_hessian
 
 Optional = Tensor | None
@@ -38,16 +38,6 @@ class Static(NamedTuple):
     backend: str
 
 
-def form_coefs(
-    coefs: Sequence[float], x: Tensor, y: Optional, static: Static, means: Means
-) -> list[float]:
-    """``coefs`` [blocks·C], each times the factor of its block."""
-    m = 0 if y is None else y.shape[1]
-    factors = mean_factors(x.shape[1], m, static.blocks, means)
-    width = len(coefs) // len(factors)
-    return [c * factors[k // width] for k, c in enumerate(coefs)]
-
-
 def sweep(
     x: Tensor,
     y: Optional,
@@ -58,7 +48,7 @@ def sweep(
     static: Static,
     wanted: Wanted,
 ) -> Sweep:
-    return run(
+    return backends.run(
         static.backend,
         x,
         y,
@@ -67,6 +57,31 @@ def sweep(
         decode(static.components),
         list(static.constants) if rates is None else rates,
         coefs,
+        static.blocks,
+        wanted,
+    )
+
+
+def form_and_gradients(
+    x: Tensor,
+    y: Optional,
+    wx: Optional,
+    wy: Optional,
+    rates: Optional,
+    form: Form,
+    static: Static,
+    wanted: Wanted,
+) -> tuple[Tensor, ...]:
+    """The total [B], and the gradients of a sweep."""
+    return backends.form(
+        static.backend,
+        x,
+        y,
+        wx,
+        wy,
+        decode(static.components),
+        list(static.constants) if rates is None else rates,
+        form,
         static.blocks,
         wanted,
     )
@@ -237,8 +252,8 @@ class PairSums(torch.autograd.Function):
 
 
 class PairForm(torch.autograd.Function):
-    """(x, y, wx, wy, rates, coefs, means) -> Σ coefs·S [B] (S sums or means), and the gradients
-    that ``wanted`` foresees."""
+    """(x, y, wx, wy, rates, form) -> the total of the form [B], and the gradients that ``wanted``
+    foresees."""
 
     @staticmethod
     def forward(
@@ -247,18 +262,15 @@ class PairForm(torch.autograd.Function):
         wx: Optional,
         wy: Optional,
         rates: Optional,
-        coefs: tuple[float, ...],
-        means: Means,
+        form: Form,
         static: Static,
         wanted: Wanted,
     ) -> tuple[Tensor, ...]:
-        full = form_coefs(coefs, x, y, static, means)
-        sums, *gradients = sweep(x, y, wx, wy, rates, full, static, wanted._replace(sums=True))
-        return total(sums, full), *gradients
+        return form_and_gradients(x, y, wx, wy, rates, form, static, wanted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.coefs, ctx.means, ctx.static, ctx.wanted = inputs
+        *tensors, ctx.form, ctx.static, ctx.wanted = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, *output[1:])
@@ -267,18 +279,16 @@ class PairForm(torch.autograd.Function):
     def backward(ctx: Any, grad: Optional, *unused: Any) -> Any:
         wanted = _needed(ctx)
         if grad is None:
-            return (None,) * 9
+            return (None,) * 8
         saved = ctx.saved_tensors  # once: checkpointing recomputes at every access
         inputs, ready = saved[:5], saved[5:]
         foreseen = all(have or not need for have, need in zip(ctx.wanted, wanted, strict=True))
         if foreseen and not torch.is_grad_enabled():
             out = [scale(g, grad) for g in ready]
         else:  # differentiated twice, or under a transform that hid requires_grad
-            coefs = form_coefs(ctx.coefs, inputs[0], inputs[1], ctx.static, ctx.means)
-            shape = (grad.shape[0], len(block_names(ctx.static.blocks)), -1)
-            scaled = (grad.unsqueeze(-1) * numbers(coefs, grad)).reshape(shape)
+            scaled = scaled_coefs(grad, ctx.form, inputs[0], inputs[1], ctx.static.blocks)
             out = apply(PairGradients, *inputs, scaled, ctx.static, wanted)
-        return *_for_inputs(out, wanted), None, None, None, None, None
+        return *_for_inputs(out, wanted), None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
@@ -325,13 +335,12 @@ def numbers(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.stack([like.new_full((), v) for v in values])
 
 
-def total(sums: Tensor, coefs: Sequence[float]) -> Tensor:
-    """Σ coefs·S [B] in fp64: a chain of scalar operations, which needs no device constant."""
-    flat = sums.flatten(1)
-    total = flat[:, 0] * coefs[0]
-    for k in range(1, len(coefs)):
-        total = total.add(flat[:, k], alpha=coefs[k])
-    return total
+def scaled_coefs(grad: Tensor, form: Form, x: Tensor, y: Optional, blocks: Blocks) -> Tensor:
+    """Coefficients of the sums [B, blocks, C] in fp64, times grad [B]."""
+    coefs = form_coefs(form, x.shape[1], 0 if y is None else y.shape[1], blocks)
+    grad = grad.double()
+    scaled = grad.unsqueeze(-1) * numbers(coefs, grad)
+    return scaled.reshape(grad.shape[0], len(block_names(blocks)), -1)
 
 
 def scale(gradient: Tensor, factor: Tensor) -> Tensor:

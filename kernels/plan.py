@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .functions import REGISTRY, KernelFunction, Metric
@@ -25,6 +26,15 @@ Means = Literal["sums", "unbiased", "biased"]
 """What a form totals: the sums, or means over the pairs of a block, without or with i = j in their
 number. Operators are told this and not the numbers, which depend on n: ``torch.compile`` may bake a
 number of a symbolic size into the graph."""
+
+
+class Form(NamedTuple):
+    """Σ coefs·S + constant in ``dtype``, where S are sums or means; ``coefs`` [blocks·C]."""
+
+    coefs: tuple[float, ...]
+    means: Means
+    constant: float = 0.0
+    dtype: torch.dtype = torch.float64
 
 
 class Component(NamedTuple):
@@ -70,6 +80,14 @@ def mean_counts(n: int, m: int, blocks: Blocks, means: Means) -> list[int]:
 def mean_factors(n: int, m: int, blocks: Blocks, means: Means) -> list[float]:
     """The factor of each block's sum."""
     return [1.0 / count for count in mean_counts(n, m, blocks, means)]
+
+
+def form_coefs(form: Form, n: int, m: int, blocks: Blocks) -> list[float]:
+    """The coefficients of sums [blocks·C]: those of the form, each times the factor of its
+    block."""
+    factors = mean_factors(n, m, blocks, form.means)
+    width = len(form.coefs) // len(factors)
+    return [c * factors[k // width] for k, c in enumerate(form.coefs)]
 
 
 class Wanted(NamedTuple):

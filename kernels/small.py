@@ -22,11 +22,12 @@ from .kernel import Group, Kernel
 from .plan import (
     Blocks,
     Component,
+    Form,
     Means,
     Wanted,
     decode,
+    form_coefs,
     mean_counts,
-    mean_factors,
     metric_of,
 )
 from .tiles import (
@@ -55,13 +56,10 @@ MANY_COLUMNS, MANY_PRODUCTS = 48, 2**20
 
 
 class Problem(NamedTuple):
-    """What is asked of the samples: Σ over blocks of block_coef·factor·S + constant."""
+    """What is asked of the samples; the form has a coefficient for each block."""
 
     group: Group
-    block_coefs: tuple[float, ...]
-    means: Means
-    constant: float
-    dtype: torch.dtype  # of the result
+    form: Form
     general: Callable[[Tensor, Tensor | None], Tensor]  # the same, differentiable twice
 
 
@@ -101,13 +99,12 @@ def sweep(
     x: Tensor,
     y: Tensor | None,
     rates: list[float] | Tensor,
-    coefs: Sequence[float],
-    means: Means,
+    form: Form,
     components: str,
     wanted: Wanted,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """The form [1] in fp64 and its gradients [1, n, d], [1, m, d] (or [0]) for the operator that a
-    compiler sees; None unless it is one problem as ``applies`` has it. coefs: blocks·C numbers."""
+    compiler sees; None unless it is one problem as ``applies`` has it."""
     rows = x.shape[1] + (0 if y is None else y.shape[1])
     if (
         len(x) != 1
@@ -120,11 +117,12 @@ def sweep(
     if metric_of(decode(components)) != "sqeuclidean":
         return None
     width = components.count("|") + 1
-    blocks = [a / coefs[0] for a in coefs[::width]]
+    coefs = form.coefs
+    blocks = tuple(a / coefs[0] for a in coefs[::width])
     if any(a != int(a) for a in blocks):
         return None
     group = Group(components, rates, list(coefs[:width]), [])
-    problem = Problem(group, tuple(blocks), means, 0.0, torch.float64, _no_other_way)
+    problem = Problem(group, form._replace(coefs=blocks), _no_other_way)
     found = _solve(x[0], None if y is None else y[0], problem, wanted)
     gx, gy = (x.new_empty(0) if g is None else g.unsqueeze(0) for g in found[1:])
     return x.new_tensor([found.value], dtype=torch.float64), gx, gy
@@ -135,7 +133,8 @@ def _no_other_way(x: Tensor, y: Tensor | None) -> Tensor:
 
 
 def _scalar(value: float, problem: Problem) -> Tensor:
-    return torch.tensor(value, dtype=problem.dtype, device="cpu")  # whatever the default one is
+    dtype = problem.form.dtype
+    return torch.tensor(value, dtype=dtype, device="cpu")  # whatever the default one is
 
 
 class _Form(torch.autograd.Function):
@@ -180,7 +179,7 @@ def _solve(x: Tensor, y: Tensor | None, problem: Problem, wanted: Wanted) -> _Fo
         found = _through_tiles(*given, problem, components, numbers, wanted)
     elif wide:
         found = _Found(found.value, *(None if g is None else g.float() for g in found[1:]))
-    return found._replace(value=found.value + problem.constant)
+    return found._replace(value=found.value + problem.form.constant)
 
 
 def _through_tiles(
@@ -192,12 +191,9 @@ def _through_tiles(
     wanted: Wanted,
 ) -> _Found:
     blocks: Blocks = "xx" if y is None else "all"
-    factors = mean_factors(len(x), 0 if y is None else len(y), blocks, problem.means)
-    coefs = [
-        a * f * c
-        for a, f in zip(problem.block_coefs, factors, strict=True)
-        for c in problem.group.coefficients
-    ]
+    full = tuple(a * c for a in problem.form.coefs for c in problem.group.coefficients)
+    form = problem.form._replace(coefs=full)
+    coefs = form_coefs(form, len(x), 0 if y is None else len(y), blocks)
     other = None if y is None else y.unsqueeze(0)
     found = run(
         "reference", x.unsqueeze(0), other, None, None, components, rates, coefs, blocks,
@@ -227,7 +223,7 @@ def _evaluate(
     if prepared is None:
         return None
     s, points = prepared
-    pairs, scale = _pair_coefficients(n, m, problem.block_coefs, problem.means, s.dtype)
+    pairs, scale = _pair_coefficients(n, m, problem.form.coefs, problem.form.means, s.dtype)
     coefficients = [scale * a for a in problem.group.coefficients]
     k = _mixture(s, components, rates, coefficients, gradients)
     value = k.value.mul_(pairs)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _compat, triton_problem
+from . import _compat, triton_problem, triton_small
 from . import triton_gradients as gradients
 from . import triton_kernels as kernels
-from .plan import Blocks, Component, Sweep, Wanted, block_names
+from .plan import Blocks, Component, Form, Sweep, Wanted, block_names, form_coefs
 from .triton_configs import MOST, Config, Device
 from .triton_problem import FEW, FUSED_WIDTH, ROW_PADDING, Problem, cdiv, prepare, sliced
 
@@ -302,6 +302,22 @@ def sweep(
     """Sums and gradients over the pairs of x [B, n, d] and y [B, m, d]; see ``plan``."""
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         return _sweep(x, y, wx, wy, tuple(components), rates, coefs, blocks, wanted)
+
+
+def form(
+    x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None,
+    components: tuple[Component, ...], rates: list[float] | Tensor, form: Form, blocks: Blocks,
+    wanted: Wanted,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The total of a form [B] and the gradients, by our kernels alone."""
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        if triton_small.applies(x, y, wx, wy, components, form, blocks):
+            total, grad_x, grad_y = triton_small.form(x, y, components, rates, form, blocks, wanted)
+            return total, grad_x, grad_y, x.new_empty(0), x.new_empty(0)
+        coefs = form_coefs(form, x.shape[1], 0 if y is None else y.shape[1], blocks)
+        wanted = wanted._replace(sums=True)
+        sums, *gradients = _sweep(x, y, wx, wy, components, rates, coefs, blocks, wanted)
+        return triton_small.total(sums, coefs, form), *gradients
 
 
 def _sweep(

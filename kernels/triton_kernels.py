@@ -46,6 +46,7 @@ from . import triton_configs
 _POINTERS = {
     *("x", "centre", "scale", "scale_inverse", "hi", "lo", "norm", "sums", "out", "rates", "coefs"),
     *("partial", "potential", "panel", "grad_x", "grad_y", "grad_wx", "grad_wy"),
+    *("y", "weights", "constant", "median", "distances"),
     *("x0", "x1", "x_norm", "wx", "y0", "y1", "y_norm", "wy"),
 }
 

@@ -43,10 +43,14 @@ def _parameters(kernel: Any) -> tuple[_Pick, _Pick, _Pick, _Pick]:
     for parameter in kernel.params:
         kind = integers if parameter.do_not_specialize else pointers
         (static if parameter.is_constexpr else kind).append(parameter.name)
-    assert min(map(len, (pointers, integers, static))) > 1, "itemgetter of one item is no tuple"
     row = [*pointers, *integers, *static]
     order = itemgetter(*(row.index(name) for name in kernel.arg_names))
-    return itemgetter(*pointers), itemgetter(*integers), itemgetter(*static), order
+    return _pick(pointers), _pick(integers), _pick(static), order
+
+
+def _pick(names: list[str]) -> _Pick:
+    one = names[0]
+    return itemgetter(*names) if len(names) > 1 else lambda values: (values[one],)
 
 
 _compiled: dict[tuple[Any, ...], Any] = {}
@@ -118,34 +122,42 @@ class Numbers(NamedTuple):
     stride: int
 
 
-_constants: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
+_constants: dict[tuple[tuple[float, ...], torch.device, torch.dtype], Tensor] = {}
 
 
-def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+def constant(
+    values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Numbers on the device. Those that are kept are never dropped, since a captured CUDA graph
     may read them. Numbers first met during a capture, and those beyond ``KEPT``, are not kept but
     written by fills, which a capture records."""
-    key = (values, device)
+    key = (values, device, dtype)
     if key not in _constants:
         capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         if capturing or len(_constants) >= KEPT:
-            made = torch.empty(len(values), dtype=torch.float32, device=device)
+            made = torch.empty(len(values), dtype=dtype, device=device)
             for at, value in enumerate(values):
                 made[at].fill_(value)
             return made
-        _constants[key] = torch.tensor(values, dtype=torch.float32, device=device)
+        _constants[key] = torch.tensor(values, dtype=dtype, device=device)
     return _constants[key]
 
 
 def _numbers(values: list[float] | Tensor, device: torch.device) -> Numbers:
     if isinstance(values, Tensor):
-        flat = values.to(torch.float32).flatten(1).contiguous()
-        return Numbers(flat, flat.shape[1])
-    return Numbers(_constant(tuple(values), device), 0)
+        values = values.to(torch.float32).flatten(1)
+    return rates_of(values, device)
+
+
+def rates_of(rates: list[float] | Tensor, device: torch.device) -> Numbers:
+    """Rates on the device, in fp32 or, where they are tensors [B, C], as they are."""
+    if isinstance(rates, Tensor):
+        return Numbers(rates.contiguous(), rates.shape[1])
+    return Numbers(constant(tuple(rates), device), 0)
 
 
 @lru_cache(maxsize=256)
-def _functions(components: tuple[Component, ...]) -> dict[str, Any]:
+def functions(components: tuple[Component, ...]) -> dict[str, Any]:
     """The components as compile-time arguments. A digest of their sources is part of them, since
     Triton's cache on disk knows the members of a tuple only by name."""
     sources = "".join(inspect.getsource(c.function.device) for c in components)
@@ -207,7 +219,7 @@ class Problem(NamedTuple):
         return {
             **self.x.arguments("x"),
             **self.y.arguments("y"),
-            **_functions(self.components),
+            **functions(self.components),
             "rates": self.rates.values,
             "rate_stride": self.rates.stride,
             "scale_inverse": self.inverse,
@@ -275,7 +287,7 @@ def _scale(x: Tensor, y: Tensor | None, centre: Tensor) -> Tensor:
 
 def _sample(x: Tensor, weights: Tensor | None) -> Sample:
     if weights is None:
-        weights = _constant((1.0,), x.device).expand(x.shape[0], x.shape[1])
+        weights = constant((1.0,), x.device).expand(x.shape[0], x.shape[1])
     b, n, d = x.stride()
     wb, wn = weights.stride()
     return Sample(x, x, x, weights, x.shape[1], (b, n, d), (wb, wn))

@@ -75,7 +75,7 @@ def test_every_route_is_checked(one_process: Path, capsys: pytest.CaptureFixture
     assert gpu.main(["--dry", "--out", str(one_process), "--only", "routes"]) == 0
     said = capsys.readouterr().out
     for name, kernel in {
-        "small: gaussian, value+gradient": "1 gradient_kernel,",
+        "small: gaussian, value+gradient": "1 pooled_kernel,",
         "difference: gaussian, value,": "1 value_kernel,",
         "difference: gaussian, value+gradient": "1 gradient_kernel,",
         "difference, panel: laplace l1, value+gradient": "1 gradient_kernel PANEL",
@@ -300,5 +300,5 @@ def test_the_kernels_of_a_run_are_counted() -> None:
         patch.setenv("DIVERGENCES_BACKEND", "triton")
         ran = kernels_of(problem.cases({"ours": problem.ours()})["ours"])
     assert {name: found.times for name, found in ran.items()} == {
-        "gradient_kernel": 1, "finish_kernel": 1,
+        "pooled_kernel": 1, "total_kernel": 1,
     }  # fmt: skip

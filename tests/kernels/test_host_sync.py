@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import synchronisation
@@ -21,13 +21,28 @@ from torch.utils._pytree import tree_leaves
 
 from bench import offline
 from divergences.energy import EnergyLoss
-from divergences.kernels import Gaussian, InverseMultiquadric, Laplace, Polynomial, backends, tiles
+from divergences.kernels import (
+    Gaussian,
+    InverseMultiquadric,
+    Laplace,
+    Polynomial,
+    backends,
+    tiles,
+    triton_labels,
+)
+from divergences.kernels.functions import GAUSSIAN
+from divergences.kernels.plan import Component
 from divergences.mmd import MMDLoss, mmd2, mmd2_to_gaussian_mixture, mmd2_to_normal, witness
 from vae import DIVERGENCES, VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
 from vae.training.means import RunningMeans
 
 READING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
 SENDING = ("aten::_to_copy", "aten::copy_")  # others take a number from a CPU tensor as it is
+
+
+# Kernels of torch and launches of ours: what is counted today, no target.
+MIDDLE = (40, 8)
+PERMUTATIONS = (405, 114)
 
 
 class WaitsError(AssertionError):
@@ -170,6 +185,75 @@ def test_a_step_of_training_does_not_wait(name: str, on_device: Callable[[], Any
     with on_device() as launches:
         step(1)
     assert bool(launches) == (name in {"mmd", "energy", "imq", "mmd-normal", "energy-normal"})
+
+
+class Counter(TorchDispatchMode):
+    """Counts operators of torch that run a kernel on the device: all but views and empty memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = function(*args, **kwargs or {})
+        view = any(r.alias_info and not r.alias_info.is_write for r in function._schema.returns)
+        name = function.name().split(".")[0]
+        on_device = any(isinstance(t, Tensor) and t.is_meta for t in tree_leaves(made))
+        if on_device and not view and "empty" not in name:
+            self.found.append(name)
+        return made
+
+
+class Counted(NamedTuple):
+    """Kernels of torch and launches of ours, forward and backward, that a loss may take."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    n: int
+    d: int
+    forward: tuple[int, int]
+    backward: tuple[int, int]
+
+
+COUNTED = {  # of 256 rows with one input that needs a gradient 4 in all, and 8 by default
+    "fixed": Counted(MMDLoss(bandwidth=1.0), 256, 16, (0, 2), (2, 0)),
+    "default": Counted(MMDLoss(), 256, 16, (0, 4), (2, 0)),
+    "biased": Counted(MMDLoss(bandwidth=1.0, estimator="biased"), 256, 16, (0, 2), (2, 0)),
+    "energy": Counted(EnergyLoss(), 256, 16, (0, 2), (2, 0)),
+    "middle": Counted(MMDLoss(bandwidth=1.0), 4096, 64, MIDDLE, (2, 0)),
+    "large": Counted(MMDLoss(bandwidth=1.0), 32_768, 64, MIDDLE, (2, 0)),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_a_loss_launches(name: str, on_device: Callable[[], Any]) -> None:
+    """The backward pass fills its first gradient with one and multiplies."""
+    case = COUNTED[name]
+    x, y = device_tensor(case.n, case.d).requires_grad_(), device_tensor(case.n, case.d)
+    with offline.recorded(90):  # constants are sent once
+        case.loss(x, y)
+    with on_device() as launches, Counter() as forward:
+        value = case.loss(x, y)
+    assert len(forward.found) <= case.forward[0], forward.found
+    assert len(launches) <= case.forward[1], [launch.kernel.__name__ for launch in launches]
+    with on_device() as launches, Counter() as backward:
+        value.backward()  # type: ignore[no-untyped-call]
+    assert len(backward.found) <= case.backward[0], backward.found
+    assert len(launches) <= case.backward[1]
+
+
+def test_what_a_batch_of_permutations_launches(on_device: Callable[[], Any]) -> None:
+    """65,536 rows, 1,024 label vectors, the second batch: row sums are known."""
+    z, labels = device_tensor(65_536, 64), device_tensor(65_536, 1024, dtype=torch.int8)
+    components = (Component(GAUSSIAN),)
+    centres = device_tensor(1, 65_536, dtype=torch.float64)
+    with offline.recorded(90):
+        triton_labels.label_sweep(z, components, [1.0], centres, labels)
+    with on_device() as launches, Counter() as counter:
+        triton_labels.label_sweep(z, components, [1.0], centres, labels)
+    assert len(counter.found) <= PERMUTATIONS[0], counter.found
+    assert len(launches) <= PERMUTATIONS[1]
 
 
 class Reads(torch.autograd.Function):

@@ -105,8 +105,9 @@ from divergences.kernels.plan import Wanted
 
 case = next(iter(offline._cases(True, True)))
 case = case._replace(rows=300, coordinates=3, wanted=Wanted(True, True, True))
+form = case._replace(rows=40, form=True)
 with stub_driver(keep=True) as driver:
-    for launch in offline.record(case, 90):
+    for launch in (*offline.record(case, 90), *offline.record(form, 90)):
         arguments = launch.config.options() | launch.arguments
         launch.kernel[(7, 2)](**arguments)
         triton_problem.launch(launch.kernel, (7, 2), launch.config, **launch.arguments)
@@ -117,7 +118,7 @@ with stub_driver(keep=True) as driver:
         assert ordinary[:3] == first[:3] == ((7, 2, 1), 0, launch.kernel.__name__), ordinary
         assert kept == ((7, 2, 1), 5, launch.kernel.__name__, numbers), (kept, numbers)
         driver.stream = 0
-    assert len(driver.launches) >= 6
+    assert len(driver.launches) >= 18
 """
 
 
