@@ -3,9 +3,11 @@ what an ordinary launch gives it."""
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,3 +131,18 @@ def test_the_driver_is_given_what_triton_gives_it() -> None:
         [sys.executable, "-c", ORDINARY], capture_output=True, text=True, env=environment
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_the_time_of_the_host_is_measured(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["BENCH_RESULTS"] = str(tmp_path)
+    command = [sys.executable, "-m", "bench.host", "--seconds", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "host.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["variant"] for row in rows} == {"ours", "ordinary launches"}
+    workloads = {row["workload"] for row in rows}
+    for part in ("fixed bandwidth", "default", "gradient_kernel", "finish_kernel"):
+        assert any(part in workload for workload in workloads)
+    assert all(float(row["median_ms"]) > 0.0 for row in rows)
