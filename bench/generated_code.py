@@ -20,7 +20,7 @@ TABLE = RESULTS / "generated_code.csv"
 RENEW = "python -m bench.offline --write, then python -m bench.pages"
 MORE_REGISTERS, MORE_SLOTS = 8, 1.05  # that code may take without a word; of the slots a factor
 LINE = re.compile(
-    r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)\s*([^;]*);", re.MULTILINE
+    r"^\s*/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)\s*([^;]*);", re.MULTILINE
 )
 KEYS = ("MUFU.EX2", "HGMMA", "HMMA", "UTCHMMA")  # what a visit of pairs has in any loop
 ELSE = ("FFMA", "FADD", "FMUL")
@@ -60,31 +60,60 @@ def loads_in_flight(ttgir: str) -> int:
     return min(map(int, waits), default=0)
 
 
+class Instruction(NamedTuple):
+    at: int
+    predicated: bool
+    name: str
+    target: int | None  # of a branch
+
+
+def _instructions(sass: str) -> list[Instruction]:
+    found = []
+    for at, predicate, name, rest in LINE.findall(sass):
+        branch = re.search(r"0x([0-9a-f]+)\s*$", rest) if name.split(".")[0] == "BRA" else None
+        conditional = bool(predicate) or bool(re.match(r"!?U?P\d", rest))
+        target = int(branch[1], 16) if branch else None
+        found.append(Instruction(int(at, 16), conditional, name, target))
+    return found
+
+
 def visit(sass: str, turns: int) -> int:
-    """Instructions of one turn of the loop that visits pairs; 0 without a loop.
+    """Instructions of one turn of the loop that visits pairs, by the shortest way through it: that
+    of a tile without masks. 0 without a loop.
 
     It is the smallest loop that has most of the exponentials and tensor-core instructions, or
     without these most of the fp32 arithmetic. Loops in it, over slices of the coordinates, turn
     ``turns`` times. Loops over single coordinates are counted once.
     """
-    code = [(int(at, 16), name, rest.strip()) for at, name, rest in LINE.findall(sass)]
+    code = _instructions(sass)
     ends: dict[int, int] = {}
-    for at, name, rest in code:
-        target = re.search(r"0x([0-9a-f]+)$", rest)
-        if name.split(".")[0] == "BRA" and target and int(target[1], 16) < at:
-            ends[int(target[1], 16)] = max(at, ends.get(int(target[1], 16), 0))
+    for i in code:
+        if i.target is not None and i.target < i.at:
+            ends[i.target] = max(i.at, ends.get(i.target, 0))
     bodies = {
-        (first, last): [name for at, name, _ in code if first <= at <= last]
-        for first, last in ends.items()
+        (first, last): [i for i in code if first <= i.at <= last] for first, last in ends.items()
     }
     for stems in (KEYS, ELSE):
-        found = {loop: sum(n.startswith(stems) for n in body) for loop, body in bodies.items()}
+        found = {loop: sum(i.name.startswith(stems) for i in body) for loop, body in bodies.items()}
         if most := max(found.values(), default=0):
             main = min((p for p in bodies if found[p] == most), key=lambda p: len(bodies[p]))
             inner = [p for p in bodies if _holds(main, p)]
             more = sum(len(bodies[p]) for p in inner if not any(_holds(q, p) for q in inner))
-            return len(bodies[main]) + (turns - 1) * more
+            return _shortest(bodies[main]) + (turns - 1) * more
     return 0
+
+
+def _shortest(body: list[Instruction]) -> int:
+    """The fewest instructions from the first to the last, by branches forward."""
+    number = {i.at: k for k, i in enumerate(body)}
+    fewest = [1, *[len(body) + 1] * (len(body) - 1)]
+    for k, i in enumerate(body[:-1]):
+        following = [k + 1] if i.target is None or i.predicated else []
+        if i.target in number and number[i.target] > k:
+            following.append(number[i.target])
+        for successor in following:
+            fewest[successor] = min(fewest[successor], fewest[k] + 1)
+    return fewest[-1]
 
 
 def _holds(outer: tuple[int, int], inner: tuple[int, int]) -> bool:

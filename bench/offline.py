@@ -58,7 +58,9 @@ APPROXIMATE = {
 PROCESSORS = 132
 FIRST, DEFAULT = 90, "90,80,89,100,120"
 ROWS = 1280  # more than a small problem has
-PAIRS = ("value_kernel", "gradient_kernel", "panel_kernel")  # the kernels that visit pairs
+GRAM = ("gram_value_kernel", "gram_gradient_kernel")
+PAIRS = ("value_kernel", "gradient_kernel", "panel_kernel", *GRAM)  # the kernels that visit pairs
+PRODUCTS = ("gram_split_kernel", "gram_product_kernel", *GRAM)  # those that have matrix products
 EVERYWHERE = (*PAIRS, "pooled_kernel")  # compiled for every architecture
 
 
@@ -269,7 +271,13 @@ def record(case: Case, arch: int) -> list[Launch]:
     return found
 
 
-TYPES = {torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16", torch.int8: "*i8"}
+TYPES = {
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.float16: "*fp16",
+    torch.int8: "*i8",
+    torch.int32: "*i32",
+}
 
 
 def code_key(launch: Launch, arch: int) -> str:
@@ -291,13 +299,18 @@ def _sources() -> str:
     """A kernel's own ``cache_key`` depends on which of the kernels was asked for it first."""
     from divergences.kernels import (
         triton_gradients,
+        triton_gram,
         triton_kernels,
         triton_median,
         triton_panels,
+        triton_redo,
         triton_small,
     )
 
-    kernels = (triton_kernels, triton_gradients, triton_panels, triton_small, triton_median)
+    kernels = (
+        *(triton_kernels, triton_gradients, triton_gram, triton_redo),
+        *(triton_panels, triton_small, triton_median),
+    )
     readers = (
         *(_compile, _read, _slots, visit, loads_in_flight, parse_resources, parse_sass),
         approximate_faults,
@@ -369,12 +382,17 @@ def _dump(cubin: bytes) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def _matrix(launch: Launch) -> bool:
+    """Whether the kernel is to use the tensor cores."""
+    return launch.kernel.__name__ in PRODUCTS or bool(launch.arguments.get("GRAM"))
+
+
 def _slots(launch: Launch, sass: str) -> float:
     """Issue slots per pair of a kernel that visits pairs."""
     given = launch.arguments
     if launch.kernel.__name__ not in PAIRS:
         return 0.0
-    turns = given["D"] // given["BK"] if given["GRAM"] else 1
+    turns = given["D"] // given["BK"] if _matrix(launch) else 1
     pairs = given["BM"] * given["BN"] / (32 * launch.config.warps)
     return float(round(visit(sass, turns) / pairs, 2))
 
@@ -436,16 +454,15 @@ def measure(case: Case, launch: Launch, arch: int) -> Usage:
     """What became of a launch, and what is asked of it."""
     code = code_of(launch, arch)
     kernel, given = launch.kernel.__name__, launch.arguments
-    gram = bool(given.get("GRAM", kernel == "norm_kernel"))
-    product = kernel != "finish_kernel" or bool(given.get("PANEL"))
+    matrix = _matrix(launch)
     return Usage(
         arch=arch,
         case=f"{case.function} {case.shape:g} {case.name}",
         kernel=kernel,
         config=launch.config,
         **code,
-        matrix=gram and product,
-        clamps=kernel in PAIRS and gram and given["METRIC"] == "sqeuclidean",
+        matrix=matrix,
+        clamps=kernel == "panel_kernel" and matrix and given["METRIC"] == "sqeuclidean",
     )
 
 
@@ -532,7 +549,7 @@ def table(results: Sequence[Usage]) -> str:
     for arch in sorted({r.arch for r in results}):
         lines.append(f"sm_{arch}   tensor cores: {TENSOR_CORES[arch]}")
         lines.append(
-            f"  {'kernel':16}{'case':36}{'tile':>14}{'warps':>6}{'regs':>6}{'shared':>8}{'tmem':>6}"
+            f"  {'kernel':21}{'case':36}{'tile':>14}{'warps':>6}{'regs':>6}{'shared':>8}{'tmem':>6}"
             f"{'instr':>7}{'tensor':>7}{'ex2':>5}"
         )
         for r in results:
@@ -543,7 +560,7 @@ def table(results: Sequence[Usage]) -> str:
 def _line(r: Usage) -> str:
     tile = f"{r.config.rows}x{r.config.columns}x{r.config.slice}"
     line = (
-        f"  {r.kernel:16}{r.case:36}{tile:>14}{r.config.warps:>6}{r.registers:>6}"
+        f"  {r.kernel:21}{r.case:36}{tile:>14}{r.config.warps:>6}{r.registers:>6}"
         f"{r.shared:>8}{r.tensor_memory:>6}{r.instructions:>7}{r.tensor_core:>7}{r.exp2:>5}"
     )
     faults = r.faults()

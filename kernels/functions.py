@@ -56,8 +56,9 @@ class Bend(NamedTuple):
 class KernelFunction:
     """One family of kernel functions. ``definiteness``: "positive" or "conditional" (on weights
     that sum to zero). ``smooth``: φ is differentiable in s at s = 0. ``steepness(a, shape)``: how
-    an error of s reaches φ. ``probe``: (rate, shape, offset) triples that the test suites and the
-    offline build exercise."""
+    an error of s reaches φ. ``rate_power``: φ depends on s·rate^rate_power; 0 if there is no rate
+    and φ is homogeneous of degree shape/2. ``probe``: (rate, shape, offset) triples that the test
+    suites and the offline build exercise."""
 
     name: str
     metric: Metric
@@ -68,6 +69,7 @@ class KernelFunction:
     definiteness: Literal["positive", "conditional"] = "positive"
     smooth: bool = True
     steepness: Callable[[float, float], float] = lambda a, _: a
+    rate_power: int = 1
     at_zero: float = 1.0  # φ(0), for the diagonal of the translation-invariant ones
     probe: tuple[tuple[float, float, float], ...] = ((0.7, 0.0, 0.0),)
 
@@ -176,7 +178,14 @@ def _laplace_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
 
 LAPLACE = register(
     KernelFunction(
-        "laplace", "sqeuclidean", _laplace, _laplace_, _laplace_bend, _laplace_device, smooth=False
+        "laplace",
+        "sqeuclidean",
+        _laplace,
+        _laplace_,
+        _laplace_bend,
+        _laplace_device,
+        smooth=False,
+        rate_power=2,
     )
 )
 
@@ -255,6 +264,7 @@ ENERGY = register(
         _energy_device,
         definiteness="conditional",
         smooth=False,
+        rate_power=0,
         at_zero=0.0,
         probe=((1.0, 1.0, 0.0), (1.0, 0.5, 0.0), (1.0, 1.5, 0.0)),
     )
@@ -378,6 +388,7 @@ MATERN = register(
         _matern_bend,
         _matern_device,
         steepness=lambda a, _: a * a,
+        rate_power=2,
         probe=((1.2, 1.5, 0.0), (1.2, 2.5, 0.0)),
     )
 )

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from . import _compat, triton_problem, triton_small
 from . import triton_gradients as gradients
+from . import triton_gram as gram
 from . import triton_kernels as kernels
+from . import triton_redo as redo
 from .plan import Blocks, Component, Form, Sweep, Wanted, block_names, form_coefs
-from .triton_configs import MOST, Config, Device
-from .triton_problem import FEW, FUSED_WIDTH, ROW_PADDING, Problem, cdiv, prepare, sliced
+from .triton_configs import FUSED_WIDTH, MOST, Config, Device
+from .triton_problem import FEW, ROW_PADDING, Problem, cdiv, prepare, sliced
 
 PANEL_BYTES = 2**30
 PROGRAMS_PER_PROCESSOR = 4
@@ -57,6 +59,7 @@ class Values(NamedTuple):
 
     config: Config
     chunk: int
+    units: dict[str, int]
     programs: dict[str, int]
 
     @property
@@ -95,19 +98,48 @@ def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
         if chunk == 1 or sum(units.values()) >= target:
             break
         chunk //= 2
-    return Values(config, chunk, _shares(units, target))
+    return Values(config, chunk, units, _shares(units, target))
 
 
 def _run_values(problem: Problem, plan: Values, sums: Tensor) -> None:
-    config = plan.config
+    config, grid = plan.config, (plan.total * problem.batch,)
+    shared = {
+        "sums": sums,
+        "programs": plan.total,
+        "programs_xx": plan.programs.get("xx", 0),
+        "programs_yy": plan.programs.get("yy", 0),
+        "chunk": plan.chunk,
+        "sums_stride": sums.stride(0),
+        "POWERS": problem.powers,
+        "BM": config.rows,
+    }
+    if not problem.gram:
+        triton_problem.launch(
+            kernels.value_kernel, grid, config,
+            **problem.arguments(), **shared, BN=config.columns,
+        )  # fmt: skip
+        return
+    units = [plan.units.get(name, 0) for name in ("xx", "yy", "xy")]
+    shared |= {
+        "flags": torch.empty((problem.batch, sum(units)), dtype=torch.int8, device=sums.device),
+        "flags_stride": sum(units),
+        "flags_yy": units[0],
+        "flags_xy": units[0] + units[1],
+    }
     triton_problem.launch(
-        kernels.value_kernel, (plan.total * problem.batch,), config,
-        **problem.arguments(), sums=sums, programs=plan.total,
-        programs_xx=plan.programs.get("xx", 0), programs_yy=plan.programs.get("yy", 0),
-        chunk=plan.chunk, sums_stride=sums.stride(0),
-        BK=config.slice, BM=config.rows, BN=config.columns,
-        POWERS=problem.powers,
+        gram.gram_value_kernel, grid, config,
+        **problem.gram_arguments(), **shared, NEAR=problem.near, CHUNK=CHUNK,
+        BK=config.slice, BN=config.columns,
     )  # fmt: skip
+    triton_problem.launch(
+        redo.redo_value_kernel, grid, redo_config(config),
+        **problem.redo_arguments(), **shared, BN=redo_config(config).columns,
+    )  # fmt: skip
+
+
+def redo_config(config: Config) -> Config:
+    """For the tiles of a configuration, by differences."""
+    return config._replace(columns=16, stages=1, registers=MOST)
 
 
 class Rows(NamedTuple):
@@ -133,6 +165,7 @@ class Rows(NamedTuple):
 
 
 PAIRS = ("xx", "xy", "yx", "yy")
+TILES = ("first_x", "tiles_x", "first_y", "tiles_y")
 BLOCK_OF = {"xx": "xx", "xy": "xy", "yx": "xy", "yy": "yy"}
 
 
@@ -209,13 +242,43 @@ def _run_rows(
     if plan.panel:
         panel_stride = _panel_columns(problem) // ROW_PADDING
         panel_y = 0 if problem.blocks == "xy" else cdiv(problem.x.rows, ROW_PADDING)
-        shape = (batch, lanes, panel_stride * ROW_PADDING)
-        panel = torch.empty(shape, dtype=torch.float32, device=device)
-    elif gradient:
-        shape = (batch, slots * lanes, problem.width)
-        partial = torch.empty(shape, dtype=torch.float32, device=device)
     programs = plan.programs
     total = sum(programs.values())
+    shared = {
+        "potential": potential,
+        "sums": sums[:, sums_start:] if with_sums else sums,
+        "coefs": problem.coefs.values, "coef_stride": problem.coefs.stride,
+        "first_x": plan.first_x, "tiles_x": plan.tiles_x,
+        "first_y": plan.first_y, "tiles_y": plan.tiles_y,
+        "sums_stride": sums.stride(0), "slots": slots,
+        "GRADIENT": gradient, "PANEL": plan.panel,
+        "POTENTIAL": wanted.grad_wx or wanted.grad_wy, "SUMS": with_sums,
+        "BLOCKS": problem.blocks, "BM": config.rows,
+    }  # fmt: skip
+    if problem.gram:
+        partial = _run_gram_rows(problem, plan, total, lanes, slots, panel_stride, panel_y, shared,
+                                 out)  # fmt: skip
+    else:
+        width = panel_stride * ROW_PADDING
+        if plan.panel:
+            panel = torch.empty((batch, lanes, width), dtype=torch.float32, device=device)
+        elif gradient:
+            shape = (batch, slots * lanes, problem.width)
+            partial = torch.empty(shape, dtype=torch.float32, device=device)
+        triton_problem.launch(
+            gradients.gradient_kernel, (total * batch,), config,
+            **problem.arguments(), **shared, partial=partial, panel=panel,
+            panel_stride=panel_stride, panel_y=panel_y, programs=total,
+            programs_xx=programs.get("xx", 0), programs_xy=programs.get("xy", 0),
+            programs_yx=programs.get("yx", 0),
+            splits_xx=plan.splits.get("xx", 0), splits_xy=plan.splits.get("xy", 0),
+            splits_yx=plan.splits.get("yx", 0), splits_yy=plan.splits.get("yy", 0),
+            BN=config.columns,
+        )  # fmt: skip
+    if problem.gram and plan.panel:  # whose gradients are finished
+        wanted = wanted._replace(grad_x=False, grad_y=False)
+        if not (regions or wanted.grad_wx or wanted.grad_wy):
+            return
     common = {
         "partial": partial,
         "potential": potential,
@@ -224,21 +287,72 @@ def _run_rows(
         "panel_y": panel_y,
         "slots": slots,
     }
-    triton_problem.launch(
-        gradients.gradient_kernel, (total * batch,), config,
-        **problem.arguments(), **common,
-        sums=sums[:, sums_start:] if with_sums else sums,
-        coefs=problem.coefs.values, coef_stride=problem.coefs.stride, programs=total,
-        programs_xx=programs.get("xx", 0), programs_xy=programs.get("xy", 0),
-        programs_yx=programs.get("yx", 0),
-        first_x=plan.first_x, tiles_x=plan.tiles_x, first_y=plan.first_y, tiles_y=plan.tiles_y,
-        splits_xx=plan.splits.get("xx", 0), splits_xy=plan.splits.get("xy", 0),
-        splits_yx=plan.splits.get("yx", 0), splits_yy=plan.splits.get("yy", 0),
-        sums_stride=sums.stride(0), GRADIENT=gradient, PANEL=plan.panel,
-        POTENTIAL=wanted.grad_wx or wanted.grad_wy, SUMS=with_sums, BLOCKS=problem.blocks,
-        BK=config.slice, BM=config.rows, BN=config.columns,
-    )  # fmt: skip
     _finish(problem, wanted, sums, regions, adds, out, plan, slots_x, slots_y, common)
+
+
+def _run_gram_rows(
+    problem: Problem, plan: Rows, total: int, lanes: int, slots: int, panel_stride: int,
+    panel_y: int, shared: dict[str, Any], out: Sweep,
+) -> Tensor:  # fmt: skip
+    """The gradient kernel, and what follows from its flags and its panel. Returns the partial
+    gradients."""
+    assert problem.form is not None
+    config, batch, device = plan.config, problem.batch, problem.rates.values.device
+    dummy = problem.rates.values
+    partial = masses = low_panel = panel = panel_scale = dummy
+    splits = {
+        name: max((plan.splits[p] for p in plan.splits if p[1] == name), default=1) for name in "xy"
+    }
+    rows = {"x": problem.x.rows, "y": problem.y.rows}
+    each = max(cdiv(cdiv(rows[name], config.columns), splits[name]) for name in "xy")
+    words = max(1, cdiv(each, 32))
+    gradient: bool = shared["GRADIENT"]
+    if plan.panel:
+        shape = (batch, lanes, panel_stride * ROW_PADDING)
+        panel = torch.empty(shape, dtype=torch.float16, device=device)
+        low_panel = torch.empty_like(panel)
+        scales = (batch, lanes, panel_stride * ROW_PADDING // config.columns)
+        panel_scale = torch.empty(scales, dtype=torch.float32, device=device)
+        masses = torch.empty((batch, slots, lanes), dtype=torch.float64, device=device)
+        partial = torch.zeros((batch, 2 * lanes, problem.width), device=device)
+    elif gradient:
+        partial = torch.empty((batch, slots * lanes, problem.width), device=device)
+    shared |= {
+        "partial": partial, "splits_x": splits["x"], "splits_y": splits["y"],
+        "flags": torch.zeros((batch, total * words), dtype=torch.int32, device=device),
+        "flags_stride": total * words, "words": words,
+    }  # fmt: skip
+    of_panel = {
+        "panel": panel, "low_panel": low_panel, "panel_scale": panel_scale, "masses": masses,
+        "panel_stride": panel_stride, "panel_y": panel_y,
+    }  # fmt: skip
+    triton_problem.launch(
+        gram.gram_gradient_kernel, (total * batch,), config,
+        **problem.gram_arguments(), **shared, **of_panel, programs=total,
+        NEAR=problem.near, BK=config.slice, BN=config.columns,
+    )  # fmt: skip
+    again = sum(programs // plan.splits[pair] for pair, programs in plan.programs.items())
+    triton_problem.launch(
+        redo.redo_gradient_kernel, (again * batch,), redo_config(config),
+        **problem.redo_arguments(), **shared, programs=again, D=problem.width,
+        BN=redo_config(config).columns, TILE=config.columns,
+    )  # fmt: skip
+    if plan.panel:
+        product = problem.table.panel_product
+        finer = {k: shared[k] * (config.rows // product.rows) for k in TILES}
+        tiles = (finer["tiles_x"] + finer["tiles_y"]) * cdiv(problem.coordinates, product.slice)
+        arguments = problem.gram_arguments()
+        kept = ("x0", "x1", "x_weight", "n", "padded_x", "y0", "y1", "y_weight", "m", "padded_y")
+        names = ("splits_x", "splits_y", "slots", "partial", "BLOCKS")
+        triton_problem.launch(
+            gram.gram_product_kernel, (tiles * batch,), product,
+            **{k: arguments[k] for k in (*kept, "METRIC", "WEIGHTED", "D")},
+            **{k: shared[k] for k in names}, **finer, **of_panel, programs=tiles,
+            d=problem.coordinates, scale=problem.form.scale,
+            grad_x=out.grad_x, grad_y=out.grad_y,
+            BM=product.rows, BN=config.columns, BD=product.slice,
+        )  # fmt: skip
+    return partial
 
 
 def _finish(
@@ -265,16 +379,15 @@ def _finish(
         )
         if not plan.panel:
             per_program = min(64, 1 << (problem.width - 1).bit_length())
-        elif problem.gram:
-            config, per_program = table.panel_product, table.panel_product.slice
-            columns = config.columns
         chunks = cdiv(problem.coordinates, per_program)
         tiles = cdiv(rows_x + rows_y, config.rows) * chunks
     padded = (*regions, Region(), Region(), Region())[:3]
     total = tiles + len(regions) * len(problem.components)
     shared = problem.arguments()
-    for name in ("rates", "rate_stride", "FUNCTIONS", "SHAPES", "OFFSETS", "x_norm", "y_norm"):
+    for name in ("rates", "rate_stride", "FUNCTIONS", "SHAPES", "OFFSETS"):
         del shared[name]
+    panel = plan is not None and plan.panel and not problem.gram
+    scale = dummy if problem.form is None else problem.form.scale
     triton_problem.launch(
         gradients.finish_kernel, (total * problem.batch,), config,
         **shared, **common, programs=total, sums=sums, out=out.sums, adds=int(adds),
@@ -289,7 +402,7 @@ def _finish(
         BLOCKS=problem.blocks, C=len(problem.components), SUMS=bool(regions),
         GRADIENT_X=wanted.grad_x, GRADIENT_Y=wanted.grad_y,
         POTENTIAL_X=wanted.grad_wx, POTENTIAL_Y=wanted.grad_wy,
-        PANEL=plan is not None and plan.panel,
+        PANEL=panel, SCALED=problem.gram, scale=scale,
         BM=config.rows, BN=columns, BD=per_program, BE=1024,
     )  # fmt: skip
 

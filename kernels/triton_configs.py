@@ -14,6 +14,7 @@ KIB = 1024
 MOST = 255  # registers of a thread
 TOGETHER = 5  # components that the tiles for several have registers for
 UNROLLED = 4  # coordinates of the difference form that are kept in registers
+FUSED_WIDTH = 128  # coordinates up to which gradients of the Gram form accumulate in registers
 
 
 class Config(NamedTuple):
@@ -32,12 +33,15 @@ class Config(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The configurations of an architecture. Gram gradients are keyed by the padded coordinates."""
+    """The configurations of an architecture. Gram gradients are keyed by the padded coordinates.
+    All slices of the Gram form are those of its values, which the norms have too; the slice of
+    ``panel_product`` is that of the coordinates it forms, and its columns are the panel's."""
 
     gram_value: Config
     gram_gradient: dict[int, Config]
     gram_panel: Config
     panel_product: Config
+    gram_labels: Config
     difference_value: Config = Config(256, 16, 1, 4, 2)
     difference_gradient: Config = Config(256, 16, 1, 4, 2)
     difference_gradient_of_many: Config = Config(256, 4, 1, 4, 2)  # more than UNROLLED coordinates
@@ -45,8 +49,7 @@ class Table(NamedTuple):
     small: Config = Config(16, 32, 1, 8, 2)
     small_value: Config = Config(16, 16, 1, 4, 2, MOST)
     difference_labels: Config = Config(32, 64, 1, 8, 2, MOST)
-    gram_value_of_slices: Config | None = None  # where one slice is not all, if another
-    gram_labels: Config | None = None  # if not that of the values
+    gram_value_of_many: Config | None = None  # more than FUSED_WIDTH coordinates, if another
 
     def difference_gradient_of(self, coordinates: int) -> Config:
         few = coordinates <= UNROLLED
@@ -58,14 +61,14 @@ class Table(NamedTuple):
         return config._replace(columns=columns)
 
     def value_of(self, width: int) -> Config:
-        if width > self.gram_value.slice and self.gram_value_of_slices is not None:
-            return self.gram_value_of_slices
+        if width > FUSED_WIDTH and self.gram_value_of_many is not None:
+            return self.gram_value_of_many
         return self.gram_value
 
     def labels_of(self, width: int) -> Config:
         """Two tiles of columns are under way while one is multiplied; not where the coordinates
         come in slices, which are under way themselves and take the registers."""
-        config = self.value_of(width) if self.gram_labels is None else self.gram_labels
+        config = self.gram_labels
         return config._replace(stages=3) if width <= config.slice else config
 
 
@@ -81,92 +84,81 @@ class Architecture(NamedTuple):
         return self.one if components == 1 else self.several
 
 
-def _gradients(narrow: Config, middle: Config, wide: Config) -> dict[int, Config]:
-    return {32: narrow, 64: middle, 128: wide}
+def _all_widths(config: Config) -> dict[int, Config]:
+    return dict.fromkeys((32, 64, 128), config)
 
 
 _AMPERE = Table(
-    gram_value=Config(64, 64, 32, 4, 2),
-    gram_gradient=_gradients(
-        Config(64, 32, 32, 4, 2, MOST),
-        Config(64, 32, 32, 4, 2, MOST),
-        Config(64, 32, 32, 8, 2),
-    ),
-    gram_panel=Config(64, 32, 32, 4, 2),
-    panel_product=Config(64, 32, 32, 4, 2),
+    gram_value=Config(64, 64, 32, 4, 3),
+    gram_value_of_many=Config(64, 64, 32, 4, 2),
+    gram_gradient={
+        32: Config(64, 32, 32, 4, 2, MOST),
+        64: Config(64, 32, 32, 4, 2, MOST),
+        128: Config(64, 32, 32, 4, 3),
+    },
+    gram_panel=Config(64, 32, 32, 4, 2, MOST),
+    panel_product=Config(64, 0, 64, 4, 2),
     small=Config(16, 32, 1, 8, 2, MOST),
     gram_labels=Config(64, 32, 32, 4, 2, MOST),
 )
 _AMPERE_SEVERAL = _AMPERE._replace(
-    gram_value_of_slices=Config(64, 32, 32, 4, 2, MOST),
+    gram_value_of_many=Config(64, 32, 32, 4, 3),
     difference_value=Config(256, 8, 1, 4, 2, MOST),
     difference_gradient=Config(128, 8, 1, 4, 2, MOST),
     difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
-    gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 16, 32, 4, 2)),
+    gram_gradient=_all_widths(Config(32, 16, 32, 4, 2, MOST)),
+    gram_panel=Config(32, 16, 32, 4, 2, MOST),
+    panel_product=Config(32, 0, 64, 4, 2),
     difference_labels=Config(32, 32, 1, 8, 2, MOST),
     gram_labels=Config(32, 16, 32, 4, 2, MOST),
 )
-_ADA = _AMPERE._replace(gram_value=Config(64, 32, 32, 4, 2, MOST))
-_ADA_SEVERAL = _AMPERE_SEVERAL._replace(
-    gram_value=Config(64, 32, 32, 4, 2, MOST),
-    gram_panel=Config(64, 32, 32, 8, 2),
-)
+_ADA = _AMPERE._replace(gram_gradient={**_AMPERE.gram_gradient, 128: Config(32, 32, 32, 8, 2)})
+_ADA_SEVERAL = _AMPERE_SEVERAL
 _HOPPER = Table(
-    gram_value=Config(128, 64, 64, 8, 2),
-    gram_gradient=_gradients(
-        Config(64, 64, 32, 4, 2),
-        Config(64, 64, 64, 4, 2),
-        Config(128, 32, 64, 8, 2),
-    ),
-    gram_panel=Config(128, 64, 64, 8, 2),
-    panel_product=Config(64, 32, 64, 4, 2),
+    gram_value=Config(128, 64, 64, 8, 3),
+    gram_gradient=_all_widths(Config(64, 64, 64, 4, 3)),
+    gram_panel=Config(128, 64, 64, 8, 3),
+    panel_product=Config(64, 0, 128, 4, 2),
+    gram_labels=Config(128, 64, 64, 8, 2),
 )
 _HOPPER_SEVERAL = _HOPPER._replace(
+    gram_value_of_many=Config(128, 32, 64, 8, 2),
     difference_value=Config(256, 8, 1, 4, 2, MOST),
     difference_gradient=Config(128, 8, 1, 4, 2, MOST),
     difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
-    gram_gradient=_gradients(
-        Config(128, 32, 32, 8, 2),
-        Config(64, 32, 64, 4, 2),
-        Config(64, 32, 64, 8, 1),
-    ),
-    gram_value_of_slices=Config(128, 32, 64, 8, 2),
-    gram_panel=Config(64, 64, 64, 8, 1),
+    gram_gradient=_all_widths(Config(64, 32, 64, 4, 3)),
+    gram_panel=Config(64, 32, 64, 4, 3),
     small=Config(16, 32, 1, 8, 2, MOST),
     difference_labels=Config(32, 32, 1, 8, 2, MOST),
     gram_labels=Config(64, 32, 64, 8, 2),
 )
 _BLACKWELL = _HOPPER._replace(
-    gram_value=Config(64, 64, 64, 8, 2, MOST),
-    gram_gradient=dict.fromkeys((32, 64, 128), Config(64, 32, 64, 8, 2, MOST)),
-    panel_product=Config(64, 64, 64, 4, 2),
+    gram_value=Config(64, 64, 64, 8, 3, MOST),
+    gram_gradient=_all_widths(Config(64, 32, 64, 8, 3, MOST)),
+    gram_panel=Config(64, 64, 64, 8, 3, MOST),
+    panel_product=Config(64, 0, 64, 4, 2),
     small=Config(16, 32, 1, 8, 2, MOST),
+    gram_labels=Config(64, 64, 64, 8, 2, MOST),
 )
 _BLACKWELL_SEVERAL = _BLACKWELL._replace(
+    gram_value=Config(64, 32, 64, 8, 2, MOST),
     difference_value=Config(256, 8, 1, 4, 2, MOST),
     difference_gradient=Config(128, 8, 1, 4, 2, MOST),
     difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
-    gram_gradient=_gradients(
-        Config(64, 32, 64, 8, 2, MOST),
-        Config(64, 32, 64, 8, 2, MOST),
-        Config(64, 32, 64, 8, 1, MOST),
-    ),
-    gram_panel=Config(64, 64, 64, 8, 2),
+    gram_gradient=_all_widths(Config(64, 16, 64, 8, 2, MOST)),
+    gram_panel=Config(64, 32, 64, 8, 2, MOST),
     difference_labels=Config(32, 32, 1, 8, 2, MOST),
     gram_labels=Config(64, 32, 64, 8, 2, MOST),
 )
 _GEFORCE_BLACKWELL = _AMPERE._replace(
     difference_value=Config(256, 16, 1, 4, 2, MOST),
-    gram_gradient=_gradients(
-        Config(64, 32, 32, 8, 2),
-        Config(32, 32, 32, 4, 2),
-        Config(32, 32, 32, 8, 2),
-    ),
+    gram_gradient={
+        32: Config(64, 32, 32, 4, 2, MOST),
+        64: Config(32, 32, 32, 4, 2, MOST),
+        128: Config(32, 32, 32, 8, 2),
+    },
 )
-_GEFORCE_BLACKWELL_SEVERAL = _AMPERE_SEVERAL._replace(
-    gram_gradient=dict.fromkeys((32, 64, 128), Config(32, 16, 32, 4, 2, MOST)),
-    gram_panel=Config(64, 32, 32, 8, 2),
-)
+_GEFORCE_BLACKWELL_SEVERAL = _AMPERE_SEVERAL
 ARCHITECTURES: dict[int, Architecture] = {
     80: Architecture(163 * KIB, _AMPERE, _AMPERE_SEVERAL),
     89: Architecture(99 * KIB, _ADA, _ADA_SEVERAL),

@@ -1,11 +1,8 @@
-"""The Triton kernels: gradients, potentials and the sums of partials.
+"""The Triton kernels of the difference form: gradients and potentials; and the sums of partials.
 
 ``gradient_kernel`` lets a tile of rows meet all columns of one sample (or its share of them) and
-accumulates Gᵢ = Σⱼ Wᵢⱼ(uᵢ − uⱼ), Wᵢⱼ = wⱼ Σ_c a_c slope_c(sᵢⱼ), or stores W (``PANEL``) for
-``finish_kernel`` where there are too many coordinates to accumulate in registers. In the second
-product W is split in fp16 too, row by row scaled by a power of two to max|W| in [2¹³, 2¹⁴), and
-every tile's product is added to the accumulator in fp32 with rounding to nearest: the truncating
-accumulation of the tensor cores never runs over more than one tile of columns.
+accumulates Gᵢ = Σⱼ Wᵢⱼ(xᵢ − xⱼ), Wᵢⱼ = wⱼ Σ_c a_c slope_c(sᵢⱼ), or stores W (``PANEL``) for
+``finish_kernel`` where there are too many coordinates to accumulate in registers.
 
 *Lanes* number the rows of a launch: those of x, then those of y. *Slots* number the partials of a
 row: the programs that share its columns, those on x before those on y.
@@ -22,31 +19,14 @@ import triton.language as tl
 
 from .triton_kernels import (
     PADDING,
-    batch_item,
     by_column,
     by_row,
     column_of,
+    difference_tile,
     entry,
-    first_slice,
-    metric_tile,
     program_of,
     weight_of,
 )
-
-
-@triton.jit
-def _weighted_rows(weight, hi, lo):
-    bits = tl.max(tl.abs(weight), 1).to(tl.int32, bitcast=True) & 0x7F800000
-    bits = tl.minimum(tl.maximum(bits, 14 << 23), 253 << 23)
-    up = ((140 << 23) + ((127 << 23) - bits)).to(tl.float32, bitcast=True)
-    down = (bits - (13 << 23)).to(tl.float32, bitcast=True)
-    scaled = weight * up[:, None]  # [BM, BN]
-    w_hi = scaled.to(tl.float16)
-    w_lo = (scaled - w_hi.to(tl.float32)).to(tl.float16)
-    product = tl.dot(w_hi, lo)
-    product = tl.dot(w_lo, hi, product)
-    product = tl.dot(w_hi, hi, product)
-    return product * down[:, None]  # [BM, BD]
 
 
 @triton.jit
@@ -77,39 +57,32 @@ def _add_weighted_columns(
 
 @entry
 def gradient_kernel(
-    partial, potential, sums, panel, rates, rate_stride, coefs, coef_stride, scale_inverse, d,
+    partial, potential, sums, panel, rates, rate_stride, coefs, coef_stride, d,
     programs, programs_xx, programs_xy, programs_yx, first_x, tiles_x, first_y, tiles_y,
     splits_xx, splits_xy, splits_yx, splits_yy, sums_stride, panel_stride, panel_y, slots,
-    x0, x1, x_norm, wx, n, x_sb, x_sn, x_sd, wx_sb, wx_sn,
-    y0, y1, y_norm, wy, m, y_sb, y_sn, y_sd, wy_sb, wy_sn,
+    x0, wx, n, x_sb, x_sn, x_sd, wx_sb, wx_sn,
+    y0, wy, m, y_sb, y_sn, y_sd, wy_sb, wy_sn,
     FUNCTIONS: tl.constexpr, SHAPES: tl.constexpr, OFFSETS: tl.constexpr,
-    METRIC: tl.constexpr, GRAM: tl.constexpr, WEIGHTED: tl.constexpr,
+    METRIC: tl.constexpr, WEIGHTED: tl.constexpr,
     GRADIENT: tl.constexpr, PANEL: tl.constexpr, POTENTIAL: tl.constexpr, SUMS: tl.constexpr,
-    BLOCKS: tl.constexpr, D: tl.constexpr,
-    BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BLOCKS: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = len(SHAPES)
     program, batch = program_of(programs)
-    x0, x1 = batch_item(x0, x1, batch, x_sb, GRAM, D)
-    y0, y1 = batch_item(y0, y1, batch, y_sb, GRAM, D)
+    x0 += batch * x_sb
+    y0 += batch * y_sb
     wx += batch * wx_sb
     wy += batch * wy_sb
-    inverse = 1.0
-    if GRAM:
-        x_norm += batch * x_sb * PADDING
-        y_norm += batch * y_sb * PADDING
-        inverse = tl.load(scale_inverse + batch)
-        inverse = inverse * inverse
     of_x = program < programs_xx + programs_xy
     on_x = (program < programs_xx) | (
         (program >= programs_xx + programs_xy) & (program < programs_xx + programs_xy + programs_yx)
     )
-    a0, a1, a_norm, aw, rows_n, a_sn, a_sd, aw_sn = x0, x1, x_norm, wx, n, x_sn, x_sd, wx_sn
-    b0, b1, b_norm, bw, cols_n, b_sn, b_sd, bw_sn = x0, x1, x_norm, wx, n, x_sn, x_sd, wx_sn
+    a0, aw, rows_n, a_sn, a_sd, aw_sn = x0, wx, n, x_sn, x_sd, wx_sn
+    b0, bw, cols_n, b_sn, b_sd, bw_sn = x0, wx, n, x_sn, x_sd, wx_sn
     if not of_x:
-        a0, a1, a_norm, aw, rows_n, a_sn, a_sd, aw_sn = y0, y1, y_norm, wy, m, y_sn, y_sd, wy_sn
+        a0, aw, rows_n, a_sn, a_sd, aw_sn = y0, wy, m, y_sn, y_sd, wy_sn
     if not on_x:
-        b0, b1, b_norm, bw, cols_n, b_sn, b_sd, bw_sn = y0, y1, y_norm, wy, m, y_sn, y_sd, wy_sn
+        b0, bw, cols_n, b_sn, b_sd, bw_sn = y0, wy, m, y_sn, y_sd, wy_sn
     same = of_x == on_x
     local = program
     splits = splits_xx
@@ -138,10 +111,6 @@ def gradient_kernel(
     rows = tile * BM + tl.arange(0, BM)
     self_rows = tl.where(same, rows, -1)
     row_weight = weight_of(aw, rows, rows_n, aw_sn, WEIGHTED).to(tl.float64)
-    row_norm = row_weight
-    if GRAM:
-        row_norm = tl.load(a_norm + rows)
-    row_hi, row_lo = first_slice(a0, a1, rows, GRAM, D, BK)
     lane = (tile - tl.where(of_x, first_x, first_y - tiles_x)) * BM
     lanes = lane.to(tl.int64) + tl.arange(0, BM)  # [BM]
     if PANEL:
@@ -149,23 +118,17 @@ def gradient_kernel(
         into = panel + into * (panel_stride * PADDING) + tl.where(on_x, 0, panel_y) * PADDING
 
     FUSED: tl.constexpr = GRADIENT and not PANEL
-    TURNED: tl.constexpr = not GRAM and not PANEL
+    TURNED: tl.constexpr = not PANEL
     COLUMNS: tl.constexpr = 0 if TURNED else 1  # the axis that they lie along
     total = (tl.zeros([BM], tl.float64),) * C
     weighted = tl.zeros([BM], tl.float64)
-    row_sum = tl.zeros([BM], tl.float64)
-    if FUSED and GRAM:
-        gradient = tl.zeros([BM, D], tl.float32)
-    elif FUSED:
+    if FUSED:
         gradient = (tl.zeros([BM], tl.float64),) * D
     for t in range(split * each, tl.minimum((split + 1) * each, across)):
         cols = t * BN + tl.arange(0, BN)
-        col_hi, col_lo = first_slice(b0, b1, cols, GRAM, D, BK)
-        s = metric_tile(
-            a0, a1, row_norm, rows, rows_n, a_sn, a_sd,
-            b0, b1, b_norm, cols, cols_n, b_sn, b_sd,
-            row_hi, row_lo, col_hi, col_lo, inverse, d, METRIC, GRAM, D, BK, TURNED,
-        )  # fmt: skip
+        s = difference_tile(
+            a0, rows, rows_n, a_sn, a_sd, b0, cols, cols_n, b_sn, b_sd, d, METRIC, D, TURNED
+        )
         weight = by_column(weight_of(bw, cols, cols_n, bw_sn, WEIGHTED), TURNED)
         weight = tl.where(by_row(self_rows, TURNED) == by_column(cols, TURNED), 0.0, weight)
         slopes = tl.zeros_like(s)
@@ -190,11 +153,6 @@ def gradient_kernel(
         slopes *= weight  # [BM, BN]
         if PANEL:
             tl.store(into + cols[None, :], slopes)
-        elif FUSED and GRAM:
-            if D > BK:
-                col_hi, col_lo = first_slice(b0, b1, cols, GRAM, D, D)  # [BN, D]
-            row_sum += tl.sum(slopes, 1).to(tl.float64)
-            gradient += _weighted_rows(slopes, col_hi, col_lo)
         elif FUSED:
             moved = ()
             for k in tl.static_range(D):
@@ -211,13 +169,7 @@ def gradient_kernel(
         at = batch * sums_stride + program.to(tl.int64) * (C * BM) + tl.arange(0, BM)
         for c in tl.static_range(C):
             tl.store(sums + at + c * BM, total[c])
-    if FUSED and GRAM:
-        span = rows.to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :]
-        if METRIC == "sqeuclidean":
-            u = tl.load(a0 + span).to(tl.float32) + tl.load(a1 + span).to(tl.float32)
-            gradient = u * row_sum.to(tl.float32)[:, None] - gradient
-        tl.store(partial + lanes[:, None] * D + tl.arange(0, D)[None, :], gradient)
-    elif FUSED:
+    if FUSED:
         for k in tl.static_range(D):
             tl.store(partial + lanes * D + k, gradient[k].to(tl.float32))
 
@@ -239,12 +191,12 @@ def _finish_sums(
 def finish_kernel(
     programs, sums, out, adds, sums_stride,
     start_xx, start_yy, start_xy, count_xx, count_yy, count_xy, width_xx, width_yy, width_xy,
-    partial, potential, panel, scale_inverse, d, first_x, rows_x, first_y, rows_y,
+    partial, potential, panel, scale, d, first_x, rows_x, first_y, rows_y,
     slots, slots_x, slots_y, panel_stride, panel_y,
     grad_x, grad_y, grad_wx, grad_wy,
-    x0, x1, wx, n, x_sb, x_sn, x_sd, wx_sb, wx_sn,
-    y0, y1, wy, m, y_sb, y_sn, y_sd, wy_sb, wy_sn,
-    METRIC: tl.constexpr, GRAM: tl.constexpr, WEIGHTED: tl.constexpr, BLOCKS: tl.constexpr,
+    x0, wx, n, x_sb, x_sn, x_sd, wx_sb, wx_sn,
+    y0, wy, m, y_sb, y_sn, y_sd, wy_sb, wy_sn,
+    METRIC: tl.constexpr, SCALED: tl.constexpr, WEIGHTED: tl.constexpr, BLOCKS: tl.constexpr,
     C: tl.constexpr, SUMS: tl.constexpr, GRADIENT_X: tl.constexpr, GRADIENT_Y: tl.constexpr,
     PANEL: tl.constexpr, POTENTIAL_X: tl.constexpr, POTENTIAL_Y: tl.constexpr,
     D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
@@ -267,14 +219,14 @@ def finish_kernel(
         tile = (program - SUM_PROGRAMS) // chunks
         first_d = (program - SUM_PROGRAMS) % chunks * BD
         of_x = tile * BM < rows_x
-        x0, x1 = batch_item(x0, x1, batch, x_sb, GRAM, D)
-        y0, y1 = batch_item(y0, y1, batch, y_sb, GRAM, D)
+        x0 += batch * x_sb
+        y0 += batch * y_sb
         wx += batch * wx_sb
         wy += batch * wy_sb
-        a0, a1, aw, rows_n, a_sn, a_sd, aw_sn = x0, x1, wx, n, x_sn, x_sd, wx_sn
+        a0, aw, rows_n, a_sn, a_sd, aw_sn = x0, wx, n, x_sn, x_sd, wx_sn
         gradient_out, potential_out, used, first = grad_x, grad_wx, slots_x, first_x
         if not of_x:
-            a0, a1, aw, rows_n, a_sn, a_sd, aw_sn = y0, y1, wy, m, y_sn, y_sd, wy_sn
+            a0, aw, rows_n, a_sn, a_sd, aw_sn = y0, wy, m, y_sn, y_sd, wy_sn
             gradient_out, potential_out, used, first = grad_y, grad_wy, slots_y, first_y - rows_x
         lanes = tile.to(tl.int64) * BM + tl.arange(0, BM)
         rows = (first + lanes).to(tl.int32)
@@ -288,12 +240,11 @@ def finish_kernel(
                 tl.store(at, found.to(tl.float32), mask=rows < rows_n)
         if (of_x and GRADIENT_X) or (not of_x and GRADIENT_Y):
             factor = weight_of(aw, rows, rows_n, aw_sn, WEIGHTED)
-            if GRAM:
-                factor *= tl.load(scale_inverse + batch)
+            if SCALED:
+                factor *= tl.load(scale + batch)
             to = gradient_out + (batch * rows_n + rows) * d + first_d
             span = tl.arange(0, BD)
             kept = (rows < rows_n)[:, None] & (first_d + span < d)[None, :]
-            row_sum = tl.zeros([BM], tl.float64)
             gradient = tl.zeros([BM, BD], tl.float32)
             if PANEL:
                 tiles_x = tl.cdiv(n, BN)
@@ -305,27 +256,17 @@ def finish_kernel(
                     tiles_y = tl.where(of_x, tiles_y, 0)
                 at = panel + (batch * lane_count + lanes) * (panel_stride * PADDING)
                 for t in range(0, tiles_x + tiles_y):
-                    b0, b1, cols_n, b_sn, b_sd = x0, x1, n, x_sn, x_sd
+                    b0, cols_n, b_sn, b_sd = x0, n, x_sn, x_sd
                     first_col, shift = t * BN, 0
                     if t >= tiles_x:
-                        b0, b1, cols_n, b_sn, b_sd = y0, y1, m, y_sn, y_sd
+                        b0, cols_n, b_sn, b_sd = y0, m, y_sn, y_sd
                         first_col, shift = (t - tiles_x) * BN, panel_y * PADDING
                     cols = first_col + tl.arange(0, BN)
                     weight = tl.load(at[:, None] + (shift + cols)[None, :])  # [BM, BN]
-                    if GRAM:
-                        other = cols.to(tl.int64)[:, None] * D + first_d + span[None, :]
-                        held = (first_d + span < D)[None, :]
-                        if D % BD == 0:
-                            held = None
-                        other_hi = tl.load(b0 + other, mask=held)  # [BN, BD]
-                        other_lo = tl.load(b1 + other, mask=held)
-                        row_sum += tl.sum(weight, 1).to(tl.float64)
-                        gradient += _weighted_rows(weight, other_hi, other_lo)
-                    else:
-                        gradient = _add_weighted_columns(
-                            gradient, weight, a0, rows, rows_n, a_sn, a_sd,
-                            b0, cols, cols_n, b_sn, b_sd, first_d, d, METRIC,
-                        )  # fmt: skip
+                    gradient = _add_weighted_columns(
+                        gradient, weight, a0, rows, rows_n, a_sn, a_sd,
+                        b0, cols, cols_n, b_sn, b_sd, first_d, d, METRIC,
+                    )  # fmt: skip
             else:
                 for slot in range(0, used):
                     at = ((batch * slots + slot) * lane_count + lanes) * D + first_d
@@ -334,10 +275,4 @@ def finish_kernel(
                         mask=(first_d + span < D)[None, :],
                         other=0.0,
                     )
-            if PANEL and GRAM and METRIC == "sqeuclidean":
-                at = rows.to(tl.int64)[:, None] * D + first_d + span[None, :]
-                held = (first_d + span < D)[None, :]
-                u = tl.load(a0 + at, mask=held).to(tl.float32)
-                u += tl.load(a1 + at, mask=held).to(tl.float32)
-                gradient = u * row_sum.to(tl.float32)[:, None] - gradient
             tl.store(to[:, None] + span[None, :], gradient * factor[:, None], mask=kept)

@@ -1,13 +1,7 @@
-"""The Triton kernels: preparation and values. A *sample* is (data, weights, count); a pair of
-samples is a *block*.
-
-Two forms of the metric. *Difference*: Σ(x−y)², Σ|x−y| or Σxy over the raw coordinates, for few
-coordinates, small problems and L1. *Gram*: the rows are centred and scaled by a power of two to
-max|u| in [2¹³, 2¹⁴) and split u = hi + lo in fp16 (``split_kernel``; at this scale lo needs no
-factor of its own: |u − hi − lo| ≤ max(2⁻²³|u|, 2⁻²⁵)). u·v = hi·hi + (hi·lo + lo·hi), the cross
-products apart so that it is symmetric; norms are the diagonal of the same products
-(``norm_kernel``), so that identical rows are exactly 0 apart. An infinite u has a lo of NaN, and
-the difference form adds 0·s, so that NaN and inf come out as NaN.
+"""The Triton kernels of the difference form, for few coordinates, small problems and L1: Σ(x−y)²,
+Σ|x−y| or Σxy over the raw coordinates; and what they share with those of the Gram form
+(``triton_gram``). A *sample* is (data, weights, count); a pair of samples is a *block*. 0·s is
+added to a distance, so that NaN and what overflows come out as NaN.
 
 ``value_kernel`` visits one triangle of xx and yy. Tile row I meets the columns I, I+1, …, I+T/2
 modulo the T tiles of a row: every unordered pair of tiles once (for even T the last of them only
@@ -15,8 +9,7 @@ if I < T/2), in rows of equal length. A program keeps one fp64 partial per row o
 some architectures a dot result cannot be reduced to a scalar.
 
 Tiles of the difference form lie *turned*, [columns, rows]: neighbouring threads hold neighbouring
-rows, and all columns of a row are in one thread, which sums them without asking another. (The
-layout of a Gram tile is that of the tensor cores.)
+rows, and all columns of a row are in one thread, which sums them without asking another.
 
 k(s; 4a) = k(s; a)⁴ for some functions (see ``triton_problem.powers``): of two such components the
 wider one is evaluated, and the other one only if its rate is not four times as large, as it is
@@ -48,6 +41,8 @@ _POINTERS = {
     *("partial", "potential", "panel", "grad_x", "grad_y", "grad_wx", "grad_wy"),
     *("y", "weights", "constant", "median", "distances"),
     *("x0", "x1", "x_norm", "wx", "y0", "y1", "y_norm", "wy"),
+    *("y", "reach", "frame", "flags", "masses", "low_panel", "panel_scale"),
+    *("x_most", "x_weight", "y_most", "y_weight"),
 }
 
 
@@ -72,37 +67,39 @@ def program_of(programs):
 
 
 @triton.jit
-def batch_item(p0, p1, batch, stride, GRAM: tl.constexpr, D: tl.constexpr):
-    if GRAM:
-        return p0 + batch * stride * (PADDING * D), p1 + batch * stride * (PADDING * D)
-    else:
-        return p0 + batch * stride, p1
+def gram_slice(hi, lo, other_hi, other_lo):
+    """u·v of rows that are one slice: hi·lo, lo·hi and hi·hi in one chain."""
+    cross = tl.dot(hi, other_lo)
+    cross = tl.dot(lo, other_hi, cross)
+    return tl.dot(hi, other_hi, cross)
 
 
 @triton.jit
-def _gram(
-    a0, a1, rows, b0, b1, cols, hi, lo, other_hi, other_lo, D: tl.constexpr, BK: tl.constexpr
+def gram_slices(main, cross, hi, lo, other_hi, other_lo):
+    """Adds a slice of several to the chain of hi·hi, and to that of the cross products."""
+    cross = tl.dot(hi, other_lo, cross)
+    cross = tl.dot(lo, other_hi, cross)
+    return tl.dot(hi, other_hi, main), cross
+
+
+@triton.jit
+def gram(
+    a0, a1, a_at, b0, b1, b_at, hi, lo, other_hi, other_lo, D: tl.constexpr, BK: tl.constexpr
 ):  # fmt: skip
+    """u·v of the rows at ``a0 + a_at`` [BM, BK] and ``b0 + b_at`` [BN, BK], whose first slices are
+    at hand."""
     if D == BK:
-        b_hi = tl.trans(other_hi)  # [BK, BN]
-        b_lo = tl.trans(other_lo)
-        cross = tl.dot(hi, b_lo) + tl.dot(lo, b_hi)
-        return tl.dot(hi, b_hi, cross)  # [BM, BN]
+        return gram_slice(hi, lo, tl.trans(other_hi), tl.trans(other_lo))
     else:
-        a_at = rows.to(tl.int64)[:, None] * D + tl.arange(0, BK)[None, :]  # [BM, BK]
-        b_at = cols.to(tl.int64)[None, :] * D + tl.arange(0, BK)[:, None]  # [BK, BN]
-        hh = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
-        hl = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
-        lh = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
+        main = tl.zeros([hi.shape[0], other_hi.shape[0]], tl.float32)
+        cross = tl.zeros([hi.shape[0], other_hi.shape[0]], tl.float32)
         for k in range(0, D, BK):
             hi = tl.load(a0 + a_at + k)
             lo = tl.load(a1 + a_at + k)
-            b_hi = tl.load(b0 + b_at + k)
-            b_lo = tl.load(b1 + b_at + k)
-            hh = tl.dot(hi, b_hi, hh)
-            hl = tl.dot(hi, b_lo, hl)
-            lh = tl.dot(lo, b_hi, lh)
-        return hh + (hl + lh)  # [BM, BN]
+            other_hi = tl.load(b0 + b_at + k)
+            other_lo = tl.load(b1 + b_at + k)
+            main, cross = gram_slices(main, cross, hi, lo, tl.trans(other_hi), tl.trans(other_lo))
+        return main + cross
 
 
 @triton.jit
@@ -144,6 +141,27 @@ def _accumulate_metric(s, a, b, METRIC: tl.constexpr, TURNED: tl.constexpr):
 
 
 @triton.jit
+def difference_tile(
+    a, rows, n, a_sn, a_sd, b, cols, m, b_sn, b_sd, d,
+    METRIC: tl.constexpr, D: tl.constexpr, TURNED: tl.constexpr,
+):  # fmt: skip
+    s = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
+    if TURNED:
+        s = tl.zeros([cols.shape[0], rows.shape[0]], tl.float32)
+    if D > 0 and D <= UNROLLED:
+        for k in tl.static_range(D):
+            p = column_of(a, rows, n, a_sn, a_sd, k)
+            q = column_of(b, cols, m, b_sn, b_sd, k)
+            s = _accumulate_metric(s, p, q, METRIC, TURNED)
+    else:
+        for k in range(0, d):
+            p = column_of(a, rows, n, a_sn, a_sd, k)
+            q = column_of(b, cols, m, b_sn, b_sd, k)
+            s = _accumulate_metric(s, p, q, METRIC, TURNED)
+    return s + s * 0.0  # [BM, BN], or [BN, BM] if turned
+
+
+@triton.jit
 def metric_tile(
     a0, a1, a_norm, rows, n, a_sn, a_sd,
     b0, b1, b_norm, cols, m, b_sn, b_sd,
@@ -152,26 +170,17 @@ def metric_tile(
     TURNED: tl.constexpr,
 ):  # fmt: skip
     if GRAM:
-        s = _gram(a0, a1, rows, b0, b1, cols, hi, lo, other_hi, other_lo, D, BK)
+        a_at = rows.to(tl.int64)[:, None] * D + tl.arange(0, BK)[None, :]
+        b_at = cols.to(tl.int64)[:, None] * D + tl.arange(0, BK)[None, :]
+        s = gram(a0, a1, a_at, b0, b1, b_at, hi, lo, other_hi, other_lo, D, BK)
         if METRIC == "sqeuclidean":
             s = a_norm[:, None] + tl.load(b_norm + cols)[None, :] - 2.0 * s
             s = tl.maximum(s, 0.0, propagate_nan=tl.PropagateNan.ALL)
         return s * inverse  # [BM, BN]
     else:
-        s = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
-        if TURNED:
-            s = tl.zeros([cols.shape[0], rows.shape[0]], tl.float32)
-        if D > 0 and D <= UNROLLED:
-            for k in tl.static_range(D):
-                a = column_of(a0, rows, n, a_sn, a_sd, k)
-                b = column_of(b0, cols, m, b_sn, b_sd, k)
-                s = _accumulate_metric(s, a, b, METRIC, TURNED)
-        else:
-            for k in range(0, d):
-                a = column_of(a0, rows, n, a_sn, a_sd, k)
-                b = column_of(b0, cols, m, b_sn, b_sd, k)
-                s = _accumulate_metric(s, a, b, METRIC, TURNED)
-        return s + s * 0.0  # [BM, BN], or [BN, BM] if turned
+        return difference_tile(
+            a0, rows, n, a_sn, a_sd, b0, cols, m, b_sn, b_sd, d, METRIC, D, TURNED
+        )
 
 
 @triton.jit
@@ -182,49 +191,8 @@ def weight_of(w, rows, count, stride, WEIGHTED: tl.constexpr):
         return (rows < count).to(tl.float32)
 
 
-@entry
-def split_kernel(
-    programs, x, centre, scale, hi, lo, n, d, stride_b, stride_n, stride_d, padded,
-    CENTRED: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    program, batch = program_of(programs)
-    rows = program.to(tl.int64) * BM + tl.arange(0, BM)
-    columns = tl.program_id(1) * BK + tl.arange(0, BK)
-    inside = (rows < n)[:, None] & (columns < d)[None, :]
-    at = rows[:, None] * stride_n + columns[None, :].to(tl.int64) * stride_d  # [BM, BK]
-    u = tl.load(x + batch * stride_b + at, mask=inside, other=0.0)
-    if CENTRED:
-        mid = tl.load(centre + batch * d + columns, mask=columns < d, other=0.0)
-        u = tl.where(inside, u - mid[None, :], 0.0)
-    u = u * tl.load(scale + batch)
-    head = u.to(tl.float16)
-    to = (batch * padded * PADDING + rows[:, None]) * D + columns[None, :]
-    tl.store(hi + to, head)
-    tl.store(lo + to, (u - head.to(tl.float32)).to(tl.float16))
-
-
-@entry
-def norm_kernel(
-    programs, hi, lo, norm, padded,
-    D: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    program, batch = program_of(programs)
-    first = program * BM
-    rows = first + tl.arange(0, BM)
-    hi += batch * padded * (PADDING * D)
-    lo += batch * padded * (PADDING * D)
-    row_hi, row_lo = first_slice(hi, lo, rows, True, D, BK)
-    total = tl.zeros([BM], tl.float32)
-    for t in range(0, BM // BN):
-        cols = first + t * BN + tl.arange(0, BN)
-        col_hi, col_lo = first_slice(hi, lo, cols, True, D, BK)
-        g = _gram(hi, lo, rows, hi, lo, cols, row_hi, row_lo, col_hi, col_lo, D, BK)  # [BM, BN]
-        total += tl.sum(tl.where(rows[:, None] == cols[None, :], g, 0.0), 1)
-    tl.store(norm + batch * padded * PADDING + rows, total)
-
-
 @triton.jit
-def _in_pair(numbers, c: tl.constexpr, POWER: tl.constexpr):
+def in_pair(numbers, c: tl.constexpr, POWER: tl.constexpr):
     if POWER == 0:
         return numbers[c], numbers[c], c
     elif POWER == 1:
@@ -237,39 +205,29 @@ def _in_pair(numbers, c: tl.constexpr, POWER: tl.constexpr):
 
 @entry
 def value_kernel(
-    sums, rates, rate_stride, scale_inverse, d, programs, programs_xx, programs_yy, chunk,
-    sums_stride,
-    x0, x1, x_norm, wx, n, x_sb, x_sn, x_sd, wx_sb, wx_sn,
-    y0, y1, y_norm, wy, m, y_sb, y_sn, y_sd, wy_sb, wy_sn,
+    sums, rates, rate_stride, d, programs, programs_xx, programs_yy, chunk, sums_stride,
+    x0, wx, n, x_sb, x_sn, x_sd, wx_sb, wx_sn,
+    y0, wy, m, y_sb, y_sn, y_sd, wy_sb, wy_sn,
     FUNCTIONS: tl.constexpr, SHAPES: tl.constexpr, OFFSETS: tl.constexpr,
-    METRIC: tl.constexpr, GRAM: tl.constexpr, WEIGHTED: tl.constexpr,
-    D: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    POWERS: tl.constexpr,
+    METRIC: tl.constexpr, WEIGHTED: tl.constexpr,
+    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, POWERS: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = len(SHAPES)
-    TURNED: tl.constexpr = not GRAM
-    COLUMNS: tl.constexpr = 0 if TURNED else 1  # the axis that they lie along
     program, batch = program_of(programs)
-    x0, x1 = batch_item(x0, x1, batch, x_sb, GRAM, D)
-    y0, y1 = batch_item(y0, y1, batch, y_sb, GRAM, D)
+    x0 += batch * x_sb
+    y0 += batch * y_sb
     wx += batch * wx_sb
     wy += batch * wy_sb
-    inverse = 1.0
-    if GRAM:
-        x_norm += batch * x_sb * PADDING
-        y_norm += batch * y_sb * PADDING
-        inverse = tl.load(scale_inverse + batch)
-        inverse = inverse * inverse
-    a0, a1, a_norm, aw, rows_n, a_sn, a_sd, aw_sn = x0, x1, x_norm, wx, n, x_sn, x_sd, wx_sn
-    b0, b1, b_norm, bw, cols_n, b_sn, b_sd, bw_sn = y0, y1, y_norm, wy, m, y_sn, y_sd, wy_sn
+    a0, aw, rows_n, a_sn, a_sd, aw_sn = x0, wx, n, x_sn, x_sd, wx_sn
+    b0, bw, cols_n, b_sn, b_sd, bw_sn = y0, wy, m, y_sn, y_sd, wy_sn
     first = program
     step = programs - programs_xx - programs_yy
     triangle = program < programs_xx + programs_yy
     if program < programs_xx:
-        b0, b1, b_norm, bw, cols_n, b_sn, b_sd, bw_sn = x0, x1, x_norm, wx, n, x_sn, x_sd, wx_sn
+        b0, bw, cols_n, b_sn, b_sd, bw_sn = x0, wx, n, x_sn, x_sd, wx_sn
         step = programs_xx
     elif triangle:
-        a0, a1, a_norm, aw, rows_n, a_sn, a_sd, aw_sn = y0, y1, y_norm, wy, m, y_sn, y_sd, wy_sn
+        a0, aw, rows_n, a_sn, a_sd, aw_sn = y0, wy, m, y_sn, y_sd, wy_sn
         first -= programs_xx
         step = programs_yy
     else:
@@ -293,28 +251,21 @@ def value_kernel(
         rows = i * BM + tl.arange(0, BM)
         self_rows = tl.where(triangle, rows, -1)
         row_weight = weight_of(aw, rows, rows_n, aw_sn, WEIGHTED).to(tl.float64)
-        row_norm = row_weight
-        if GRAM:
-            row_norm = tl.load(a_norm + rows)
-        row_hi, row_lo = first_slice(a0, a1, rows, GRAM, D, BK)
         for t in range(start * PER, stop * PER):
             step_j = t // PER
             j = tl.where(triangle, (i + step_j) % tiles, step_j)
             twice = tl.where(triangle & (step_j > 0), 2.0, 1.0)
             cols = j * BM + (t % PER) * BN + tl.arange(0, BN)
-            col_hi, col_lo = first_slice(b0, b1, cols, GRAM, D, BK)
-            s = metric_tile(
-                a0, a1, row_norm, rows, rows_n, a_sn, a_sd,
-                b0, b1, b_norm, cols, cols_n, b_sn, b_sd,
-                row_hi, row_lo, col_hi, col_lo, inverse, d, METRIC, GRAM, D, BK, TURNED,
-            )  # fmt: skip
-            weight = by_column(weight_of(bw, cols, cols_n, bw_sn, WEIGHTED) * twice, TURNED)
-            itself = by_row(self_rows, TURNED) == by_column(cols, TURNED)
+            s = difference_tile(
+                a0, rows, rows_n, a_sn, a_sd, b0, cols, cols_n, b_sn, b_sd, d, METRIC, D, True
+            )
+            weight = by_column(weight_of(bw, cols, cols_n, bw_sn, WEIGHTED) * twice, True)
+            itself = by_row(self_rows, True) == by_column(cols, True)
             weight = tl.where(itself, 0.0, weight)
             k = s
             grown = ()
             for c in tl.static_range(C):
-                rate, wide, place = _in_pair(numbers, c, POWERS[c])
+                rate, wide, place = in_pair(numbers, c, POWERS[c])
                 if POWERS[c] == 3:
                     k = k * k
                     k = k * k
@@ -326,11 +277,9 @@ def value_kernel(
                         k, slope = FUNCTIONS[c](s, rate, SHAPES[c], OFFSETS[c])
                 else:
                     k, slope = FUNCTIONS[c](s, rate, SHAPES[c], OFFSETS[c])
-                grown = grown + (
-                    total[c] + tl.sum(k * weight, COLUMNS).to(tl.float64) * row_weight,
-                )
+                grown = grown + (total[c] + tl.sum(k * weight, 0).to(tl.float64) * row_weight,)
             total = grown
     at = batch * sums_stride + program.to(tl.int64) * (C * BM) + tl.arange(0, BM)
     for c in tl.static_range(C):
-        rate, wide, place = _in_pair(numbers, c, POWERS[c])
+        rate, wide, place = in_pair(numbers, c, POWERS[c])
         tl.store(sums + at + place * BM, total[c])

@@ -40,7 +40,7 @@ which a test asks for beside the forms, is one more pass over the labels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -125,7 +125,13 @@ class _Panels:
     def __init__(
         self, z: Tensor, components: tuple[Component, ...], rates: list[float], centres: Tensor
     ) -> None:
-        self.problem: Problem = prepare(z[None], None, None, None, components, rates, None, "xx")
+        self.problem: Problem = prepare(
+            z[None], None, None, None, components, rates, None, "xx", robust=False
+        )
+        shared = self.problem.label_arguments()
+        numbers = ("x0", "x1", "x_norm", "n", "x_sn", "x_sd", "rates", "scale_inverse", "d")
+        static = ("FUNCTIONS", "SHAPES", "OFFSETS", "METRIC", "GRAM", "D")
+        self.arguments = {name: shared[name] for name in (*numbers, *static)}
         table, width = self.problem.table, self.problem.width
         gram = self.problem.gram
         self.config = sliced(table.labels_of(width), width) if gram else table.difference_labels
@@ -155,7 +161,7 @@ class _Panels:
         sums = self.single_scales.new_empty((self.components, tiles, columns))
         triton_problem.launch(
             kernels.panel_kernel, (tiles * groups,), config,
-            **self._arguments(), panel=self.memory, partial=partial, sums=sums,
+            **self.arguments, panel=self.memory, partial=partial, sums=sums,
             centre=self.centres, scale=self.single_scales,
             centre_stride=self.padded // ROW_PADDING, first_row=panel.row, rows_count=panel.rows,
             first_column=panel.column, tiles=tiles, across=across, each=each, SUMMED=summed,
@@ -168,12 +174,6 @@ class _Panels:
             self.squares += found[:, 1].sum(1)
         values = self.memory[: self.components * panel.rows * columns]
         return values.view(self.components, panel.rows, panel.chunks, panel.width).transpose(1, 2)
-
-    def _arguments(self) -> dict[str, Any]:
-        shared = self.problem.arguments()
-        numbers = ("x0", "x1", "x_norm", "n", "x_sn", "x_sd", "rates", "scale_inverse", "d")
-        static = ("FUNCTIONS", "SHAPES", "OFFSETS", "METRIC", "GRAM", "D")
-        return {name: shared[name] for name in (*numbers, *static)}
 
 
 def _fold(products: Tensor, labels: Tensor, sums: Tensor) -> None:
@@ -221,8 +221,9 @@ def landmark_means(
     for c in range(0, len(components), TOGETHER):
         some = components[c : c + TOGETHER]
         problem = prepare(
-            z[None], landmarks[None], None, None, some, rates[c : c + TOGETHER], None, "xy", True
-        )
+            z[None], landmarks[None], None, None, some, rates[c : c + TOGETHER], None, "xy",
+            differences=True,
+        )  # fmt: skip
         config, shared = problem.table.difference_labels, problem.arguments()
         means.append(z.new_empty((len(some), len(z))))
         triton_problem.launch(

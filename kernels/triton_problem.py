@@ -15,17 +15,16 @@ import torch
 from torch import Tensor
 
 from . import _compat
+from . import triton_gram as gram
 from . import triton_kernels as kernels
 from .plan import Blocks, Component, metric_of
-from .subsample import pooled_rows
-from .triton_configs import Config, Device, Table, device_of
+from .triton_configs import FUSED_WIDTH, Config, Device, Table, device_of
 
 FEW = 16  # coordinates up to which differences are cheaper than a Gram matrix
 SMALL = 2048  # rows up to which a panel of all pairs' weights is kept
 SMALL_WORK = 2**28  # pairs·coordinates up to which a small problem avoids the tensor cores
-FUSED_WIDTH = 128  # coordinates up to which gradients accumulate in registers
 ROW_PADDING = kernels.PADDING.value
-CENTRE_ROWS = 33
+CENTRE_COLUMNS = 64  # of a program that takes medians
 POWERS = ("gaussian", "laplace_l1")  # functions with k(s; 4a) = k(s; a)⁴
 KEPT = 4096  # lists of rates or coefficients that stay on a device
 
@@ -86,22 +85,18 @@ def launch(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any)
 
 
 class Sample(NamedTuple):
-    """A sample as the kernels take it. In the Gram form the points are the halves hi and lo."""
+    """A sample [B, rows, d] as given, and its weights."""
 
     points: Tensor
-    low: Tensor
-    norms: Tensor
     weights: Tensor
     rows: int
     strides: tuple[int, int, int]
     weight_strides: tuple[int, int]
 
-    def arguments(self, name: str, norms: bool = True) -> dict[str, Any]:
+    def arguments(self, name: str) -> dict[str, Any]:
         batch, row, coordinate = self.strides
-        found = {
+        return {
             f"{name}0": self.points,
-            f"{name}1": self.low,
-            f"{name}_norm": self.norms,
             f"w{name}": self.weights,
             "n" if name == "x" else "m": self.rows,
             f"{name}_sb": batch,
@@ -110,9 +105,38 @@ class Sample(NamedTuple):
             f"w{name}_sb": self.weight_strides[0],
             f"w{name}_sn": self.weight_strides[1],
         }
-        if not norms:
-            del found[f"{name}_norm"]
-        return found
+
+
+class Halves(NamedTuple):
+    """The Gram form of a sample (see ``triton_gram``), padded to ``units`` of ``ROW_PADDING``."""
+
+    hi: Tensor  # [B, P, D] float16
+    lo: Tensor
+    norms: Tensor  # [B, P]
+    most: Tensor  # [B, P / GROUP]: the largest norms
+    weights: Tensor  # [B, P], where there are any
+    units: int
+
+    def arguments(self, name: str) -> dict[str, Any]:
+        return {
+            f"{name}0": self.hi,
+            f"{name}1": self.lo,
+            f"{name}_norm": self.norms,
+            f"{name}_most": self.most,
+            f"{name}_weight": self.weights,
+            f"padded_{name}": self.units,
+        }
+
+
+class GramForm(NamedTuple):
+    """Both samples in the Gram form. ``frame`` [B, 3 + 2C]: the largest sum of norms of a tile that
+    is not done by differences, the least distance apart, the scale; rates and gains of the
+    components. ``scale`` [B]: the scale alone."""
+
+    x: Halves
+    y: Halves
+    frame: Tensor
+    scale: Tensor
 
 
 class Numbers(NamedTuple):
@@ -143,17 +167,21 @@ def constant(
     return _constants[key]
 
 
-def _numbers(values: list[float] | Tensor, device: torch.device) -> Numbers:
+def _numbers(
+    values: list[float] | Tensor, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Numbers:
     if isinstance(values, Tensor):
-        values = values.to(torch.float32).flatten(1)
-    return rates_of(values, device)
+        values = values.to(dtype).flatten(1)
+    return rates_of(values, device, dtype)
 
 
-def rates_of(rates: list[float] | Tensor, device: torch.device) -> Numbers:
-    """Rates on the device, in fp32 or, where they are tensors [B, C], as they are."""
+def rates_of(
+    rates: list[float] | Tensor, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Numbers:
+    """Rates on the device, in ``dtype`` or, where they are tensors [B, C], as they are."""
     if isinstance(rates, Tensor):
         return Numbers(rates.contiguous(), rates.shape[1])
-    return Numbers(constant(tuple(rates), device), 0)
+    return Numbers(constant(tuple(rates), device, dtype), 0)
 
 
 @lru_cache(maxsize=256)
@@ -200,9 +228,8 @@ class Problem(NamedTuple):
     batch: int
     coordinates: int
     width: int  # the D of the kernels
-    gram: bool
+    form: GramForm | None
     small: bool
-    inverse: Tensor  # [B]: the inverse of the Gram form's scale
     rates: Numbers
     powers: tuple[int, ...]
     coefs: Numbers
@@ -215,19 +242,69 @@ class Problem(NamedTuple):
     def table(self) -> Table:
         return self.device.architecture.table(len(self.components))
 
+    @property
+    def gram(self) -> bool:
+        return self.form is not None
+
+    @property
+    def near(self) -> bool:
+        """Whether a function is not smooth at 0."""
+        return not all(c.function.smooth for c in self.components)
+
     def arguments(self) -> dict[str, Any]:
+        """Those of the kernels of the difference form."""
         return {
             **self.x.arguments("x"),
             **self.y.arguments("y"),
             **functions(self.components),
             "rates": self.rates.values,
             "rate_stride": self.rates.stride,
-            "scale_inverse": self.inverse,
             "d": self.coordinates,
-            "GRAM": self.gram,
             "WEIGHTED": self.weighted,
             "D": self.width,
         }
+
+    def gram_arguments(self) -> dict[str, Any]:
+        """Those of the kernels of the Gram form."""
+        assert self.form is not None
+        return {
+            **self.form.x.arguments("x"),
+            **self.form.y.arguments("y"),
+            **functions(self.components),
+            "n": self.x.rows,
+            "m": self.y.rows,
+            "frame": self.form.frame,
+            "WEIGHTED": self.weighted,
+            "D": self.width,
+        }
+
+    def redo_arguments(self) -> dict[str, Any]:
+        """Those of the kernels that form tiles again, from the rows as given."""
+        assert self.form is not None
+        found = {**functions(self.components), "frame": self.form.frame, "d": self.coordinates}
+        found["WEIGHTED"] = self.weighted
+        for name, sample, halves in (("x", self.x, self.form.x), ("y", self.y, self.form.y)):
+            found |= {
+                name: sample.points,
+                "n" if name == "x" else "m": sample.rows,
+                f"{name}_sb": sample.strides[0],
+                f"{name}_sn": sample.strides[1],
+                f"{name}_sd": sample.strides[2],
+                f"{name}_weight": halves.weights,
+                f"padded_{name}": halves.units,
+            }
+        return found
+
+    def label_arguments(self) -> dict[str, Any]:
+        """Those of the kernels of label forms, of one sample."""
+        found = {**self.x.arguments("x"), **functions(self.components), "D": self.width}
+        found |= {"x1": self.x.points, "x_norm": self.x.points, "scale_inverse": self.rates.values}
+        found |= {"rates": self.rates.values, "d": self.coordinates, "GRAM": self.gram}
+        if self.form is not None:
+            form = self.form
+            found |= {"x0": form.x.hi, "x1": form.x.lo, "x_norm": form.x.norms}
+            found |= {"x_sn": self.width, "x_sd": 1, "scale_inverse": form.scale.reciprocal()}
+        return found
 
 
 def cdiv(a: int, b: int) -> int:
@@ -245,44 +322,71 @@ def sliced(config: Config, width: int) -> Config:
     return config._replace(slice=min(config.slice, width))
 
 
-def _split(
-    x: Tensor, sample: Sample, centre: Tensor, scale: Tensor, centred: bool, width: int,
-    config: Config,
-) -> Sample:  # fmt: skip
-    """The Gram form of a sample: padded halves and their norms."""
-    batch, n, d = x.shape
-    units = cdiv(n, ROW_PADDING)
-    padded = units * ROW_PADDING
-    hi = torch.empty((batch, padded, width), dtype=torch.float16, device=x.device)
-    lo = torch.empty_like(hi)
-    blocks = padded // 32
+def _gram_form(
+    x: Sample, y: Sample, width: int, config: Config, components: tuple[Component, ...],
+    rates: Numbers, weighted: bool, robust: bool,
+) -> GramForm:  # fmt: skip
+    """``robust``: the scale is that of typical rows, and what is too far for it is flagged and 0;
+    else that of the farthest one, of two to the tenth more, and what is not finite is NaN."""
+    batch, n, d = x.points.shape
+    m, device = y.rows, x.points.device
+    centred = metric_of(components) == "sqeuclidean"
+    chunks = cdiv(d, CENTRE_COLUMNS)
+    centre = torch.empty((batch, d), dtype=torch.float32, device=device)
+    reach = torch.empty((batch, chunks, gram.SUBSAMPLE.value), dtype=torch.float32, device=device)
+    x_sb, x_sn, x_sd = x.strides
+    y_sb, y_sn, y_sd = y.strides
+    shared = {
+        "x": x.points, "y": y.points, "n": n, "m": m, "d": d, "centre": centre, "reach": reach,
+        "x_sb": x_sb, "x_sn": x_sn, "x_sd": x_sd, "y_sb": y_sb, "y_sn": y_sn, "y_sd": y_sd,
+        "CENTRED": centred,
+    }  # fmt: skip
     launch(
-        kernels.split_kernel, (blocks * batch, width // 32), Config(32, 0, 32, 4, 1),
-        programs=blocks, x=x, centre=centre, scale=scale, hi=hi, lo=lo, n=n, d=d,
-        stride_b=x.stride(0), stride_n=x.stride(1), stride_d=x.stride(2), padded=units,
-        CENTRED=centred, D=width, BM=32, BK=32,
+        gram.gram_centre_kernel, (batch, chunks), Config(0, CENTRE_COLUMNS, 0, 4, 1),
+        **shared, BD=CENTRE_COLUMNS,
     )  # fmt: skip
-    norms = torch.empty((batch, padded), dtype=torch.float32, device=x.device)
-    if centred:
-        blocks = padded // config.rows
-        launch(
-            kernels.norm_kernel, (blocks * batch,), config,
-            programs=blocks, hi=hi, lo=lo, norm=norms, padded=units,
-            D=width, BK=config.slice, BM=config.rows, BN=config.columns,
-        )  # fmt: skip
-    strides = (units, width, 1)  # the first in the kernels' units
-    return sample._replace(points=hi, low=lo, norms=norms, strides=strides)
+    if not robust:
+        reach.copy_(_farthest(x, y, centre if centred else centre.zero_()).view(-1, 1, 1))
+    halves = []
+    for rows in (n, m):
+        units = cdiv(rows, ROW_PADDING)
+        padded = units * ROW_PADDING
+        hi = torch.empty((batch, padded, width), dtype=torch.float16, device=device)
+        norms = torch.empty((batch, padded), dtype=torch.float32, device=device)
+        most = norms.new_empty((batch, padded // gram.GROUP.value))
+        weights = torch.empty_like(norms) if weighted else norms
+        halves.append(Halves(hi, torch.empty_like(hi), norms, most, weights, units))
+    count = len(components)
+    scale = torch.empty(batch, dtype=torch.float32, device=device)
+    frame = scale.new_empty((batch, gram.FRAME.value + 2 * count))
+    form = GramForm(halves[0], halves[1], frame, scale)
+    tiles = ROW_PADDING // gram.SPLIT_ROWS.value
+    programs = (form.x.units + form.y.units) * tiles
+    launch(
+        gram.gram_split_kernel, (programs * batch,), Config(64, 64, config.slice, 4, 2),
+        **shared, **form.x.arguments("x"), **form.y.arguments("y"),
+        tiles=programs, tiles_x=form.x.units * tiles, chunks=chunks,
+        wx=x.weights, wx_sb=x.weight_strides[0], wx_sn=x.weight_strides[1],
+        wy=y.weights, wy_sb=y.weight_strides[0], wy_sn=y.weight_strides[1],
+        rates=rates.values, rate_stride=rates.stride, frame=form.frame, scale=scale,
+        WEIGHTED=weighted, D=width, BK=config.slice, LEAD=3 if robust else 13,
+        BEYOND=0.0 if robust else math.nan,
+        RATE_POWERS=tuple(c.function.rate_power for c in components),
+        STEEPNESS=tuple(
+            float(c.function.smooth) * c.function.steepness(1.0, c.shape) for c in components
+        ),
+        SHAPES=tuple(float(c.shape) for c in components),
+    )  # fmt: skip
+    return form
 
 
-def _scale(x: Tensor, y: Tensor | None, centre: Tensor) -> Tensor:
-    """[B]: the power of two that brings the largest |coordinate| into [2¹³, 2¹⁴)."""
-    largest = x.new_zeros(x.shape[0])
-    for sample in (x,) if y is None else (x, y):
-        low, high = sample.aminmax(dim=1)
-        reach = torch.maximum(high - centre, centre - low)
-        largest = torch.maximum(largest, reach.amax(1))
-    exponent = (14 - torch.frexp(largest).exponent).clamp(-60, 60)
-    return torch.ldexp(torch.ones_like(largest), exponent)
+def _farthest(x: Sample, y: Sample, centre: Tensor) -> Tensor:
+    """[B]: the largest |coordinate|."""
+    largest = centre.new_zeros(len(centre))
+    for sample in (x, y) if y.rows else (x,):
+        low, high = sample.points.aminmax(dim=1)
+        largest = torch.maximum(largest, torch.maximum(high - centre, centre - low).amax(1))
+    return largest
 
 
 def _sample(x: Tensor, weights: Tensor | None) -> Sample:
@@ -290,51 +394,41 @@ def _sample(x: Tensor, weights: Tensor | None) -> Sample:
         weights = constant((1.0,), x.device).expand(x.shape[0], x.shape[1])
     b, n, d = x.stride()
     wb, wn = weights.stride()
-    return Sample(x, x, x, weights, x.shape[1], (b, n, d), (wb, wn))
+    return Sample(x, weights, x.shape[1], (b, n, d), (wb, wn))
 
 
 def prepare(
     x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None,
     components: tuple[Component, ...], rates: list[float] | Tensor,
-    coefs: list[float] | Tensor | None, blocks: Blocks, differences: bool = False,
+    coefs: list[float] | Tensor | None, blocks: Blocks, *, differences: bool = False,
+    robust: bool = True,
 ) -> Problem:  # fmt: skip
-    """``differences``: never the Gram form."""
+    """``differences``: never the Gram form; ``robust``: see ``_gram_form``."""
     batch, n, d = x.shape
     m = 0 if y is None else y.shape[1]
     device = device_of(x.device)
-    metric = metric_of(components)
     x_sample = _sample(x, wx)
     y_sample = x_sample._replace(rows=0) if y is None else _sample(y, wy)
     small = n + m <= SMALL and batch * (n + m) ** 2 * d <= SMALL_WORK
     empty = n == 0 or (y is not None and m == 0)
-    gram = not (differences or d <= FEW or small or empty or metric == "l1")
     rate_numbers = _numbers(rates, x.device)
-    width = d if d <= FEW else 0
-    inverse = rate_numbers.values
-    if gram:
-        table = device.architecture.table(len(components))
-        width = _padded_width(d, table.gram_value)
-        config = sliced(table.gram_value, width)
-        centred = metric == "sqeuclidean"
-        centre = x.new_zeros((batch, d))
-        if centred:
-            centre = pooled_rows(x, y, CENTRE_ROWS).median(dim=1).values.contiguous()
-        scale = _scale(x, y, centre)
-        inverse = scale.reciprocal()
-        x_sample = _split(x, x_sample, centre, scale, centred, width, config)
-        if y is None:
-            y_sample = x_sample._replace(rows=0)
-        else:
-            y_sample = _split(y, y_sample, centre, scale, centred, width, config)
+    width, form = d if d <= FEW else 0, None
+    if not (differences or d <= FEW or small or empty or metric_of(components) == "l1"):
+        config = device.architecture.table(len(components)).gram_value
+        width = _padded_width(d, config)
+        precise = _numbers(rates, x.device, torch.float64)
+        weighted = wx is not None or wy is not None
+        form = _gram_form(
+            x_sample, y_sample, width, sliced(config, width), components, precise, weighted, robust
+        )
     return Problem(
         x_sample,
         y_sample,
         batch,
         d,
         width,
-        gram,
+        form,
         small,
-        inverse,
         rate_numbers,
         powers(components, rates),
         rate_numbers if coefs is None else _numbers(coefs, x.device),

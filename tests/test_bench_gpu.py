@@ -79,10 +79,10 @@ def test_every_route_is_checked(one_process: Path, capsys: pytest.CaptureFixture
         "difference: gaussian, value,": "1 value_kernel,",
         "difference: gaussian, value+gradient": "1 gradient_kernel,",
         "difference, panel: laplace l1, value+gradient": "1 gradient_kernel PANEL",
-        "Gram: gaussian, value,": "1 value_kernel GRAM",
-        "Gram: gaussian, value+gradient": "1 gradient_kernel GRAM,",
-        "Gram, slices: gaussian, value+gradient": "1 gradient_kernel GRAM,",
-        "Gram, panel: gaussian, value+gradient": "1 gradient_kernel GRAM PANEL",
+        "Gram: gaussian, value,": "1 gram_value_kernel",
+        "Gram: gaussian, value+gradient": "1 gram_gradient_kernel,",
+        "Gram, slices: gaussian, value+gradient": "1 gram_gradient_kernel,",
+        "Gram, panel: gaussian, value+gradient": "1 gram_gradient_kernel PANEL",
         "label forms, difference: N=40": "1 panel_kernel,",
         "label forms: N=40": "1 panel_kernel",
     }.items():
@@ -215,16 +215,16 @@ def test_the_floor_by_hand(tmp_path: Path) -> None:
 
 def test_a_configuration_that_is_not_used_is_refused() -> None:
     x = torch.randn(1, 26, 17)
-    with toy(), configurations.configs("value_kernel") as found:
+    with toy(), configurations.configs("gram_value_kernel") as found:
         configurations.sweep(x, x, False)
     (shipped,) = found
     wide = shipped._replace(rows=64)
-    with toy(), configurations.configs("value_kernel") as found:
-        variant = configurations.Variant("value_kernel", shipped, wide)
+    with toy(), configurations.configs("gram_value_kernel") as found:
+        variant = configurations.Variant("gram_value_kernel", shipped, wide)
         with configurations.applied(variant, x.device):
             configurations.sweep(x, x, False)
     assert found == {wide}
-    elsewhere = configurations.Variant("value_kernel", shipped._replace(warps=16), wide)
+    elsewhere = configurations.Variant("gram_value_kernel", shipped._replace(warps=16), wide)
     with toy(), pytest.raises(ValueError, match="ran with"):  # noqa: SIM117
         with configurations.applied(elsewhere, x.device):
             configurations.sweep(x, x, False)
@@ -236,7 +236,7 @@ def test_configurations_replaced_wherever_they_are() -> None:
     assert table.gram_value == new and set(table.gram_gradient.values()) == {new}
     assert table.small == INTERPRETED.one.small
     shipped = ARCHITECTURES[90].one.gram_value
-    tried = configurations.variants("value_kernel", shipped)
+    tried = configurations.variants("gram_value_kernel", shipped)
     assert {variant.new.stages for variant in tried} >= {1, 2, 3, 4}
     assert shipped not in [v.new for v in tried if not v.constant]
     assert {v.constant for v in tried} == {"", *configurations.CONSTANTS}

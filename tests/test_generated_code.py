@@ -87,8 +87,8 @@ def test_loads_in_flight() -> None:
     assert loads_in_flight("scf.for") == 0
 
 
-BEFORE = Row("3.7", 90, "gaussian 0 value 64", "value_kernel", "128x64x64", 8, 3, 126, 65536, 0,
-             2, 2, 16.5, 12, 984)  # fmt: skip
+BEFORE = Row("3.7", 90, "gaussian 0 value 64", "gram_value_kernel", "128x64x64", 8, 3, 126, 65536,
+             0, 2, 2, 16.5, 12, 984)  # fmt: skip
 
 
 def test_equal_code_is_no_worse() -> None:
@@ -122,7 +122,7 @@ def test_another_triton_is_compared_loosely() -> None:
 
 
 USAGE = offline.Usage(
-    arch=90, case="gaussian 0 value 64", kernel="value_kernel",
+    arch=90, case="gaussian 0 value 64", kernel="gram_value_kernel",
     config=Config(128, 64, 64, 8, 3), registers=126, stack=0, shared=65536, tensor_memory=0,
     instructions=984, spills=0, tensor_core=12, exp2=32, nan_clamps=32, wide_offsets=9,
     in_flight=2, slots=16.5, approximate=(), older_tensor_core=0, matrix=True, clamps=True,
@@ -144,7 +144,10 @@ def test_the_check_fails_where_code_gets_worse(
     monkeypatch.setattr(offline, "committed", lambda: [now._replace(in_flight=3)])
     assert offline.main([]) == 1
     said = capsys.readouterr().out
-    assert "sm_90 value_kernel, gaussian 0 value 64, 128x64x64: 2 loads in flight (were 3)" in said
+    assert (
+        "sm_90 gram_value_kernel, gaussian 0 value 64, 128x64x64: 2 loads in flight (were 3)"
+        in said
+    )
     assert "python -m bench.offline --write" in said
     monkeypatch.setattr(offline, "committed", list)
     assert offline.main([]) == 1
@@ -186,7 +189,7 @@ def test_floors_by_hand() -> None:
 def test_the_table_of_floors() -> None:
     rows = {row[0]: row for row in floors.rows()}
     slots = {(r.case, r.kernel): r.slots for r in committed() if r.arch == 90}
-    value = slots["gaussian 0 value 64", "value_kernel"]
+    value = slots["gaussian 0 value 64", "gram_value_kernel"]
     row = rows["value, n=m=32768, D=64, against eager"]
     assert row[1:7] == ("2.15e+09", "8.25e+11", "2.15e+09", "1.04", "0.511", f"{value:g}")
     assert float(row[7]) == pytest.approx(2.147e9 * value / 3.345e10, rel=0.01)

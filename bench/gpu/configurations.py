@@ -30,7 +30,7 @@ from .times import graphed
 FILE = "configurations_gpu"
 COMPILED_ROWS = 3000  # of the code that a variant needs
 SECONDS = 6.0  # of measuring all variants of a kernel
-KERNELS = {"value_kernel": False, "gradient_kernel": True}  # whether a gradient is wanted
+KERNELS = {"gram_value_kernel": False, "gram_gradient_kernel": True}  # whether a gradient is wanted
 CONSTANTS = {  # of triton_backend
     "PROGRAMS_PER_PROCESSOR": (1, 2, 3, 6, 8),
     "CHUNK": (2, 4, 16, 32),

@@ -124,7 +124,7 @@ def kernels_of(run: Run) -> dict[str, Ran]:
 
 @contextmanager
 def launched() -> Iterator[list[str]]:
-    """Names of the kernels that the backend launches inside, with the route: value_kernel GRAM."""
+    """Names of the kernels that are launched inside, and their route: gradient_kernel PANEL."""
     from divergences.kernels import triton_problem
 
     found: list[str] = []
