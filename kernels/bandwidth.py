@@ -115,10 +115,11 @@ def _median_on_host(rows: Tensor, metric: Metric) -> float:
     d = torch.cdist(centred, centred, p=_POWERS[metric]).numpy().reshape(-1).take(flat)
     if metric != "l1":
         squares = centred.square().sum(-1).numpy()
-        near = np.flatnonzero(d * d <= _NEAR * (squares.take(i) + squares.take(j)))
-        if len(near):
-            r = rows.numpy()
-            d[near] = np.linalg.norm(r[i[near]] - r[j[near]], axis=1)
+        with np.errstate(over="ignore"):  # an infinite distance is reported where it is used
+            near = np.flatnonzero(d * d <= _NEAR * (squares.take(i) + squares.take(j)))
+            if len(near):
+                r = rows.numpy()
+                d[near] = np.linalg.norm(r[i[near]] - r[j[near]], axis=1)
     positive = d[d > 0.0]
     if len(positive) == 0:
         return 1.0
