@@ -177,7 +177,7 @@ def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
         config = table.gram_panel
     elif problem.gram:
         width = min(problem.width, FUSED_WIDTH)
-        config = table.gradient_of(width, len(problem.components))
+        config = table.gradient_of(width, len(problem.components), problem.heavy)
     elif problem.small:
         config = table.small
     else:

@@ -55,10 +55,11 @@ class Table(NamedTuple):
         few = coordinates <= UNROLLED
         return self.difference_gradient if few else self.difference_gradient_of_many
 
-    def gradient_of(self, width: int, components: int) -> Config:
+    def gradient_of(self, width: int, components: int, heavy: bool) -> Config:
+        """``heavy``: a function's own code takes more registers (see ``Problem.heavy``)."""
         config = self.gram_gradient[width]
-        columns = min(config.columns, 16) if components > TOGETHER else config.columns
-        return config._replace(columns=columns)
+        most = 16 if components > TOGETHER else 32 if heavy else config.columns
+        return config._replace(columns=min(config.columns, most))
 
     def value_of(self, width: int) -> Config:
         if width > FUSED_WIDTH and self.gram_value_of_many is not None:

@@ -559,6 +559,8 @@ def gram_gradient_kernel(
                 s = tl.maximum(s, apart)
             else:
                 s = tl.maximum(s, 0.0)
+        else:
+            s = tl.minimum(s, LARGEST)  # Triton 3.6 does not compile a product that branches take
         if bad:
             at = flags + (t - first) // 32
             tl.store(at, tl.load(at) | (1 << ((t - first) % 32)))

@@ -24,7 +24,7 @@ FEW = 16  # coordinates up to which differences are cheaper than a Gram matrix
 SMALL = 2048  # rows up to which a panel of all pairs' weights is kept
 SMALL_WORK = 2**28  # pairs·coordinates up to which a small problem avoids the tensor cores
 ROW_PADDING = kernels.PADDING.value
-CENTRE_COLUMNS = 64  # of a program that takes medians
+CENTRE_COLUMNS = 32  # of a program that takes medians
 POWERS = ("gaussian", "laplace_l1")  # functions with k(s; 4a) = k(s; a)⁴
 KEPT = 4096  # lists of rates or coefficients that stay on a device
 
@@ -251,6 +251,11 @@ class Problem(NamedTuple):
         """Whether a function is not smooth at 0."""
         return not all(c.function.smooth for c in self.components)
 
+    @property
+    def heavy(self) -> bool:
+        """Whether a function looks at its nearest pairs, or takes powers beyond the fourth."""
+        return self.near or any(c.shape > 4.0 for c in self.components)
+
     def arguments(self) -> dict[str, Any]:
         """Those of the kernels of the difference form."""
         return {
@@ -363,7 +368,7 @@ def _gram_form(
     tiles = ROW_PADDING // gram.SPLIT_ROWS.value
     programs = (form.x.units + form.y.units) * tiles
     launch(
-        gram.gram_split_kernel, (programs * batch,), Config(64, 64, config.slice, 4, 2),
+        gram.gram_split_kernel, (programs * batch,), Config(64, 64, config.slice, 8, 2),
         **shared, **form.x.arguments("x"), **form.y.arguments("y"),
         tiles=programs, tiles_x=form.x.units * tiles, chunks=chunks,
         wx=x.weights, wx_sb=x.weight_strides[0], wx_sn=x.weight_strides[1],
