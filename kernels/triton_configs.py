@@ -58,7 +58,8 @@ class Table(NamedTuple):
     def gradient_of(self, width: int, components: int, heavy: bool) -> Config:
         """``heavy``: a function's own code takes more registers (see ``Problem.heavy``)."""
         config = self.gram_gradient[width]
-        most = 16 if components > TOGETHER else 32 if heavy else config.columns
+        narrow = components > TOGETHER or (heavy and components > 1)
+        most = 16 if narrow else 32 if heavy else config.columns
         return config._replace(columns=min(config.columns, most))
 
     def value_of(self, width: int) -> Config:
@@ -127,7 +128,7 @@ _HOPPER_SEVERAL = _HOPPER._replace(
     difference_value=Config(256, 8, 1, 4, 2, MOST),
     difference_gradient=Config(128, 8, 1, 4, 2, MOST),
     difference_gradient_of_many=Config(128, 4, 1, 4, 2, MOST),
-    gram_gradient=_all_widths(Config(64, 32, 64, 4, 3)),
+    gram_gradient={**_all_widths(Config(64, 32, 64, 4, 3)), 128: Config(64, 32, 64, 8, 2)},
     gram_panel=Config(64, 32, 64, 4, 3),
     small=Config(16, 32, 1, 8, 2, MOST),
     difference_labels=Config(32, 32, 1, 8, 2, MOST),
