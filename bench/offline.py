@@ -216,6 +216,9 @@ def _cases(full: bool, first: bool) -> Iterator[Case]:
                 yield from _configurations(base)
             elif l1:
                 yield from (c for c in _configurations(base) if c.name == "panel")
+            elif number == 0 and name == "energy":
+                yield base._replace(name="value 64", wanted=Wanted(sums=True))
+                yield base._replace(name="gradient 64", wanted=Wanted(True, True, True))
             elif number == 0 and name == "polynomial" and first:
                 yield base._replace(name="gradient 300", coordinates=300)
 

@@ -85,10 +85,10 @@ def _shares(units: dict[str, int], target: int) -> dict[str, int]:
 
 def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
     table = problem.table
-    config = table.value_of(problem.width) if problem.gram else table.difference_value
-    if problem.small and not problem.gram:
-        config = table.small_value
-    config = sliced(config, problem.width) if problem.gram else config
+    if problem.gram:
+        config = sliced(table.value_of(problem.width, problem.heavy), problem.width)
+    else:
+        config = table.small_value if problem.small else table.difference_value
     tx, ty = cdiv(problem.x.rows, config.rows), cdiv(problem.y.rows, config.rows)
     shapes = {"xx": (tx, tx // 2 + 1), "yy": (ty, ty // 2 + 1), "xy": (tx, ty)}
     target = cdiv(_target(problem.device), problem.batch)
@@ -174,7 +174,7 @@ def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
     table = problem.table
     panel = gradient and problem.coordinates > (FUSED_WIDTH if problem.gram else FEW)
     if problem.gram and panel:
-        config = table.gram_panel
+        config = table.panel_of(problem.heavy)
     elif problem.gram:
         width = min(problem.width, FUSED_WIDTH)
         config = table.gradient_of(width, len(problem.components), problem.heavy)

@@ -28,6 +28,9 @@ class Config(NamedTuple):
     stages: int
     registers: int | None = None
 
+    def at_most(self, columns: int) -> Config:
+        return self._replace(columns=min(self.columns, columns))
+
     def options(self) -> dict[str, int | None]:
         return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
@@ -58,14 +61,17 @@ class Table(NamedTuple):
     def gradient_of(self, width: int, components: int, heavy: bool) -> Config:
         """``heavy``: a function's own code takes more registers (see ``Problem.heavy``)."""
         config = self.gram_gradient[width]
-        narrow = components > TOGETHER or (heavy and components > 1)
-        most = 16 if narrow else 32 if heavy else config.columns
-        return config._replace(columns=min(config.columns, most))
+        if components > TOGETHER or (heavy and components > 1):
+            return config.at_most(16)
+        return config.at_most(32) if heavy else config
 
-    def value_of(self, width: int) -> Config:
-        if width > FUSED_WIDTH and self.gram_value_of_many is not None:
-            return self.gram_value_of_many
-        return self.gram_value
+    def panel_of(self, heavy: bool) -> Config:
+        return self.gram_panel.at_most(32) if heavy else self.gram_panel
+
+    def value_of(self, width: int, heavy: bool) -> Config:
+        if width <= FUSED_WIDTH or self.gram_value_of_many is None:
+            return self.gram_value
+        return self.gram_value_of_many.at_most(32) if heavy else self.gram_value_of_many
 
     def labels_of(self, width: int) -> Config:
         """Two tiles of columns are under way while one is multiplied; not where the coordinates

@@ -274,7 +274,7 @@ def gram_value_kernel(
 ):  # fmt: skip
     C: tl.constexpr = len(SHAPES)
     PER: tl.constexpr = BM // BN
-    MASKED: tl.constexpr = C > FEW_COMPONENTS or NEAR
+    MASKED: tl.constexpr = C > FEW_COMPONENTS
     program, batch = program_of(programs)
     x_at = batch * padded_x * PADDING
     y_at = batch * padded_y * PADDING
@@ -470,7 +470,7 @@ def gram_gradient_kernel(
     C: tl.constexpr = len(SHAPES)
     FUSED: tl.constexpr = GRADIENT and not PANEL
     ALONE: tl.constexpr = C == 1 and not PANEL
-    MASKED: tl.constexpr = C > FEW_COMPONENTS or NEAR
+    MASKED: tl.constexpr = C > FEW_COMPONENTS
     OWN: tl.constexpr = max(1, BM // BN)
     program, batch = program_of(programs)
     x_at = batch * padded_x * PADDING
