@@ -37,6 +37,7 @@ from .two_sample import two_sample_test
 
 if TYPE_CHECKING:
     from . import density_ratio as density_ratio
+    from . import kernels as kernels
     from . import kl as kl
     from . import kl_decomposition as kl_decomposition
     from . import naive as naive
@@ -102,12 +103,14 @@ class _Module(types.ModuleType):
         raise TypeError(f"{self.__name__} is a module, not a function; call {known}")
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f".{name}", __name__)
-    module.__class__ = _Module
-    return module
+if not TYPE_CHECKING:  # a type checker would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f".{name}", __name__)
+        module.__class__ = _Module
+        return module
 
 
 def __dir__() -> list[str]:

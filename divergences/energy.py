@@ -87,7 +87,9 @@ class EnergyLoss(nn.Module):
         Energy(exponent)  # validates
         check_estimator(estimator)
         check_backend(backend)
-        self.exponent, self.estimator, self.backend = exponent, estimator, backend
+        self.exponent: float = exponent
+        self.estimator: Estimator = estimator
+        self.backend: str | None = backend
 
     def forward(
         self,

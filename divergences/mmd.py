@@ -98,7 +98,7 @@ class MMDLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_estimator(estimator)
-        self.kernel = as_kernel(kernel, bandwidth, DEFAULT_BANDWIDTH)
+        self.kernel: Kernel = as_kernel(kernel, bandwidth, DEFAULT_BANDWIDTH)
         check_backend(backend)
         self.estimator = estimator
         self.backend = backend

@@ -111,7 +111,7 @@ class Kernel:
     def __init__(
         self, terms: Sequence[Term], label: str, groups: list[tuple[list[int], str]] | None = None
     ) -> None:
-        self.terms = tuple(terms)
+        self.terms: tuple[Term, ...] = tuple(terms)
         self._label = label
         self._groups = _by_metric(self.terms) if groups is None else groups
         self.metric: Metric | None = None  # the one that all terms share, if they do

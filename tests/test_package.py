@@ -204,6 +204,7 @@ def test_sums_of_kernels_pass_strict_type_checking(tmp_path: pathlib.Path) -> No
         "loss: torch.Tensor = divergences.mmd2(x, x + 1.0, kernel=kernel)\n"
         "divergences.MMDLoss(kernel=kernel)\n"
         "kl: torch.Tensor = divergences.kl.gaussian_kl(x, x)\n"
+        "divergences.nonsense\n"
     )
     pytest.importorskip("mypy")
     options = "--strict", "--ignore-missing-imports", "--follow-imports=silent"
@@ -213,4 +214,6 @@ def test_sums_of_kernels_pass_strict_type_checking(tmp_path: pathlib.Path) -> No
         capture_output=True,
         text=True,
     )
-    assert result.returncode == 0, result.stdout
+    *errors, _ = result.stdout.splitlines()
+    assert len(errors) == 1, result.stdout
+    assert 'Module has no attribute "nonsense"' in errors[0]
