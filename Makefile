@@ -4,9 +4,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := .venv-oldest
+TRITON := .venv-oldest-triton
 INTERPRETED := $(wildcard tests/kernels/test_triton*.py) tests/test_bench_gpu.py
 
-.PHONY: help demo test fuzz lint types bench bench-gpu level kernels-check clean
+.PHONY: help demo test test-oldest fuzz lint types bench bench-gpu level kernels-check clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -14,7 +15,8 @@ help: ## list the commands
 
 $(STAMP): pyproject.toml setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \
+		"triton; platform_system == 'Linux'"
 	@touch $@
 
 demo: $(STAMP) ## train a small MMD-VAE on digits and test what it generates (ten seconds)
@@ -22,6 +24,9 @@ demo: $(STAMP) ## train a small MMD-VAE on digits and test what it generates (te
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-oldest: $(OLDEST)/.installed ## run them with the oldest versions that pyproject.toml allows (torch 2.6)
+	$(OLDEST)/bin/python -m pytest -o filterwarnings= --disable-warnings
 
 fuzz: $(STAMP) ## 50,000 random cases against the dense formulas; stopped, it goes on where it was (CASES=, SEED=)
 	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),50000) --seed $(or $(SEED),0)
@@ -42,17 +47,23 @@ bench-gpu: $(STAMP) ## on a CUDA device: check the kernels, then time them (eigh
 level: $(STAMP) ## 1,000 samples under the null for every test and kind of data (half an hour)
 	$(BIN)/python -m pytest bench/test_level.py -m slow -s
 
-kernels-check: $(STAMP) $(OLDEST)/.installed ## compile every shipped GPU configuration for every architecture, no GPU needed
+kernels-check: $(STAMP) $(TRITON)/.installed ## compile every shipped GPU configuration for every architecture, no GPU needed
 	$(BIN)/python -m bench.offline --full
-	$(OLDEST)/bin/python -m bench.offline
-	$(OLDEST)/bin/python -m pytest -o filterwarnings= --disable-warnings $(INTERPRETED)
+	$(TRITON)/bin/python -m bench.offline
+	$(TRITON)/bin/python -m pytest -o filterwarnings= --disable-warnings $(INTERPRETED)
 
-$(OLDEST)/.installed: $(STAMP) # the oldest Triton supported; its interpreter uses what NumPy 2.4 no longer has
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints.txt torch scipy pytest
-	$(OLDEST)/bin/python -m pip install --quiet --no-deps triton==3.6.0 'numpy<2.4'
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
+		--editable '.[vae,plot,tables]' geomloss hypothesis pytest
+	@touch $@
+
+$(TRITON)/.installed: $(STAMP) # the oldest Triton supported; its interpreter uses what NumPy 2.4 no longer has
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip install --quiet --constraint constraints.txt torch scipy pytest
+	$(TRITON)/bin/python -m pip install --quiet --no-deps triton==3.6.0 'numpy<2.4'
 	@touch $@
 
 clean: ## remove what the commands here made
-	rm -rf $(VENV) $(OLDEST) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(OLDEST) $(TRITON) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

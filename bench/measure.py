@@ -206,7 +206,7 @@ def driver() -> str:
 
 def origin(device: str = "cpu") -> dict[str, str]:
     """Where a number comes from: the first columns of every file of results."""
-    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     return dict(
         date=today, commit=commit(), machine=describe_machine(device), versions=versions(device)
     )

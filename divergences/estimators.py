@@ -12,11 +12,12 @@ from .kernels.api import pair_form
 from .kernels.validation import check_rows, check_samples, check_weights, count_on_host
 
 Estimator = Literal["unbiased", "biased"]
+ESTIMATORS = get_args(Estimator)  # out of traces: the compiler of torch 2.6 does not know get_args
 LEAST_SHARE = 1e-6  # of the weight in pairs, for the U-statistic
 
 
 def check_estimator(estimator: str) -> None:
-    if estimator not in get_args(Estimator):
+    if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be 'unbiased' or 'biased'; got {estimator!r}")
 
 

@@ -33,6 +33,7 @@ from .samples import Rng, as_sample, generator_of
 TILE = 2**19  # entries of a tile of codes × data points × dimensions: 4 MB in fp64
 
 MinibatchEstimator = Literal["stratified", "weighted"]
+_MINIBATCH_ESTIMATORS = get_args(MinibatchEstimator)
 
 LogDensity = Callable[[Tensor], Tensor]
 """log p(z_j) of every coordinate, [n, M], at points [n, M]."""
@@ -258,9 +259,9 @@ def minibatch_log_weights(
         ValueError, TypeError: n_batch below 1, n_data below n_batch or no integer, or an unknown
             estimator.
     """
-    if estimator not in get_args(MinibatchEstimator):
+    if estimator not in _MINIBATCH_ESTIMATORS:
         raise ValueError(f"estimator must be 'stratified' or 'weighted'; got {estimator!r}")
-    if isinstance(n_data, bool) or not isinstance(n_data, int | np.integer):
+    if isinstance(n_data, bool) or not isinstance(n_data, (int, np.integer)):
         raise TypeError(f"n_data must be an integer, the size of the data set; got {n_data!r}")
     if n_batch < 1:
         raise ValueError(f"a batch needs at least one row; got {n_batch}")

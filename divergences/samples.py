@@ -116,7 +116,7 @@ def generator_of(rng: Rng) -> tuple[np.random.Generator, int | None]:
     if isinstance(rng, torch.Generator):
         seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))
     elif rng is None:
-        seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+        seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1
     elif isinstance(rng, int | np.integer) and not isinstance(rng, bool):
         seed = int(rng)
         if seed < 0:

@@ -116,7 +116,7 @@ def sliced_wasserstein(
 def _draw(count: int, x: Tensor, generator: torch.Generator | None) -> Tensor:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"n_projections must be a positive integer; got {count!r}")
-    if not isinstance(generator, torch.Generator | None):
+    if not isinstance(generator, (torch.Generator, type(None))):
         raise TypeError(
             "generator must be a torch.Generator, such as torch.Generator().manual_seed(0); got "
             f"{type(generator).__name__}"

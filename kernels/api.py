@@ -100,7 +100,8 @@ def _general_form(
     result: Tensor | None = None
     for group in groups:
         coefs = tuple(b * c for b in form.coefs for c in group.coefficients)
-        part = _pair_form(*arrays, group, form._replace(coefs=coefs), blocks, choose(x, backend))
+        own = Form(coefs, form.means, form.constant, form.dtype)
+        part = _pair_form(*arrays, group, own, blocks, choose(x, backend))
         result = part if result is None else result + part
     assert result is not None
     return result.reshape(batch)

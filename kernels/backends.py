@@ -2,9 +2,9 @@
 
 ``None`` chooses silently: Triton for fp32 (and, upcast, bf16 and fp16) CUDA tensors where it is
 installed, the reference everywhere else (CPU, fp64). Where Triton is installed but cannot run (GPUs
-older than compute capability 8.0, ROCm, no working compiler) the reference is chosen too, with one
-warning for each device. The environment variable ``DIVERGENCES_BACKEND`` replaces that default. A
-backend asked for by name runs or raises.
+older than compute capability 8.0, ROCm, no working compiler, Triton before 3.6) the reference is
+chosen too, with one warning for each reason. The environment variable ``DIVERGENCES_BACKEND``
+replaces that default. A backend asked for by name runs or raises.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BACKENDS = ("reference", "triton")
 AUTOMATIC = "automatic"  # while a graph is compiled: chosen where it runs
 ENVIRONMENT = "DIVERGENCES_BACKEND"
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked for, not imported
-_usable: dict[torch.device, bool] = {}  # whether Triton can run on a CUDA device
+_reasons: dict[torch.device, str | None] = {}  # why Triton cannot run on a CUDA device
 
 
 def choose(x: Tensor, backend: str | None) -> str:
@@ -72,17 +72,18 @@ def _triton_unavailable(x: Tensor) -> str | None:
 
 
 def _runs_triton(x: Tensor) -> bool:
-    if x.device not in _usable:
+    if x.device not in _reasons:
         reason = _triton_unavailable(x)
-        _usable[x.device] = reason is None
-        if reason is not None:
+        is_new = reason is not None and reason not in _reasons.values()
+        _reasons[x.device] = reason
+        if is_new:
             warnings.warn(
                 f"divergences uses its slower backend 'reference': {reason}; "
                 f"{ENVIRONMENT}=reference asks for it without this warning",
                 RuntimeWarning,
                 stacklevel=2,
             )
-    return _usable[x.device]
+    return _reasons[x.device] is None
 
 
 def run(backend: str, x: Tensor, *args: Any) -> Sweep:

@@ -126,7 +126,7 @@ class Kernel:
     def __add__(self, other: Kernel) -> Kernel:
         if not isinstance(other, Kernel):
             return NotImplemented
-        return Kernel(self.terms + other.terms, f"{self!r} + {other!r}")
+        return Kernel(self.terms + other.terms, f"{self._label} + {other._label}")
 
     def __radd__(self, other: int) -> Kernel:
         return self if other == 0 else NotImplemented  # so that sum([...]) works
@@ -155,12 +155,12 @@ class Kernel:
         )
 
     def __mul__(self, factor: float) -> Kernel:
-        if isinstance(factor, bool) or not isinstance(factor, int | float):
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)):
             return NotImplemented
         if not (math.isfinite(factor) and factor > 0):
             raise ValueError(f"a kernel can be scaled by a positive number only; got {factor!r}")
         terms = [replace(t, coefficient=t.coefficient * factor) for t in self.terms]
-        label = f"({self!r})" if " + " in self._label else repr(self)
+        label = f"({self._label})" if " + " in self._label else self._label
         return Kernel(terms, f"{factor!r} * {label}")
 
     __rmul__ = __mul__
@@ -274,7 +274,7 @@ def _apply_rule(rule: str, function: KernelFunction, x: Tensor, y: Tensor | None
 
 
 def _positive(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
         raise TypeError(f"{name} must be a number; got {value!r}")
     if not 1e-100 <= float(value) <= 1e100:  # whose powers fp64 holds
         raise ValueError(
@@ -310,7 +310,7 @@ def _terms(
         bandwidth = bandwidth.tolist()
     if isinstance(bandwidth, str) and bandwidth == "multiscale":
         items: list[tuple[float | Tensor | str, float]] = [("median", m) for m in MULTISCALE]
-    elif isinstance(bandwidth, Tensor | str) or not isinstance(bandwidth, Sequence):
+    elif isinstance(bandwidth, (Tensor, str)) or not isinstance(bandwidth, Sequence):
         items = [(bandwidth, 1.0)]
     else:
         items = [(b, 1.0) for b in bandwidth]
@@ -350,7 +350,7 @@ def _show(bandwidth: Bandwidth) -> str:
         return f"tensor of shape {list(bandwidth.shape)}"
     if isinstance(bandwidth, (np.ndarray, np.generic)):  # a tuple: this may be traced
         bandwidth = bandwidth.tolist()
-    return repr(bandwidth if isinstance(bandwidth, str | int | float) else list(bandwidth))
+    return repr(bandwidth if isinstance(bandwidth, (str, int, float)) else list(bandwidth))
 
 
 # --- Kernels -------------------------------------------------------------------------------------

@@ -17,12 +17,13 @@ import contextlib
 import math
 import threading
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import _torch
 from .functions import Metric, Rate
 from .plan import Component
 from .subsample import hashed_rows, pooled_rows
@@ -445,15 +446,10 @@ def pull_near(
     return to_u, to_v
 
 
-def _product_settings(device_type: str) -> Any:
-    backends: Any = torch.backends
-    return backends.cuda.matmul if device_type == "cuda" else backends.mkldnn.matmul
-
-
 def is_lowered(device_type: str) -> bool:
     """Whether the process has fp32 products made with fewer digits. The setting is read and never
     written: another thread may be computing under it."""
-    return _product_settings(device_type).fp32_precision not in ("none", "ieee")
+    return _torch.fp32_precision(device_type) not in ("none", "ieee")
 
 
 def full_precision(device_type: str) -> contextlib.AbstractContextManager[object]:

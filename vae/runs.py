@@ -15,7 +15,7 @@ import json
 import platform
 import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -170,7 +170,7 @@ def _versions(data: Data) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "machine": f"{platform.system()} {platform.machine()}",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "data": _fingerprint(data),
     }
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import triton
 from tolerances import RELATIVE, assert_close
 from torch import Tensor
 
@@ -20,6 +21,7 @@ CAUSES = {
     "ROCm": "runs under ROCm",
     "compiler": r"cannot run a kernel on .* \(RuntimeError: Failed to find C compiler\)",
     "import": r"cannot be imported \(ModuleNotFoundError",
+    "version": r"Triton is 3\.2\.0; the kernels need 3\.6",
 }
 
 
@@ -32,7 +34,7 @@ def _on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(_compat, "failure", lambda _: None)
-    monkeypatch.setattr(backends, "_usable", {})
+    monkeypatch.setattr(backends, "_reasons", {})
     monkeypatch.delenv(backends.ENVIRONMENT, raising=False)
     yield
     torch.compiler.reset()
@@ -56,7 +58,17 @@ def cause(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
         case "import":
             monkeypatch.setitem(sys.modules, "divergences.kernels.triton_backend", None)
             monkeypatch.delattr("divergences.kernels.triton_backend")
+        case "version":
+            install(monkeypatch, "3.2.0")
     return CAUSES[request.param]
+
+
+def install(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """A Triton of that version, which nothing has imported yet."""
+    monkeypatch.setattr(triton, "__version__", version)
+    for name in ("_compat", "triton_backend"):
+        monkeypatch.delitem(sys.modules, f"divergences.kernels.{name}")
+        monkeypatch.delattr(f"divergences.kernels.{name}")
 
 
 def samples() -> tuple[Tensor, Tensor]:
@@ -76,6 +88,13 @@ def test_automatic_choice_falls_back_with_one_warning(cause: str) -> None:
     assert len(seen) == 1
     assert "DIVERGENCES_BACKEND=reference" in str(seen[0].message)
     assert all(torch.equal(value, expected) for value in values)
+
+
+def test_a_reason_of_all_devices_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "3.5.1")
+    with pytest.warns(RuntimeWarning, match=r"Triton is 3\.5\.1"):
+        assert backends.choose(torch.zeros(2, 2), None) == "reference"
+    assert backends.choose(torch.zeros(2, 2, device="meta"), None) == "reference"
 
 
 def test_a_warning_that_is_an_error_comes_once_too(cause: str) -> None:

@@ -46,7 +46,7 @@ def test_a_run_holds_everything(run: Path) -> None:
     }  # fmt: skip
     versions = json.loads((run / "versions.json").read_text())
     assert versions["divergences"] == __version__
-    assert versions["torch"] == torch.__version__
+    assert torch.__version__.startswith(versions["torch"])  # the distribution may leave +cu126 out
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["preset"], config["latent"], config["likelihood"]) == (
         "vae", 2, "gaussian-learned",
