@@ -76,6 +76,22 @@ def test_two_sample(method: Any, data: str, size: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("data", ["continuous", "heavy-tailed"])
+@pytest.mark.parametrize("scale", ["robust", "std", "rank", "whiten"])
+def test_scales(scale: Any, data: str, size: str) -> None:
+    """Columns in units that differ by a thousand."""
+    r, draw, (n, m) = np.random.default_rng(6), DATA[data], SIZES[size]
+    options: dict[str, Any] = {"method": "energy", "n_resamples": RESAMPLES, "rng": r}
+    units = np.array([1.0, 1e3])
+    found = [
+        two_sample_test(draw(r, n) * units, draw(r, m) * units, scale=scale, **options).pvalue
+        for _ in range(REPEATS)
+    ]
+    check(f"two-sample energy, {scale}", data, size, found)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("data", DATA)
 def test_k_sample(data: str) -> None:
     r, draw = np.random.default_rng(2), DATA[data]

@@ -33,7 +33,7 @@ DEFAULT_BANDWIDTH = "median"
 def distance_covariance(
     x: Any, y: Any, *, bias_corrected: bool = True, exponent: float = 1.0
 ) -> float:
-    """Squared distance covariance of paired rows x [n, dx] and y [n, dy], n ≥ 4.
+    """Squared distance covariance of paired rows x [n, dx] and y [n, dy], n ≥ 4 (else n ≥ 3).
 
     In the units of x and y to the power ``exponent`` (0 < β < 2), multiplied. Bias-corrected
     (Székely & Rizzo 2014; dcor's ``u_distance_covariance_sqr``) it is 0 on average for independent
@@ -42,7 +42,7 @@ def distance_covariance(
 
     Raises ValueError or TypeError on shapes that do not fit and non-finite rows (counted).
     """
-    a, b = as_pairs(x, y)
+    a, b = as_pairs(x, y, bias_corrected)
     energy = Energy(exponent)
     return products(Centred(a, energy), Centred(b, energy), unbiased=bias_corrected).xy
 
@@ -57,7 +57,7 @@ def distance_correlation(
     to 1 as d grows, for independent x and y too. 0 if x or y is constant. Otherwise as
     ``distance_covariance``.
     """
-    a, b = as_pairs(x, y)
+    a, b = as_pairs(x, y, bias_corrected)
     energy = Energy(exponent)
     return products(Centred(a, energy), Centred(b, energy), unbiased=bias_corrected).correlation
 
@@ -72,7 +72,8 @@ def hsic(
     bandwidth_y: Bandwidth | None = None,
     unbiased: bool = True,
 ) -> float:
-    """Hilbert-Schmidt independence criterion of paired rows x [n, dx] and y [n, dy], n ≥ 4.
+    """Hilbert-Schmidt independence criterion of paired rows x [n, dx] and y [n, dy], n ≥ 4 (n ≥ 3
+    if not unbiased).
 
     Kernels and bandwidths are those of ``divergences.mmd.mmd2``; the default is the median of the
     positive distances, of either side by itself. Unbiased (Song et al. 2012), or tr(KHLH)/n²
@@ -80,7 +81,7 @@ def hsic(
 
     Raises ValueError or TypeError on shapes that do not fit and non-finite rows (counted).
     """
-    a, b = as_pairs(x, y)
+    a, b = as_pairs(x, y, unbiased)
     kx = as_kernel(kernel_x, bandwidth_x, DEFAULT_BANDWIDTH).resolve(a)
     ky = as_kernel(kernel_y, bandwidth_y, DEFAULT_BANDWIDTH).resolve(b)
     return products(Centred(a, kx), Centred(b, ky), unbiased=unbiased).xy
@@ -101,7 +102,7 @@ def cka(
     that wide representations of few rows do not look alike; it may be negative. A bandwidth rule is
     applied to either side by itself. 0 if x or y is constant. Raises as ``hsic``.
     """
-    a, b = as_pairs(x, y)
+    a, b = as_pairs(x, y, unbiased)
     named = as_kernel(kernel, bandwidth, DEFAULT_BANDWIDTH)
     sides = (Centred(sample, named.resolve(sample)) for sample in (a, b))
     return products(*sides, unbiased=unbiased).correlation
@@ -151,8 +152,9 @@ def _with_diagonal(total: float, a: Centred, b: Centred) -> float:
     return total + float(p @ q - 2.0 / n * (r @ s) + r.sum() * s.sum() / n**2)
 
 
-def as_pairs(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-    """Paired samples [n, dx] and [n, dy] in fp64 on one device, n ≥ 4."""
+def as_pairs(x: Any, y: Any, unbiased: bool = True) -> tuple[Tensor, Tensor]:
+    """Paired samples [n, dx] and [n, dy] in fp64 on one device; n ≥ 4, which the unbiased forms
+    divide by n(n−3) for, else n ≥ 3."""
     a, b = as_sample(x, "x").double(), as_sample(y, "y").double()
     if len(a) != len(b):
         raise ValueError(
@@ -161,8 +163,7 @@ def as_pairs(x: Any, y: Any) -> tuple[Tensor, Tensor]:
         )
     if a.device != b.device:
         raise ValueError(f"x and y must be on one device; got {a.device} and {b.device}")
-    if len(a) < 4:
-        raise ValueError(
-            f"at least four pairs are needed; got x {list(a.shape)}, y {list(b.shape)}"
-        )
+    if len(a) < (4 if unbiased else 3):
+        least = "four pairs are needed" if unbiased else "three pairs are needed"
+        raise ValueError(f"at least {least}; got x {list(a.shape)}, y {list(b.shape)}")
     return a, b

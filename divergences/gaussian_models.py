@@ -98,7 +98,7 @@ def _mixture(model: Distribution, x: Tensor) -> Mixture | None:
     return Mixture(m, s[:, 0], w / w.sum()) if bool((s == s[:, :1]).all()) else None
 
 
-def whiten(x: Tensor) -> Tensor:
+def whiten(x: Tensor, name: str = "x") -> Tensor:
     """Samples [..., n, d] moved to mean 0 and sample covariance I (divisor n − 1).
 
     Coordinates depend on the data by a rotation that no statistic here sees. Raises ValueError
@@ -114,8 +114,8 @@ def whiten(x: Tensor) -> Tensor:
     singular = (left <= SINGULAR * torch.linalg.vector_norm(x, dim=-2)).reshape(-1, d).any(0)
     if bool(singular.any()):
         raise ValueError(
-            f"the covariance of x is singular: column {int(singular.nonzero()[0])} is constant or "
-            "a linear combination of those before it; leave such columns out"
+            f"the covariance of {name} is singular: column {int(singular.nonzero()[0])} is "
+            "constant or a linear combination of those before it; leave such columns out"
         )
     white: Tensor = q * math.sqrt(n - 1)
     return white

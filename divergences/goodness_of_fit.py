@@ -26,6 +26,7 @@ Method = Literal["energy", "mmd", "ksd"]
 WIDE_WORK = 2**32  # N²·B up to which products with signs are formed in fp64
 SIGN_BYTES = 2**29  # of the sign vectors drawn at a time, at nine bytes a sign
 SIMULATED = {"cpu": 2**18, "cuda": 2**22}  # numbers simulated at a time
+FEW_LEFT = 10  # rows more than columns, below which estimating them leaves little to test
 FEW = 50  # rows below which the level of the wild bootstrap is off by more than chance shows
 ASYMPTOTIC = "the wild bootstrap is valid as n grows"
 
@@ -91,6 +92,7 @@ def goodness_of_fit_test(
             where there are several, and nearly blind then.
         estimate: with model "normal" and "energy" or "mmd": mean and covariance are estimated, and
             again in every simulated sample. The statistic is affine invariant: the test is exact.
+            n ≥ d + 2 rows are needed, and n near d leaves little power, which a note says.
         n_resamples: B ≥ 1. "energy" and "mmd" simulate samples of the model; "ksd" flips signs
             (the wild bootstrap for independent rows).
         rng: seed, ``numpy.random.Generator`` or ``torch.Generator``; fresh entropy if None, whose
@@ -107,8 +109,8 @@ def goodness_of_fit_test(
 
     Raises:
         ValueError, TypeError: shapes that do not fit, non-finite entries (counted), fewer than two
-            rows, a model without a score or on a bounded support, n ≤ d or a singular covariance
-            where that is estimated, options that do not go together.
+            rows, a model without a score or on a bounded support, n ≤ d + 1 or a singular
+            covariance where that is estimated, options that do not go together.
 
     Work is O(n²(d + B)) for "ksd", O(B n² d) for the others (O(B n log n) for "energy" at d = 1);
     memory O(n(d + B)), never n².
@@ -124,6 +126,11 @@ def goodness_of_fit_test(
         raise ValueError("method 'energy' has its own kernel; use 'mmd' or 'ksd' with a kernel")
     if estimate and (method == "ksd" or not isinstance(model, str)):
         raise ValueError("estimate=True goes with model='normal' and method 'energy' or 'mmd'")
+    if estimate and len(x) == x.shape[1] + 1:
+        raise ValueError(
+            f"estimate=True needs n ≥ d + 2 rows; got n = {len(x)}, d = {x.shape[1]}, where all "
+            "samples are alike once mean and covariance are taken out (p = 1)"
+        )
     generator, seed = generator_of(rng)
     if method == "ksd":
         found = _stein(x, model, kernel, bandwidth, n_resamples, generator, show_progress)
@@ -242,7 +249,12 @@ def _simulate(
     between = float(observed.between)
     kernel = statistic.kernel.resolve(x)
     found = _outcome(float(observed.biased), np.concatenate(null), TIE * between, kernel)
-    return found | {"effect_size": min(1.0, max(0.0, float(observed.unbiased) / between))}
+    few = estimate and n - d < max(FEW_LEFT, d)
+    note = f"n − d = {n - d}: estimating mean and covariance leaves little of the sample to test"
+    return found | {
+        "effect_size": min(1.0, max(0.0, float(observed.unbiased) / between)),
+        "notes": (note,) if few else (),
+    }
 
 
 def kernel_label(kernel: Kernel) -> str:

@@ -40,6 +40,7 @@ from .samples import (
     is_constant,
     warn_constant,
 )
+from .scaling import Scale, check_scale, scaled, without_units
 
 Method = Literal["hsic-aggregated", "hsic", "dcov"]
 BANDWIDTHS = 5  # of either side of the aggregated test
@@ -88,6 +89,7 @@ def independence_test(
     n_resamples: int | None = None,
     rng: Rng = None,
     strata: ArrayLike | Tensor | None = None,
+    scale: Scale | None = "auto",
     backend: str | None = None,
     show_progress: bool | None = None,
 ) -> IndependenceResult:
@@ -115,6 +117,7 @@ def independence_test(
             seed is in the result.
         strata: [n] labels: rows of y are permuted within strata only. The hypothesis is then
             independence within each (given the stratum).
+        scale: as of ``divergences.two_sample.two_sample_test``, for x and for y by itself.
         backend: None or "reference"; there is no other for this test.
         show_progress: a bar; None shows it on a terminal once the test has taken some seconds.
 
@@ -130,6 +133,7 @@ def independence_test(
     Time is O(n²(d + B)), memory O(n (d + B)), never n².
     """
     _check(method, backend, (kernel_x, kernel_y, bandwidth_x, bandwidth_y))
+    check_scale(scale)
     aggregated = method == "hsic-aggregated"
     n_resamples = check_resamples(
         (1999 if aggregated else 999) if n_resamples is None else n_resamples
@@ -140,6 +144,9 @@ def independence_test(
     for sample, name in ((x, "x"), (y, "y")):
         if is_constant(sample):
             warn_constant(name)
+    of_x = scaled(x, scale, auto=without_units(kernel_x, bandwidth_x), name="x")
+    of_y = scaled(y, scale, auto=without_units(kernel_y, bandwidth_y), name="y")
+    x, y = of_x.rows, of_y.rows
     a = Centred(x, _kernel(method, "x", kernel_x, bandwidth_x, x, generator))
     b = Centred(y, _kernel(method, "y", kernel_y, bandwidth_y, y, generator))
     plan = Permutations(len(x), n_resamples, generator, groups)
@@ -164,6 +171,8 @@ def independence_test(
         coefficients=measured,
         exact=plan.exact,
         seed=seed,
+        scale=of_x.done if of_x.done == of_y.done else f"{of_x.done} (x), {of_y.done} (y)",
+        notes=of_x.notes + of_y.notes,
         kernels=found.rows(a, b, plan.exact),
     )
 

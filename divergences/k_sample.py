@@ -27,6 +27,7 @@ from .samples import (
     is_constant,
     warn_constant,
 )
+from .scaling import Scale, check_scale, scaled, without_units
 from .two_sample import WIDE_WORK, choose_kernel, two_sample_test
 
 Method = Literal["energy", "mmd"]
@@ -77,6 +78,7 @@ def k_sample_test(
     bandwidth: Bandwidth | None = None,
     n_resamples: int = 999,
     rng: Rng = None,
+    scale: Scale | None = "auto",
     pairwise: bool = True,
     backend: str | None = None,
     show_progress: bool | None = None,
@@ -106,11 +108,14 @@ def k_sample_test(
             f"at least two samples are needed; got {len(samples)} (a list of samples is passed as "
             "k_sample_test(*samples))"
         )
+    check_scale(scale)
     n_resamples = check_resamples(n_resamples)
     given = _as_samples(samples)
     sizes = [len(s) for s in given]
     generator, seed = generator_of(rng)
-    pooled = torch.cat(given)
+    columns = scaled(torch.cat(given), scale, auto=without_units(kernel, bandwidth))
+    pooled = columns.rows
+    given = list(torch.split(pooled, sizes))
     if is_constant(pooled):
         warn_constant("the samples")
     order = torch.from_numpy(generator.permutation(len(pooled))).to(pooled.device)
@@ -136,7 +141,7 @@ def k_sample_test(
         seeds = generator.integers(2**62, size=len(sizes) * (len(sizes) - 1) // 2)
         options = {"kernel": kernel, "bandwidth": bandwidth} if method == "mmd" else {}
         pairs = _pairs(given, seeds, method=method, n_resamples=n_resamples, backend=backend,
-                       show_progress=show_progress, **options)  # fmt: skip
+                       scale=None, show_progress=show_progress, **options)  # fmt: skip
     pvalue = permutation_pvalue(between, null, tolerance, exact=plan.exact)
     label = " + ".join(t.label for t in chosen.terms)
     width = chosen.terms[0].scale if len(chosen.terms) == 1 else None
@@ -151,6 +156,8 @@ def k_sample_test(
         effect_size=share(between, total),
         exact=plan.exact,
         seed=seed,
+        scale=columns.done,
+        notes=columns.notes,
         kernels=(row,),
         sample_sizes=tuple(sizes),
         pairs=pairs,

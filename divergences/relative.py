@@ -18,7 +18,7 @@ from .kernels.stein import stein_sums
 from .kernels.subsample import pooled_rows
 from .kernels.validation import check_rows
 from .mmd import DEFAULT_BANDWIDTH
-from .results import Record
+from .results import Record, p_in_words
 from .samples import as_sample, as_samples
 from .scores import describe, scores_at
 
@@ -61,7 +61,7 @@ class RelativeResult(Record):
             f"  discrepancy  {self.discrepancy_p:.4g} (p), {self.discrepancy_q:.4g} (q)",
             f"  difference   {self.statistic:.4g} ± {self.standard_error:.2g}, "
             f"{100 * (1 - self.alpha):g} % interval {low:.3g} to {high:.3g}",
-            f"  p-value      {self.pvalue:.4g} ({self.alternative}, z = {self.z:.2f})",
+            f"  p-value      {p_in_words(self.pvalue, 4)} ({self.alternative}, z = {self.z:.2f})",
             f"  closer       {verdict} (at level {self.alpha:g})",
             f"  kernel       {self.kernel}",
         ]

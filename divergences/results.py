@@ -41,15 +41,22 @@ class Record:
         return json.dumps(self.to_dict(), indent=indent)
 
 
+def p_in_words(pvalue: float, digits: int) -> str:
+    """A p-value in a report: none is 0, though fp64 may round it to that."""
+    return f"{pvalue:.{digits}g}" if pvalue >= 1e-300 else "< 1e-300"
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HypothesisResult(Record):
     """The outcome of a test.
 
     ``pvalue`` = (1 + #{T_b ≥ T})/(B + 1) over the ``null_distribution`` T_b [B], read-only; where
     every relabelling could be listed (``exact``) it is #{T_b ≥ T}/B. ``seed`` repeats the test when
-    passed as ``rng`` (None: a numpy Generator was passed). ``effect_size`` does not grow with the
-    sample size; docs/choosing-a-test.md defines it for each method. ``kernels`` describes each
-    kernel, with its bandwidth; ``notes`` says what a reader of the p-value should know.
+    passed as ``rng`` (None: a numpy Generator was passed). ``scale`` tells how columns were scaled
+    (None: they were not); statistic, effect size and kernels are then those of the scaled sample.
+    ``effect_size`` does not grow with the sample size; docs/choosing-a-test.md defines it for each
+    method. ``kernels`` describes each kernel, with its bandwidth; ``notes`` says what a reader of
+    the p-value should know.
     """
 
     statistic: float
@@ -61,6 +68,7 @@ class HypothesisResult(Record):
     effect_size: float | None = None
     exact: bool = False
     seed: int | None = None
+    scale: str | None = None
     kernels: tuple[KernelRow, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 

@@ -30,6 +30,7 @@ from .samples import (
     is_constant,
     warn_constant,
 )
+from .scaling import Scale, check_scale, scaled, without_units
 
 Method = Literal[
     "fuse",
@@ -57,6 +58,7 @@ def two_sample_test(
     n_resamples: int | None = None,
     rng: Rng = None,
     strata: ArrayLike | Tensor | None = None,
+    scale: Scale | None = "auto",
     n_features: int | None = None,
     block_size: int | None = None,
     backend: str | None = None,
@@ -94,6 +96,15 @@ def two_sample_test(
             seed is in the result.
         strata: [n + m] labels of the rows of x, then of y: relabellings stay within strata (sites,
             batches, matched pairs). The hypothesis is then P = Q within each.
+        scale: what is done to the columns of the pooled sample, blind to the labels.
+
+            * "robust": divided by their spread, which a few rows far out or a value that most rows
+              share do not set (``divergences.scaling``).
+            * "std", "rank", "whiten": by their standard deviations; ranks in their place; the
+              whole by the square root of the covariance (N > d, not singular).
+            * "auto": "robust" where spreads differ by more than a factor of 10, else nothing, and
+              nothing where a kernel object or a bandwidth in numbers sets the units.
+            * None: nothing.
         n_features: frequencies or landmarks of the feature methods (256).
         block_size: rows in a block (√N).
         backend: None (automatic), "reference" or "triton".
@@ -109,21 +120,25 @@ def two_sample_test(
     Memory is O(N (d + B)) bytes for N = n + m, never N².
     """
     _check_options(method, kernel, bandwidth, n_features, block_size)
+    check_scale(scale)
     if method == "classifier":
-        return _classifier(x, y, n_resamples, rng, strata, show_progress)
+        return _classifier(x, y, n_resamples, rng, strata, scale, show_progress)
     fuse = method.startswith("fuse")
     n_resamples = check_resamples((1999 if fuse else 999) if n_resamples is None else n_resamples)
     x, y = as_samples(x, y)
     groups = as_strata(strata, len(x) + len(y))
     generator, seed = generator_of(rng)
-    notes: tuple[str, ...] = ()
+    columns = scaled(torch.cat([x, y]), scale, auto=without_units(kernel, bandwidth))
+    x, y = columns.rows[: len(x)], columns.rows[len(x) :]
+    notes = columns.notes
     if method == "mmd-block":
         if groups is not None:
             raise ValueError("method 'mmd-block' permutes within its own blocks; strata do not fit")
         given = len(x) + len(y)
         x, y, groups = _blocks(x, y, block_size, generator)
         left = given - len(x) - len(y)
-        notes = (f"{left} of {given} rows do not fill a block and are left out",) if left else ()
+        if left:
+            notes += (f"{left} of {given} rows do not fill a block and are left out",)
     pooled = torch.cat([x, y])
     if is_constant(pooled):
         warn_constant("x and y")
@@ -151,6 +166,7 @@ def two_sample_test(
         effect_size=_energy_effect(x, y, backend) if fuse else found.effect(chosen, x, y),
         exact=plan.exact,
         seed=seed,
+        scale=columns.done,
         kernels=found.rows(chosen, plan.exact),
         notes=notes,
         _samples=(x, y),
@@ -191,12 +207,15 @@ def _classifier(
     n_resamples: int | None,
     rng: Rng,
     strata: ArrayLike | Tensor | None,
+    scale: Scale | None,
     show_progress: bool | None,
 ) -> TwoSampleResult:
     from .classifier import classifier_test  # which brings torch's optimisers
 
     if strata is not None:
         raise ValueError("method 'classifier' does not take strata")
+    if scale not in ("auto", None):
+        raise ValueError(f"method 'classifier' scales by its training half; got scale={scale!r}")
     resamples = 999 if n_resamples is None else n_resamples
     return classifier_test(x, y, n_resamples=resamples, rng=rng, show_progress=show_progress)
 

@@ -23,12 +23,13 @@ from .. import (
     relative,
     two_sample,
 )
+from ..scaling import Scale
 from . import running
 
 EPILOG = """\
 files        .csv, .tsv, .txt (any delimiter, with or without a header), .npy, .npz and .pt
              (file.npz:NAME for one array of several), .parquet; a row is an observation
-exit status  0 the test ran, whatever it found; 1 p is below --fail-below; 2 it did not run: wrong
+exit status  0 the test ran, whatever it found; 1 p is at most --fail-below; 2 it did not run: wrong
              usage, wrong input; 130 interrupted
 """
 
@@ -64,6 +65,7 @@ def parser() -> ArgumentParser:
     add("y", help="file of the second")
     _add_method(add, two_sample.two_sample_test, two_sample.Method)
     _add_kernel(add)
+    _add_scale(add)
     _add_strata(add)
     _add_columns(add, "--columns")
     _add_resampling(add)
@@ -75,6 +77,7 @@ def parser() -> ArgumentParser:
     _add_method(add, independence.independence_test, independence.Method)
     for side in "xy":
         _add_kernel(add, f"-{side}")
+    _add_scale(add)
     _add_strata(add)
     _add_columns(add, "--x-columns", "--y-columns")
     _add_resampling(add)
@@ -95,6 +98,7 @@ def parser() -> ArgumentParser:
     add("samples", nargs="+", metavar="sample", help="a file for each sample")
     _add_method(add, k_sample.k_sample_test, k_sample.Method)
     _add_kernel(add)
+    _add_scale(add)
     _add_columns(add, "--columns")
     _add_resampling(add)
     _add_output(add)
@@ -171,6 +175,18 @@ def _add_kernel(add: Add, suffix: str = "") -> None:
     )
 
 
+def _add_scale(add: Add) -> None:
+    names = (*get_args(Scale), "none")
+    add(
+        "--scale",
+        choices=names,
+        default="auto",
+        metavar="NAME",
+        help=f"of the columns, set by all rows together: {', '.join(names)} (auto: robust where "
+        "spreads differ more than tenfold)",
+    )
+
+
 def _add_strata(add: Add) -> None:
     add(
         "--strata",
@@ -200,7 +216,7 @@ def _add_resampling(add: Add) -> None:
 def _add_output(add: Add) -> None:
     add("--drop-nan", action="store_true", help="leave out rows with NaN or empty cells")
     add("--json", action="store_true", help="print one JSON object")
-    add("--fail-below", type=running.level, metavar="ALPHA", help="exit with 1 if p < ALPHA")
+    add("--fail-below", type=running.level, metavar="ALPHA", help="exit with 1 if p ≤ ALPHA")
 
 
 # --- Commands ------------------------------------------------------------------------------------
@@ -314,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         running.say(arguments, str(interrupt) or "interrupted")
         return 130
-    except Exception:  # a mistake of ours; Python's exit status for it, 1, would read as p < ALPHA
+    except Exception:  # a mistake of ours; Python's exit status for it, 1, would read as p ≤ ALPHA
         traceback.print_exc()
     return 2
 

@@ -19,7 +19,7 @@ from ..kernels import Bandwidth
 from ..power import PowerRow
 from ..power import benchmark_power as power_rows
 from ..relative import RelativeResult
-from ..results import HypothesisResult
+from ..results import HypothesisResult, p_in_words
 from .delimited import MISSING
 from .tables import Table, complete_rows, is_file, read_labels, read_table
 
@@ -152,7 +152,9 @@ def check_outputs(arguments: Namespace) -> None:
 def settings(arguments: Namespace) -> dict[str, Any]:
     """Arguments of every test; those not given are left to the defaults of the library."""
     given = {"method": arguments.method, "n_resamples": arguments.n_resamples}
+    scale = {"scale": arguments.scale} if hasattr(arguments, "scale") else {}
     return {
+        **{name: None if value == "none" else value for name, value in scale.items()},
         **{name: value for name, value in given.items() if value is not None},
         "rng": arguments.seed,
         "show_progress": False if arguments.no_progress else None,
@@ -166,7 +168,7 @@ def report(
     words: tuple[str, str],
 ) -> int:
     """Print the result, draw it, and return the exit status. ``words`` tell the verdict: what was
-    found where p is below the level, and what was not found otherwise."""
+    found where p ≤ α, and what was not found otherwise."""
     if isinstance(result, HypothesisResult) and arguments.plot is not None:
         from ..plots.style import save_figure
 
@@ -181,7 +183,7 @@ def report(
         print(json.dumps(record, allow_nan=False))
     else:
         print(f"{result}\n\n{verdict}")
-    return 1 if arguments.fail_below is not None and result.pvalue < alpha else 0
+    return 1 if arguments.fail_below is not None and result.pvalue <= alpha else 0
 
 
 def level_of(arguments: Namespace) -> float:
@@ -192,10 +194,12 @@ def _verdict(
     result: HypothesisResult | RelativeResult, alpha: float, words: tuple[str, str]
 ) -> str:
     found, missed = words
-    if result.pvalue < alpha:
-        first = f"{found}: p = {result.pvalue:.3g} is below {alpha:g}."
+    p = p_in_words(result.pvalue, 3)
+    shown = p if p.startswith("<") else f"= {p}"
+    if result.pvalue <= alpha:
+        first = f"{found}: p {shown} is at most {alpha:g}."
     else:
-        first = f"{missed}: p = {result.pvalue:.3g} is not below {alpha:g}."
+        first = f"{missed}: p {shown} is above {alpha:g}."
     effect = getattr(result, "effect_size", None)
     if effect is None:
         return first

@@ -87,7 +87,7 @@ def test_two_sample_prints_the_result_of_the_library(cli: Any) -> None:
     report, _, verdict = found.out.partition("\n\n")
     assert report == str(expected)
     assert verdict == (
-        f"x.npy and y.csv differ: p = {expected.pvalue:.4g} is below 0.05. Effect size "
+        f"x.npy and y.csv differ: p = {expected.pvalue:.4g} is at most 0.05. Effect size "
         f"{expected.effect_size:.3g}, where 0 is none and 1 the most possible.\n"
     )
     assert found.err == ""
@@ -242,6 +242,15 @@ def test_fail_below(cli: Any, pair: str, alpha: float, status: int) -> None:
     assert cli(line).status == 0
 
 
+def test_p_equal_to_the_level_is_found(cli: Any) -> None:
+    """19 permutations: the smallest p is 1/20."""
+    found = cli("two-sample x.npy y.csv --method energy --n-resamples 19 --seed 0 --fail-below .05")
+    assert found.status == 1
+    assert "x.npy and y.csv differ: p = 0.05 is at most 0.05." in found.out
+    found = cli("two-sample x.npy y.csv --method energy --n-resamples 9 --seed 0")
+    assert "were not found to differ: p = 0.1 is above 0.05." in found.out
+
+
 # --- Figures -------------------------------------------------------------------------------------
 
 
@@ -326,7 +335,7 @@ def test_mistakes_take_one_line(cli: Any, line: str, message: str) -> None:
 
 
 def test_a_bug_is_not_a_verdict(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python would exit with 1, which means p < ALPHA here."""
+    """Python would exit with 1, which means p ≤ ALPHA here."""
 
     instead(monkeypatch, AttributeError("a mistake of ours"))
     found = cli("two-sample x.npy y.csv --fail-below 0.05")

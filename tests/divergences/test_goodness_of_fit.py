@@ -219,10 +219,14 @@ def test_level_is_wrong_without_estimating_again() -> None:
     assert rejections(draw, 100, 0.25, n_resamples=39) == 0
 
 
-def test_n_is_d_plus_one() -> None:
-    """Every whitened sample is then the same simplex: nothing can be told, p = 1."""
-    found = goodness_of_fit_test(normal(0, 4, 3).exp(), estimate=True, n_resamples=50, rng=0)
-    assert found.pvalue == 1.0
+def test_rows_that_estimating_uses_up() -> None:
+    """With n = d + 1 every whitened sample is the same simplex; a few more rows get a note."""
+    options: dict[str, Any] = dict(estimate=True, n_resamples=50, rng=0)
+    with pytest.raises(ValueError, match=r"needs n ≥ d \+ 2 rows; got n = 4, d = 3"):
+        goodness_of_fit_test(normal(0, 4, 3), **options)
+    notes = [goodness_of_fit_test(normal(0, n, 3), **options).notes for n in (5, 12, 13)]
+    assert [len(n) for n in notes] == [1, 1, 0]
+    assert notes[0][0].startswith("n − d = 2: ")
 
 
 # --- Invariance and power ------------------------------------------------------------------------

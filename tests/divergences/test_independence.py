@@ -49,6 +49,20 @@ def centred(z: Array, beta: float, unbiased: bool) -> Array:
     return found * (1 - np.eye(n)) if unbiased else found
 
 
+def test_biased_forms_of_three_pairs() -> None:
+    x, y = dependent(3)
+    a, b = (centred(z, 1.0, False) for z in (x, y))
+    found = distance_covariance(x, y, bias_corrected=False)
+    assert found == pytest.approx((a * b).sum() / 9, rel=1e-10)
+    expected = (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
+    assert distance_correlation(x, y, bias_corrected=False) == pytest.approx(expected, rel=1e-10)
+    assert hsic(x, y, unbiased=False) >= 0.0
+    with pytest.raises(ValueError, match="at least three pairs are needed"):
+        distance_correlation(x[:2], y[:2], bias_corrected=False)
+    with pytest.raises(ValueError, match="at least four pairs are needed"):
+        distance_correlation(x, y)
+
+
 @pytest.mark.parametrize("beta", [1.0, 0.5, 1.7])
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_distance_measures_against_dense(unbiased: bool, beta: float) -> None:

@@ -235,6 +235,13 @@ def test_report() -> None:
     assert "cannot tell" in str(relative_test(x, x + 1.0, x - 1.0))
 
 
+def test_no_p_value_is_zero() -> None:
+    x = normal(0, 200, 2)
+    found = relative_test(x, x + 1e-3 * normal(1, 200, 2), x + 100.0, kernel="energy")
+    assert found.pvalue < 1e-300
+    assert "  p-value      < 1e-300 (two-sided" in str(found)
+
+
 def test_no_spread_is_no_certainty() -> None:
     """Two rows have equal influence: their standard error of 0 says nothing."""
     x = np.array([[0.0], [1.0]])

@@ -215,7 +215,7 @@ def compare(
     rows = heldout_rows(opened.data, 2 * half, seed=seed)[0]
     samples = generate(opened.model(checkpoint), opened.data, half, seed=seed)
     generated, control = (
-        two_sample_test(x, rows[:half], method=method, n_resamples=resamples, rng=seed)
+        two_sample_test(x, rows[:half], method=method, n_resamples=resamples, rng=seed, scale=None)
         for x in (samples, rows[half:])
     )
     save_figure(generated.plot(names=("generated", "held out")), path)

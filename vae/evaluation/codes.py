@@ -190,7 +190,13 @@ def against_prior(
     with torch.no_grad():
         prior = model.prior.sample(len(z), generator=generator, like=like(model)).cpu()
     shared = partial(
-        two_sample_test, z, prior, n_resamples=n_resamples, rng=seed, show_progress=show_progress
+        two_sample_test,
+        z,
+        prior,
+        n_resamples=n_resamples,
+        rng=seed,
+        scale=None,
+        show_progress=show_progress,
     )
     return PriorTests(
         mmd=shared(method="mmd", kernel="gaussian", bandwidth="dimension"),

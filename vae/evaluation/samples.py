@@ -99,6 +99,7 @@ def compare_generated(
             method=method,
             n_resamples=n_resamples,
             rng=seed,
+            scale=None,
             show_progress=show_progress,
         )
 
