@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .designs import Stratified
 from .forms import Forms, GroupSums, Pairs, Source, group_sums
 from .kernels import Kernel
 from .resampling import TIE, Relabellings, permutation_pvalue, progress
@@ -32,6 +33,7 @@ class Evaluation(NamedTuple):
     squares: NDArray[np.float64]  # [C]: Σ_{i≠j} k² over the pooled rows
     tolerances: NDArray[np.float64]  # [C]: statistics this near are ties
     between: NDArray[np.float64]  # [C]: the observed mean of k(x, y)
+    shares: Tensor | None  # [N]: of the rows in mean k(x, x) + mean k(y, y); None is 1/n and 1/m
 
     def weighted(self) -> tuple[NDArray[np.float64], float]:
         """The statistics [B] of the kernel as a whole, and their tolerance."""
@@ -39,7 +41,10 @@ class Evaluation(NamedTuple):
 
     def effect(self, kernel: Kernel, x: Tensor, y: Tensor) -> float:
         """MMD² over the mean squared distance E‖φ(x) − φ(y)‖² in feature space, in [0, 1]."""
-        own = sum(float(torch.as_tensor(kernel.diagonal(s)).double().mean()) for s in (x, y))
+        if self.shares is None:
+            own = sum(float(torch.as_tensor(kernel.diagonal(s)).double().mean()) for s in (x, y))
+        else:
+            own = float((self.shares * kernel.diagonal(torch.cat([x, y]).double())).sum())
         between = float(self.coefficients @ self.between)
         return share(float(self.coefficients @ self.each[:, 0]), own - 2.0 * between)
 
@@ -65,24 +70,35 @@ def split(values: NDArray[np.float64], exact: bool) -> tuple[float, NDArray[np.f
 
 
 def evaluate(
-    source: Source, plan: Relabellings, pooled: Tensor, show_progress: bool | None
+    source: Source,
+    plan: Relabellings,
+    pooled: Tensor,
+    show_progress: bool | None,
+    within: Stratified | None = None,
 ) -> Evaluation:
-    """The statistics of all labellings. Raises ValueError where they are not finite."""
-    n = int((plan.observed == 0).sum())
-    few, many = sorted((n, len(pooled) - n))
-    marked = 0 if n == few else 1
+    """The statistics of all labellings, ``within`` strata if given. Raises ValueError where they
+    are not finite."""
+    few, many = sorted(np.bincount(plan.observed, minlength=2).tolist())
+    marked = fewer_of(plan.observed)
     width = label_width(plan, pooled.device.type)
     steps = -(-plan.columns // width) * source.steps
     each, between, tolerances = [], [], []
     with progress(steps, "permutations", show_progress) as tick:
         for labels in plan.tensors(width, pooled.device):
-            forms = source((labels == marked).view(torch.int8), tick)
-            sums = group_sums(forms)
+            v = (labels == marked).view(torch.int8)
+            forms = source(v, tick)
             pairs = forms.pairs or Pairs(few * (few - 1), many * (many - 1), few * many)
-            each.append(unbiased(sums, pairs).cpu().numpy())
-            between.append((sums.between / pairs.between)[:, 0].cpu().numpy())
-            rounding = source.rounding * (2.0 * few / len(pooled))
-            tolerances.append(_tolerance(forms, pairs, rounding).cpu().numpy())
+            rounding = source.rounding * (2.0 * few / len(pooled) if plan.units is None else 2.0)
+            if within is None:
+                sums = group_sums(forms)
+                each.append(unbiased(sums, pairs).cpu().numpy())
+                between.append((sums.between / pairs.between)[:, 0].cpu().numpy())
+                tolerances.append(_tolerance(forms, pairs, rounding).cpu().numpy())
+            else:
+                each.append(within.statistic(forms, v).cpu().numpy())
+                between.append(within.between.cpu().numpy())
+                tie = TIE * forms.total.abs().squeeze(1) / len(pooled) ** 2
+                tolerances.append((tie + rounding / within.norm).cpu().numpy())
     values = np.concatenate(each, axis=1)
     if not np.isfinite(values).all():
         raise ValueError(
@@ -95,7 +111,13 @@ def evaluate(
         source.squares.cpu().numpy(),
         np.max(tolerances, axis=0),
         between[0],
+        None if within is None else within.shares,
     )
+
+
+def fewer_of(labels: NDArray[np.int8]) -> int:
+    """The group of fewer rows, which forms mark."""
+    return int(np.bincount(labels, minlength=2).argmin())
 
 
 def _tolerance(forms: Forms, pairs: Pairs, rounding: Tensor) -> Tensor:

@@ -155,14 +155,18 @@ class SortedForms:
         ordered, self._order = z.squeeze(1).double().sort()
         self._gaps = ordered.diff()
         count = len(z)
-        ordered = ordered - ordered[count // 2]
-        rank = torch.arange(count, device=z.device, dtype=torch.float64)
-        below = ordered.cumsum(0) - ordered
-        away = ordered * (2.0 * rank - count) - 2.0 * below + ordered.sum()  # Σⱼ|zᵢ − zⱼ|
-        self._row_sums = torch.empty_like(away).scatter_(0, self._order, -away).unsqueeze(0)
-        spread = ordered - ordered.mean()
+        self._ordered = ordered - ordered[count // 2]
+        self._row_sums = self.against(torch.ones_like(ordered))
+        spread = self._ordered - self._ordered.mean()
         self.squares = 2.0 * count * spread.square().sum().unsqueeze(0)
-        self.rounding = 1e-13 * away.sum().unsqueeze(0)
+        self.rounding = -1e-13 * self._row_sums.sum(1)
+
+    def against(self, weights: Tensor) -> Tensor:
+        """Σⱼ wⱼ k(zᵢ, zⱼ) for weights w [N], [1, N]."""
+        z, w = self._ordered, weights[self._order]
+        mass, moment = w.cumsum(0), (w * z).cumsum(0)
+        away = z * (2.0 * mass - mass[-1]) - 2.0 * moment + moment[-1]
+        return torch.empty_like(away).scatter_(0, self._order, -away).unsqueeze(0)
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
         quadratic = []

@@ -67,14 +67,19 @@ def quantile(values: NDArray[np.float64], q: float) -> float:
 
 
 def standardised_fuse(
-    each: NDArray[np.float64], tolerances: NDArray[np.float64]
+    each: NDArray[np.float64],
+    tolerances: NDArray[np.float64],
+    weights: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float64], float]:
     """T [B] of the statistics U [C, B] of every kernel and relabelling, and its tolerance for ties.
-    A kernel that tells no two relabellings apart counts as 0."""
+    ``weights`` [C] of the soft maximum add up to 1; all are 1/C if None. A kernel that tells no two
+    relabellings apart counts as 0."""
+    weights = np.full(len(each), 1.0 / len(each)) if weights is None else weights
     spread = each.std(axis=1)
     scale = SHARPNESS / np.where(spread > 10.0 * tolerances, spread, np.inf)
-    values = logsumexp(scale[:, None] * (each - each.mean(axis=1, keepdims=True)), axis=0)
-    return np.asarray(values) - math.log(len(each)), float((scale * tolerances).max())
+    arguments = scale[:, None] * (each - each.mean(axis=1, keepdims=True))
+    values = logsumexp(arguments + np.log(weights)[:, None], axis=0)
+    return np.asarray(values), float((scale * tolerances).max())
 
 
 def published_fuse(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 from torch import Tensor
 
@@ -19,11 +19,11 @@ from .dependence import (
     DEFAULT_BANDWIDTH,
     as_pairs,
     coefficients,
-    distance_correlation,
     products,
 )
+from .designs import CentredWithin, Labels, design_of
 from .fuse import SHARPNESS, bandwidth_range
-from .kernels import Bandwidth, Gaussian, Kernel
+from .kernels import Bandwidth, Energy, Gaussian, Kernel
 from .kernels.backends import check_backend
 from .kernels.bandwidth import MEDIAN_ROWS
 from .kernels.functions import ENERGY
@@ -33,7 +33,6 @@ from .resampling import Permutations, permutation_pvalue, progress
 from .results import HypothesisResult, KernelRow
 from .samples import (
     Rng,
-    as_strata,
     check_resamples,
     fits_narrow,
     generator_of,
@@ -88,7 +87,8 @@ def independence_test(
     bandwidth_y: Bandwidth | None = None,
     n_resamples: int | None = None,
     rng: Rng = None,
-    strata: ArrayLike | Tensor | None = None,
+    strata: Labels = None,
+    groups: Labels = None,
     scale: Scale | None = "auto",
     backend: str | None = None,
     show_progress: bool | None = None,
@@ -116,7 +116,11 @@ def independence_test(
         rng: seed, ``numpy.random.Generator`` or ``torch.Generator``; fresh entropy if None, whose
             seed is in the result.
         strata: [n] labels: rows of y are permuted within strata only. The hypothesis is then
-            independence within each (given the stratum).
+            independence within each (given the stratum), and statistic, coefficients and effect
+            size are those of kernels centred within strata: what differs between strata is no
+            dependence.
+        groups: [n] labels: the rows of y in a group are moved together, in their order, and groups
+            of one size only change places. Not together with ``strata``.
         scale: as of ``divergences.two_sample.two_sample_test``, for x and for y by itself.
         backend: None or "reference"; there is no other for this test.
         show_progress: a bar; None shows it on a terminal once the test has taken some seconds.
@@ -139,7 +143,7 @@ def independence_test(
         (1999 if aggregated else 999) if n_resamples is None else n_resamples
     )
     x, y = as_pairs(x, y)
-    groups = as_strata(strata, len(x))
+    design = design_of((len(x),), strata=strata, groups=groups, together=True)
     generator, seed = generator_of(rng)
     for sample, name in ((x, "x"), (y, "y")):
         if is_constant(sample):
@@ -147,16 +151,19 @@ def independence_test(
     of_x = scaled(x, scale, auto=without_units(kernel_x, bandwidth_x), name="x")
     of_y = scaled(y, scale, auto=without_units(kernel_y, bandwidth_y), name="y")
     x, y = of_x.rows, of_y.rows
-    a = Centred(x, _kernel(method, "x", kernel_x, bandwidth_x, x, generator))
-    b = Centred(y, _kernel(method, "y", kernel_y, bandwidth_y, y, generator))
-    plan = Permutations(len(x), n_resamples, generator, groups)
+    kx = _kernel(method, "x", kernel_x, bandwidth_x, x, generator)
+    ky = _kernel(method, "y", kernel_y, bandwidth_y, y, generator)
+    within = design.restriction.strata
+    a, b = _centred(x, kx, within), _centred(y, ky, within)
+    plan = Permutations(len(x), n_resamples, generator, *design.restriction)
     found = _evaluate(a, b, plan, show_progress)
     statistics, tolerance = aggregate(found, a, b) if aggregated else found.weighted(a, b)
-    own = distance_correlation(x, y) if aggregated else products(a, b).correlation
-    if method == "hsic":
-        measured = {"cka": own, "distance_correlation": distance_correlation(x, y)}
-    else:
-        measured = {"distance_correlation": own}
+    own = 0.0 if aggregated else products(a, b).correlation
+    measured = {"cka": own} if method == "hsic" else {"distance_correlation": own}
+    if method != "dcov":
+        energies = (_centred(sample, Energy(), within) for sample in (x, y))
+        measured["distance_correlation"] = products(*energies).correlation
+        own = own if method == "hsic" else measured["distance_correlation"]
     null = statistics if plan.exact else statistics[1:]
     return IndependenceResult(
         statistic=float(statistics[0]),
@@ -172,7 +179,8 @@ def independence_test(
         exact=plan.exact,
         seed=seed,
         scale=of_x.done if of_x.done == of_y.done else f"{of_x.done} (x), {of_y.done} (y)",
-        notes=of_x.notes + of_y.notes,
+        design=design.words or None,
+        notes=of_x.notes + of_y.notes + design.notes,
         kernels=found.rows(a, b, plan.exact),
     )
 
@@ -188,6 +196,15 @@ def _check(method: str, backend: str | None, given: tuple[object, ...]) -> None:
         raise ValueError(
             "method 'hsic-aggregated' has its own kernels; use method='hsic' with a kernel"
         )
+
+
+def _centred(z: Tensor, kernel: Kernel, strata: NDArray[np.int64] | None) -> Centred:
+    return Centred(z, kernel) if strata is None else CentredWithin(z, kernel, strata)
+
+
+def _pairs(side: Centred) -> float:
+    """What sums of products are divided by, n(n − 3) without strata."""
+    return side.pairs if isinstance(side, CentredWithin) else side.count * (side.count - 3)
 
 
 def _kernel(
@@ -256,9 +273,8 @@ def aggregate(found: _Evaluation, a: Centred, b: Centred) -> tuple[NDArray[np.fl
     The denominator is a function of K times one of L, which no permutation changes. A soft maximum:
     log mean exp moves no more than its largest argument does.
     """
-    count = a.count
     norms = torch.outer(a.products.diagonal(), b.products.diagonal()).sqrt().cpu().numpy()
-    pairs = count * (count - 3)
+    pairs = _pairs(a)
     norms = np.where(norms > 0, norms / pairs, np.inf)
     scale = SHARPNESS * np.sqrt(0.5 * pairs) / norms
     values = logsumexp(scale[..., None] * found.each, axis=(0, 1)) - np.log(scale.size)
@@ -280,5 +296,5 @@ def _evaluate(
     if not torch.isfinite(values).all():
         largest = max(float(side.z.abs().max()) for side in (a, b))
         raise ValueError(f"the statistic overflows (largest entry {largest:.3g}); rescale the data")
-    pairs = a.count * (a.count - 3)
+    pairs = _pairs(a)
     return _Evaluation(values.cpu().numpy() / pairs, sums.rounding.cpu().numpy() / pairs)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .designs import Labels, design_of, sums_within, weighted_sums
 from .evaluation import label_width, share, split
 from .forms import PairForms, SortedForms, Source
 from .kernels import Bandwidth, Kernel
@@ -78,6 +79,8 @@ def k_sample_test(
     bandwidth: Bandwidth | None = None,
     n_resamples: int = 999,
     rng: Rng = None,
+    strata: Labels = None,
+    groups: Labels = None,
     scale: Scale | None = "auto",
     pairwise: bool = True,
     backend: str | None = None,
@@ -94,6 +97,10 @@ def k_sample_test(
     ``effect_size`` = S/T, in [0, 1], is the share of the dispersion that lies between samples, as
     R² in an analysis of variance. Each pair of samples is tested by ``two_sample_test`` too, with
     Holm's correction (``pairwise=False`` leaves that out).
+
+    Within ``strata`` T is the sum over strata of their own, S = Σᵢ ‖Σ (v − p) φ(z)‖²/2nᵢ over all
+    rows, where v marks those of sample i and p is its share in the stratum of a row, and N − k is
+    less the number of strata but one.
 
     Args:
         samples: as x of ``two_sample_test``, which also explains the other arguments.
@@ -120,7 +127,8 @@ def k_sample_test(
         warn_constant("the samples")
     order = torch.from_numpy(generator.permutation(len(pooled))).to(pooled.device)
     chosen = choose_kernel(method, kernel, bandwidth, pooled, order)
-    plan = Relabellings(sizes, n_resamples, generator)
+    design = design_of(tuple(sizes), strata=strata, groups=groups)
+    plan = Relabellings(sizes, n_resamples, generator, *design.restriction)
     source: Source
     if method == "energy" and pooled.shape[1] == 1 and backend is None:
         source = SortedForms(pooled)
@@ -129,8 +137,13 @@ def k_sample_test(
         narrow = work > WIDE_WORK and fits_narrow(pooled)
         source = PairForms(pooled, chosen, narrow=narrow, backend=backend)
     diagonal = pooled.new_ones(len(pooled), dtype=torch.float64) * chosen.diagonal(pooled)
-    within, total, tolerance = _dispersions(source, plan, sizes, pooled, diagonal, show_progress)
-    ratio = (len(pooled) - len(sizes)) / (len(sizes) - 1)
+    problem = source, plan, sizes, pooled, diagonal, show_progress
+    if plan.strata is None:
+        within, total, tolerance = _dispersions(*problem)
+    else:
+        within, total, tolerance = _dispersions_within(*problem, chosen, plan.strata)
+    several = 0 if plan.strata is None else int(plan.strata.max())
+    ratio = (len(pooled) - len(sizes) - several) / (len(sizes) - 1)
     # F rises with S: permutations are compared by it, which stays finite where W = 0
     between, null = split(total - within, plan.exact)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -139,9 +152,12 @@ def k_sample_test(
     pairs: tuple[PairRow, ...] = ()
     if pairwise:
         seeds = generator.integers(2**62, size=len(sizes) * (len(sizes) - 1) // 2)
-        options = {"kernel": kernel, "bandwidth": bandwidth} if method == "mmd" else {}
-        pairs = _pairs(given, seeds, method=method, n_resamples=n_resamples, backend=backend,
-                       scale=None, show_progress=show_progress, **options)  # fmt: skip
+        options: dict[str, Any] = {}
+        if method == "mmd":
+            options = {"kernel": kernel, "bandwidth": bandwidth}
+        options |= {"n_resamples": n_resamples, "backend": backend, "show_progress": show_progress}
+        labels = {"strata": plan.strata, "groups": plan.units}
+        pairs = _pairs(given, labels, seeds, method=method, scale=None, **options)
     pvalue = permutation_pvalue(between, null, tolerance, exact=plan.exact)
     label = " + ".join(t.label for t in chosen.terms)
     width = chosen.terms[0].scale if len(chosen.terms) == 1 else None
@@ -157,7 +173,8 @@ def k_sample_test(
         exact=plan.exact,
         seed=seed,
         scale=columns.done,
-        notes=columns.notes,
+        design=design.words or None,
+        notes=columns.notes + design.notes,
         kernels=(row,),
         sample_sizes=tuple(sizes),
         pairs=pairs,
@@ -198,9 +215,10 @@ def _dispersions(
             forms = source(torch.cat(one_of, 1), tick)
             inside = (coefs @ forms.quadratic).view(len(sizes), -1)  # [k, B]
             within = torch.zeros(groups.shape[1], dtype=torch.float64, device=pooled.device)
-            for g, n in enumerate(sizes):
-                own = diagonal @ (groups == g).double()
-                within += ((n - 1) * own - inside[g]) / (2.0 * n)
+            for g in range(len(sizes)):
+                marked = (groups == g).double()
+                n = marked.sum(0)  # one number, or several where groups of rows are moved
+                within += ((n - 1.0) * (diagonal @ marked) - inside[g]) / (2.0 * n)
             found.append(within.cpu().numpy())
     count = len(pooled)
     whole = float(coefs @ forms.total.squeeze(1))
@@ -210,14 +228,59 @@ def _dispersions(
     return np.concatenate(found), total, rounding + TIE * abs(whole) / count
 
 
+def _dispersions_within(
+    source: Source,
+    plan: Relabellings,
+    sizes: Sequence[int],
+    pooled: Tensor,
+    diagonal: Tensor,
+    show_progress: bool | None,
+    kernel: Kernel,
+    strata: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], float, float]:
+    """As ``_dispersions``, within strata: W = T − S."""
+    coefs = torch.from_numpy(source.coefficients).to(pooled.device)
+    counts = np.bincount(strata)
+    shares = [np.bincount(strata, plan.observed == g)[strata] / counts[strata]
+              for g in range(len(sizes))]  # fmt: skip
+    p = [torch.from_numpy(share).to(pooled.device) for share in shares]
+    against = [coefs @ weighted_sums(source, pooled, kernel, share) for share in p]  # [N] each
+    size = torch.from_numpy(counts[strata]).to(diagonal)
+    inside = coefs @ sums_within(pooled, kernel, strata)
+    total = float((((size - 1.0) * diagonal - inside) / (2.0 * size)).sum())
+    width = max(1, label_width(plan, pooled.device.type) // len(sizes))
+    steps = -(-plan.columns // width) * source.steps
+    found = []
+    with progress(steps, "permutations", show_progress) as tick:
+        for groups in plan.tensors(width, pooled.device):
+            one_of = [(groups == g).to(torch.int8) for g in range(len(sizes))]
+            forms = source(torch.cat(one_of, 1), tick)
+            quadratic = (coefs @ forms.quadratic).view(len(sizes), -1)  # [k, B]
+            between = torch.zeros(groups.shape[1], dtype=torch.float64, device=pooled.device)
+            for g, n in enumerate(sizes):
+                linear = (diagonal * (1.0 - 2.0 * p[g]) - 2.0 * against[g]) @ one_of[g].double()
+                constant = p[g] @ against[g] + p[g].square() @ diagonal
+                between += (quadratic[g] + linear + constant) / (2.0 * n)
+            found.append(total - between.cpu().numpy())
+    whole = float(coefs @ forms.total.squeeze(1))
+    rounding = float(coefs @ source.rounding) * len(sizes) / len(pooled)
+    return np.concatenate(found), total, rounding + TIE * abs(whole) / len(pooled)
+
+
 def _pairs(
-    samples: Sequence[Tensor], seeds: NDArray[np.int64], **options: Any
+    samples: Sequence[Tensor],
+    labels: dict[str, NDArray[np.int64] | None],
+    seeds: NDArray[np.int64],
+    **options: Any,
 ) -> tuple[PairRow, ...]:
     indices = list(itertools.combinations(range(len(samples)), 2))
-    results = [
-        two_sample_test(samples[a], samples[b], rng=int(seed), **options)
-        for (a, b), seed in zip(indices, seeds, strict=True)
-    ]
+    ends = np.cumsum([len(s) for s in samples])
+    rows = [np.arange(end - len(s), end) for s, end in zip(samples, ends, strict=True)]
+    results = []
+    for (a, b), seed in zip(indices, seeds, strict=True):
+        both = np.concatenate([rows[a], rows[b]])
+        own = {name: of[both] for name, of in labels.items() if of is not None}
+        results.append(two_sample_test(samples[a], samples[b], rng=int(seed), **own, **options))
     adjusted = holm([r.pvalue for r in results])
     return tuple(
         PairRow(

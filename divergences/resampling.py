@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,11 +32,24 @@ def permutation_pvalue(
     return reached / len(null) if exact else (1 + reached) / (1 + len(null))
 
 
+class Restriction(NamedTuple):
+    """Which relabellings of rows, or permutations of pairs, are as likely as the observed one.
+
+    strata: [N] numbers 0 … S−1; rows stay within theirs. units: [N] numbers 0 … G−1; the rows of a
+    unit move as one, in their order: a unit has one label, and permutations exchange units of one
+    size only. shifts: rows stay in their order, all of which is moved along, around the end.
+    """
+
+    strata: NDArray[np.int64] | None = None
+    units: NDArray[np.int64] | None = None
+    shifts: bool = False
+
+
 class Relabellings:
     """Group numbers for the pooled rows: the observed ones, and B others.
 
     Column 0 of the first batch is the observed labelling: rows in groups 0, 1, … of the ``sizes``
-    given, in this order. The others permute it, within ``strata`` if given [N]. If there are no
+    given, in this order. The others permute it, as far as a ``Restriction`` allows. If there are no
     more than B + 1 different labellings, all of them are listed (``exact``), else B are drawn, each
     from its number and a seed that ``generator`` gives: batches of any width, on any device, give
     the same ones.
@@ -48,12 +61,25 @@ class Relabellings:
         n_resamples: int,
         generator: np.random.Generator,
         strata: NDArray[np.int64] | None = None,
+        units: NDArray[np.int64] | None = None,
+        shifts: bool = False,
     ) -> None:
         if len(sizes) > np.iinfo(np.int8).max:
             raise ValueError(f"at most 127 groups can be relabelled; got {len(sizes)}")
         self.observed = np.repeat(np.arange(len(sizes), dtype=np.int8), sizes)
-        self.strata, self.seed = strata, int(generator.integers(-(2**63), 2**63))
-        log_count = sum(_log_count(self.observed[rows]) for rows in self._strata_rows())
+        self.strata, self.units = strata, units
+        self.seed = int(generator.integers(-(2**63), 2**63))
+        self._labels, self._strata = self.observed, self.strata  # of units, if rows move in them
+        if self.units is not None:
+            first = np.unique(self.units, return_index=True)[1]
+            self._labels = self.observed[first]
+            self._strata = None if self.strata is None else self.strata[first]
+        self._shifts: NDArray[np.int64] | None = None
+        if shifts:
+            self._shifts, self.exact = _draw_shifts(len(self.observed), n_resamples, generator)
+            self.columns = len(self._shifts)
+            return
+        log_count = sum(_log_count(self._labels[rows]) for rows in self._strata_rows())
         self.exact = log_count < math.log(n_resamples + 1.5)
         self.columns = round(math.exp(log_count)) if self.exact else n_resamples + 1
         self._ends = self._group_ends(len(sizes))
@@ -64,34 +90,35 @@ class Relabellings:
 
     def tensors(self, width: int, device: torch.device) -> Iterator[Tensor]:
         """``batches`` on a device, and drawn there."""
-        listed = self._all() if self.exact else iter(())
+        listed = self._all() if self.exact or self._shifts is not None else None
+        units = None if self.units is None else torch.from_numpy(self.units).to(device)
         for start in range(0, self.columns, width):
             size = min(width, self.columns - start)
-            if self.exact:
+            if listed is not None:
                 labels = torch.from_numpy(np.stack([*itertools.islice(listed, size)])).to(device)
             elif device.type == "cpu":
-                host = np.zeros((size, len(self.observed)), dtype=np.int8)
+                host = np.zeros((size, len(self._labels)), dtype=np.int8)
                 self._fill(host, start)
                 labels = torch.from_numpy(host)
             else:
-                shape = size, len(self.observed)
+                shape = size, len(self._labels)
                 labels = torch.zeros(shape, dtype=torch.int8, device=device)
                 self._fill(labels, start)
-            yield labels.T.contiguous()
+            yield labels.T.contiguous() if units is None else labels.T[units]
 
     def _group_ends(self, groups: int) -> NDArray[np.int64]:
         """[G − 1, S]: where groups 0 … G − 2 end among rows sorted by stratum and then by group."""
-        strata = np.zeros(len(self.observed), np.int64) if self.strata is None else self.strata
+        strata = np.zeros(len(self._labels), np.int64) if self._strata is None else self._strata
         sizes = np.bincount(strata)
-        inside = [np.bincount(strata[self.observed <= g], None, len(sizes)) for g in range(groups)]
+        inside = [np.bincount(strata[self._labels <= g], None, len(sizes)) for g in range(groups)]
         return np.stack(inside[:-1]) + np.cumsum(sizes) - sizes
 
     def _fill(self, labels: Array, start: int) -> None:
         """Labellings number ``start``, ``start`` + 1, …, into the zeros ``labels`` [b, N]."""
         first = 1 if start == 0 else 0
-        labels[:first] = as_kind(self.observed, labels)
+        labels[:first] = as_kind(self._labels, labels)
         device = labels.device.type if isinstance(labels, Tensor) else "cpu"
-        step = max(1, KEYS[device] // len(self.observed))
+        step = max(1, KEYS[device] // len(self._labels))
         for part in range(first, len(labels), step):
             self._draw(labels[part : part + step], start + part)
 
@@ -100,35 +127,46 @@ class Relabellings:
         (in each stratum) are those of group 0, and so on. Where keys on both sides of a cut are
         equal the labelling is drawn again, and all stay equally likely."""
         keys = random_keys(labels, number, self.seed)
-        stratum = None if self.strata is None else as_kind(self.strata, labels)
+        stratum = None if self._strata is None else as_kind(self._strata, labels)
         if stratum is not None:
             keys = keys + (stratum << 32)
         cuts = order_statistics(keys, self._ends.ravel() - 1)
         for ends in np.split(np.arange(self._ends.size), len(self._ends)):
             cut = cuts[:, ends[0] : ends[-1] + 1]
             labels += keys > (cut if stratum is None else cut[:, stratum])
-        tied = labels.sum(1) != int(self.observed.sum())
+        tied = labels.sum(1) != int(self._labels.sum())
         for row, again in enumerate(tied.tolist()):
             if again:
                 labels[row] = 0
                 self._draw(labels[row : row + 1], number + row + self.columns)
 
     def _strata_rows(self) -> list[NDArray[np.int64]]:
-        if self.strata is None:
-            return [np.arange(len(self.observed))]
-        order = np.argsort(self.strata, kind="stable")
-        return np.split(order, np.flatnonzero(np.diff(self.strata[order])) + 1)
+        if self._strata is None:
+            return [np.arange(len(self._labels))]
+        order = np.argsort(self._strata, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(self._strata[order])) + 1)
 
     def _all(self) -> Iterator[NDArray[np.int8]]:
         """Every labelling once, the observed one first."""
-        yield self.observed
+        if self._shifts is not None:
+            yield from (np.roll(self.observed, shift) for shift in self._shifts.tolist())
+            return
+        yield self._labels
         strata = self._strata_rows()
-        for parts in itertools.product(*(_arrangements(self.observed[rows]) for rows in strata)):
-            labels = np.empty_like(self.observed)
+        for parts in itertools.product(*(_arrangements(self._labels[rows]) for rows in strata)):
+            labels = np.empty_like(self._labels)
             for rows, part in zip(strata, parts, strict=True):
                 labels[rows] = part
-            if not np.array_equal(labels, self.observed):
+            if not np.array_equal(labels, self._labels):
                 yield labels
+
+
+def _draw_shifts(
+    count: int, n_resamples: int, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], bool]:
+    """0 and B other numbers below ``count``, and whether that is all of them."""
+    others = 1 + generator.permutation(count - 1)[:n_resamples]
+    return np.concatenate([[0], others]), len(others) == count - 1
 
 
 def _log_count(labels: NDArray[np.int8]) -> float:
@@ -155,7 +193,7 @@ def _arrangements(labels: NDArray[np.int8]) -> Iterator[NDArray[np.int8]]:
 class Permutations:
     """Permutations of n rows: the identity first, and B others.
 
-    They stay within ``strata`` if given [n]. If there are no more than B + 1 of them, all are
+    They are those that a ``Restriction`` allows. If there are no more than B + 1 of them, all are
     listed (``exact``), else B are drawn from ``generator``: batches of any width give the same.
     """
 
@@ -165,9 +203,27 @@ class Permutations:
         n_resamples: int,
         generator: np.random.Generator,
         strata: NDArray[np.int64] | None = None,
+        units: NDArray[np.int64] | None = None,
+        shifts: bool = False,
     ) -> None:
         self.generator = generator
+        self._rows: NDArray[np.int64] | None = None  # sorted by unit
+        if units is not None:
+            self._rows = np.argsort(units, kind="stable")
+            sizes = np.bincount(units)
+            self._starts, self._unit = np.cumsum(sizes) - sizes, units[self._rows]
+            self._place = np.arange(count) - self._starts[self._unit]
+            of_units = np.zeros(len(sizes), np.int64)
+            if strata is not None:
+                of_units = strata[self._rows[self._starts]]
+            kinds = np.stack([of_units, sizes], 1)  # units of one stratum and size are exchanged
+            strata = np.unique(kinds, axis=0, return_inverse=True)[1].reshape(-1)
         self.strata = np.zeros(count, dtype=np.int64) if strata is None else strata
+        self._shifts: NDArray[np.int64] | None = None
+        if shifts:
+            self._shifts, self.exact = _draw_shifts(count, n_resamples, generator)
+            self.columns = len(self._shifts)
+            return
         self._order = np.argsort(self.strata, kind="stable")
         sizes = np.bincount(self.strata)
         log_count = sum(math.lgamma(size + 1) for size in sizes.tolist())
@@ -177,6 +233,21 @@ class Permutations:
 
     def batches(self, width: int) -> Iterator[NDArray[np.int64]]:
         """Permutations [≤ width, n], ``columns`` of them in all."""
+        if self._shifts is not None:
+            rows = np.arange(len(self.strata))
+            for start in range(0, self.columns, width):
+                yield (rows + self._shifts[start : start + width, None]) % len(rows)
+            return
+        for found in self._of_units(width):
+            if self._rows is None:
+                yield found
+                continue
+            moved = np.empty((len(found), len(self._rows)), np.int64)
+            moved[:, self._rows] = self._rows[self._starts[found[:, self._unit]] + self._place]
+            yield moved
+
+    def _of_units(self, width: int) -> Iterator[NDArray[np.int64]]:
+        """Permutations of units, or of rows if these move one by one."""
         parts = self._parts if self.exact else []  # product() makes lists of what it is given
         listed = itertools.product(*(itertools.permutations(p.tolist()) for p in parts))
         for start in range(0, self.columns, width):

@@ -53,7 +53,8 @@ class HypothesisResult(Record):
     ``pvalue`` = (1 + #{T_b ≥ T})/(B + 1) over the ``null_distribution`` T_b [B], read-only; where
     every relabelling could be listed (``exact``) it is #{T_b ≥ T}/B. ``seed`` repeats the test when
     passed as ``rng`` (None: a numpy Generator was passed). ``scale`` tells how columns were scaled
-    (None: they were not); statistic, effect size and kernels are then those of the scaled sample.
+    (None: they were not); statistic, effect size and kernels are then those of the scaled sample;
+    ``design`` tells what relabellings were restricted to.
     ``effect_size`` does not grow with the sample size; docs/choosing-a-test.md defines it for each
     method. ``kernels`` describes each kernel, with its bandwidth; ``notes`` says what a reader of
     the p-value should know.
@@ -69,6 +70,7 @@ class HypothesisResult(Record):
     exact: bool = False
     seed: int | None = None
     scale: str | None = None
+    design: str | None = None
     kernels: tuple[KernelRow, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 
@@ -90,12 +92,13 @@ class HypothesisResult(Record):
         return f"n = {self.n}, d = {self.d}"
 
     def __str__(self) -> str:
+        designed = f"{self.design}; " if self.design else ""
         drawn = f"all {self.n_resamples}" if self.exact else str(self.n_resamples)
         null = self.null_distribution[np.isfinite(self.null_distribution)]  # F may be infinite
         spread = f" (null: {null.mean():.2g} ± {null.std():.2g})" if len(null) else ""
         lines = [
             f"{self.method}: {self.question}",
-            f"  {self.sizes}; {drawn} {self.resample}"
+            f"  {self.sizes}; {designed}{drawn} {self.resample}"
             + ("" if self.seed is None else f", seed {self.seed}"),
             f"  statistic    {self.statistic:.6g}{spread}",
         ]

@@ -138,17 +138,19 @@ def check_resamples(n_resamples: int) -> int:
     return n_resamples
 
 
-def as_strata(strata: ArrayLike | Tensor | None, count: int) -> NDArray[np.int64] | None:
+def as_strata(
+    strata: ArrayLike | Tensor | None, count: int, name: str = "strata"
+) -> NDArray[np.int64] | None:
     """Stratum numbers 0 … S−1 of ``count`` rows, from labels of any kind [count]."""
     if strata is None:
         return None
     labels = strata.detach().cpu().numpy() if isinstance(strata, Tensor) else np.asarray(strata)
     missing = [label is None or label != label for label in labels.ravel().tolist()]
     if any(missing):
-        raise ValueError(f"{sum(missing)} of {len(missing)} rows have no stratum")
+        raise ValueError(f"{sum(missing)} of {len(missing)} rows have no label in {name}")
     if labels.shape != (count,):
         raise ValueError(
-            f"strata must hold a label for each of the {count} rows, shape [{count}]; got "
+            f"{name} must hold a label for each of the {count} rows, shape [{count}]; got "
             f"{list(labels.shape)}"
         )
     return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)

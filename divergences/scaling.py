@@ -19,7 +19,7 @@ from .gaussian_models import whiten
 Scale = Literal["auto", "robust", "std", "rank", "whiten"]
 """How columns are scaled; None in its place leaves them as they are."""
 
-TOO_FAR = 10.0  # the ratio of the largest to the smallest spread from which "auto" scales
+TOO_FAR = 5.0  # the ratio of the largest to the smallest spread from which "auto" scales
 HIDDEN = 100.0  # the ratio from which a result says that nothing was scaled
 TRIMMED = 0.01  # of the rows at either end of a column, which do not set its robust spread
 ROUNDING = 2.0**-23  # of a typical entry: what fp32 leaves between numbers that should be equal

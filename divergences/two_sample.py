@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .evaluation import evaluate, share, split
+from .designs import GroupedForms, Labels, design_of, stratified, sums_within
+from .evaluation import Evaluation, evaluate, fewer_of, share, split
 from .features import FeatureForms, fourier_features, nystrom_features
 from .forms import BlockForms, PairForms, SortedForms, Source
 from .fuse import fuse_kernel, published_fuse, standardised_fuse
@@ -18,12 +21,11 @@ from .kernels import Bandwidth, Energy, Kernel, pair_sums
 from .kernels.bandwidth import MEDIAN_ROWS
 from .kernels.kernel import as_kernel
 from .mmd import DEFAULT_BANDWIDTH
-from .resampling import Relabellings, permutation_pvalue
+from .resampling import Relabellings, Restriction, permutation_pvalue
 from .results import TwoSampleResult
 from .samples import (
     Rng,
     as_samples,
-    as_strata,
     check_resamples,
     fits_narrow,
     generator_of,
@@ -45,6 +47,7 @@ Method = Literal[
 ]
 WIDE_WORK = 2**32  # pairs·terms·labellings up to which products with labels are formed in fp64
 FEATURES = 256  # frequencies or landmarks
+PAIRLESS = ("fuse-original", "mmd-incomplete")  # methods whose statistics know no pairs
 PARTITIONS = 4  # of the rows into blocks, for the incomplete statistic
 
 
@@ -57,7 +60,9 @@ def two_sample_test(
     bandwidth: Bandwidth | None = None,
     n_resamples: int | None = None,
     rng: Rng = None,
-    strata: ArrayLike | Tensor | None = None,
+    paired: bool = False,
+    strata: Labels = None,
+    groups: Labels = None,
     scale: Scale | None = "auto",
     n_features: int | None = None,
     block_size: int | None = None,
@@ -94,15 +99,26 @@ def two_sample_test(
             1/(B + 1). If no more than B + 1 relabellings exist, all of them are listed instead.
         rng: seed, ``numpy.random.Generator`` or ``torch.Generator``; fresh entropy if None, whose
             seed is in the result.
+        paired: row i of x and row i of y are a pair, n = m. Relabellings swap within pairs: exact
+            if (xᵢ, yᵢ) and (yᵢ, xᵢ) have one distribution. What is tested are the differences
+            x − y against y − x, with the effect size of these; "fuse" gives half of its weight to
+            their energy distance, and half to its kernels on the rows as they are, which see
+            differences of spread. Not for "fuse-original", "mmd-block" and "mmd-incomplete".
         strata: [n + m] labels of the rows of x, then of y: relabellings stay within strata (sites,
-            batches, matched pairs). The hypothesis is then P = Q within each.
+            batches). The hypothesis is then P = Q within each, and statistic and effect size are
+            those of the weighted mean over strata of the differences within each
+            (``divergences.designs``), but for the methods for large samples, whose statistic
+            remains that of the pooled rows.
+        groups: [n + m] labels of the rows of x, then of y: the rows of a group (of one subject,
+            all of them in x or all in y) keep one label and are relabelled together. Statistics
+            leave out pairs of rows of one group. One of ``paired``, ``strata`` and ``groups``.
         scale: what is done to the columns of the pooled sample, blind to the labels.
 
             * "robust": divided by their spread, which a few rows far out or a value that most rows
               share do not set (``divergences.scaling``).
             * "std", "rank", "whiten": by their standard deviations; ranks in their place; the
               whole by the square root of the covariance (N > d, not singular).
-            * "auto": "robust" where spreads differ by more than a factor of 10, else nothing, and
+            * "auto": "robust" where spreads differ by more than a factor of 5, else nothing, and
               nothing where a kernel object or a bandwidth in numbers sets the units.
             * None: nothing.
         n_features: frequencies or landmarks of the feature methods (256).
@@ -122,32 +138,52 @@ def two_sample_test(
     _check_options(method, kernel, bandwidth, n_features, block_size)
     check_scale(scale)
     if method == "classifier":
-        return _classifier(x, y, n_resamples, rng, strata, scale, show_progress)
+        for name, value in (("paired", paired or None), ("strata", strata), ("groups", groups)):
+            if value is not None:
+                raise ValueError(f"method 'classifier' does not take {name}")
+        return _classifier(x, y, n_resamples, rng, scale, show_progress)
     fuse = method.startswith("fuse")
     n_resamples = check_resamples((1999 if fuse else 999) if n_resamples is None else n_resamples)
     x, y = as_samples(x, y)
-    groups = as_strata(strata, len(x) + len(y))
+    design = design_of((len(x), len(y)), paired=paired, strata=strata, groups=groups)
+    if design.words and method in ("mmd-block", *(PAIRLESS if paired else ())):
+        raise ValueError(f"method {method!r} does not go with a design; got one of {design.words}")
     generator, seed = generator_of(rng)
     columns = scaled(torch.cat([x, y]), scale, auto=without_units(kernel, bandwidth))
     x, y = columns.rows[: len(x)], columns.rows[len(x) :]
-    notes = columns.notes
+    notes = columns.notes + design.notes
+    restriction = design.restriction
     if method == "mmd-block":
-        if groups is not None:
-            raise ValueError("method 'mmd-block' permutes within its own blocks; strata do not fit")
         given = len(x) + len(y)
-        x, y, groups = _blocks(x, y, block_size, generator)
+        x, y, own = _blocks(x, y, block_size, generator)
+        restriction = Restriction(strata=own)
         left = given - len(x) - len(y)
         if left:
             notes += (f"{left} of {given} rows do not fill a block and are left out",)
+    both = x - y if paired else x  # what is left of a pair without what its rows share
+    if paired and method != "fuse":
+        x, y = both, -both
     pooled = torch.cat([x, y])
     if is_constant(pooled):
         warn_constant("x and y")
     order = torch.from_numpy(generator.permutation(len(pooled))).to(pooled.device)
     chosen = choose_kernel(method, kernel, bandwidth, pooled, order)
-    plan = Relabellings((len(x), len(y)), n_resamples, generator, groups)
+    plan = Relabellings((len(x), len(y)), n_resamples, generator, *restriction)
     setting = _Setting(pooled, chosen, order, plan, generator, n_features or FEATURES, block_size)
-    found = evaluate(_source(method, setting, backend), plan, pooled, show_progress)
-    if method == "fuse":
+    found = _evaluate(method, setting, backend, show_progress)
+    rows = found.rows(chosen, plan.exact)
+    effect: float | None = None
+    if method == "fuse" and paired:
+        energy = setting._replace(pooled=torch.cat([both, -both]), kernel=Energy())
+        other = _evaluate("energy", energy, backend, show_progress)
+        effect = other.effect(energy.kernel, both, -both)
+        (row,) = other.rows(energy.kernel, plan.exact)
+        rows += (replace(row, kernel=f"{row.kernel} of x − y"),)
+        each = np.concatenate([found.each, other.each])
+        weights = np.array([0.5 / len(found.each)] * len(found.each) + [0.5])
+        tolerances = np.concatenate([found.tolerances, other.tolerances])
+        statistics, tolerance = standardised_fuse(each, tolerances, weights)
+    elif method == "fuse":
         statistics, tolerance = standardised_fuse(found.each, found.tolerances)
     elif method == "fuse-original":
         smaller = min(len(x), len(y))
@@ -155,6 +191,8 @@ def two_sample_test(
     else:
         statistics, tolerance = found.weighted()
     observed, null = split(statistics, plan.exact)
+    if effect is None:
+        effect = _energy_effect(setting, x, y, backend) if fuse else found.effect(chosen, x, y)
     return TwoSampleResult(
         statistic=observed,
         pvalue=permutation_pvalue(observed, null, tolerance, exact=plan.exact),
@@ -163,11 +201,12 @@ def two_sample_test(
         n=len(x),
         m=len(y),
         d=x.shape[1],
-        effect_size=_energy_effect(x, y, backend) if fuse else found.effect(chosen, x, y),
+        effect_size=effect,
         exact=plan.exact,
         seed=seed,
         scale=columns.done,
-        kernels=found.rows(chosen, plan.exact),
+        kernels=rows,
+        design=design.words or None,
         notes=notes,
         _samples=(x, y),
         _kernel=chosen,
@@ -206,14 +245,11 @@ def _classifier(
     y: Any,
     n_resamples: int | None,
     rng: Rng,
-    strata: ArrayLike | Tensor | None,
     scale: Scale | None,
     show_progress: bool | None,
 ) -> TwoSampleResult:
     from .classifier import classifier_test  # which brings torch's optimisers
 
-    if strata is not None:
-        raise ValueError("method 'classifier' does not take strata")
     if scale not in ("auto", None):
         raise ValueError(f"method 'classifier' scales by its training half; got scale={scale!r}")
     resamples = 999 if n_resamples is None else n_resamples
@@ -244,6 +280,21 @@ class _Setting(NamedTuple):
     generator: np.random.Generator
     n_features: int
     block_size: int | None
+
+
+def _evaluate(
+    method: str, s: _Setting, backend: str | None, show_progress: bool | None
+) -> Evaluation:
+    """The statistics of all relabellings, as the design of the plan has them."""
+    source, within = _source(method, s, backend), None
+    whole = isinstance(source, PairForms | SortedForms)  # every pair, of the kernel itself
+    if s.plan.units is not None:
+        inside = sums_within(s.pooled, s.kernel, s.plan.units) if whole else None
+        source = GroupedForms(source, s.plan.units, inside)
+    elif s.plan.strata is not None and whole:
+        marked = s.plan.observed == fewer_of(s.plan.observed)
+        within = stratified(s.pooled, s.kernel, source, s.plan.strata, marked)
+    return evaluate(source, s.plan, s.pooled, show_progress, within)
 
 
 def _source(method: str, s: _Setting, backend: str | None) -> Source:
@@ -295,8 +346,13 @@ def _blocks(
     return dealt[0], dealt[1], np.concatenate(numbers)
 
 
-def _energy_effect(x: Tensor, y: Tensor, backend: str | None) -> float:
+def _energy_effect(s: _Setting, x: Tensor, y: Tensor, backend: str | None) -> float:
     """Energy distance over 2E‖x − y‖, in [0, 1]."""
+    if s.plan.strata is not None or s.plan.units is not None:
+        observed = copy.copy(s.plan)
+        observed.columns = 1
+        energy = s._replace(kernel=Energy(), plan=observed)
+        return _evaluate("energy", energy, backend, False).effect(Energy(), x, y)
     sums = pair_sums(x, y, kernel=Energy(), backend=backend)
     n, m = len(x), len(y)
     between = -2.0 * float(sums.xy) / (n * m)

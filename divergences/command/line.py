@@ -63,10 +63,11 @@ def parser() -> ArgumentParser:
     add = command("two-sample", _two_sample, "Do two samples differ?")
     add("x", help="file of the first sample")
     add("y", help="file of the second")
+    add("--paired", action="store_true", help="row i of x and row i of y are a pair")
     _add_method(add, two_sample.two_sample_test, two_sample.Method)
     _add_kernel(add)
     _add_scale(add)
-    _add_strata(add)
+    _add_design(add)
     _add_columns(add, "--columns")
     _add_resampling(add)
     _add_output(add)
@@ -78,7 +79,7 @@ def parser() -> ArgumentParser:
     for side in "xy":
         _add_kernel(add, f"-{side}")
     _add_scale(add)
-    _add_strata(add)
+    _add_design(add)
     _add_columns(add, "--x-columns", "--y-columns")
     _add_resampling(add)
     _add_output(add)
@@ -99,6 +100,7 @@ def parser() -> ArgumentParser:
     _add_method(add, k_sample.k_sample_test, k_sample.Method)
     _add_kernel(add)
     _add_scale(add)
+    _add_design(add)
     _add_columns(add, "--columns")
     _add_resampling(add)
     _add_output(add)
@@ -183,17 +185,14 @@ def _add_scale(add: Add) -> None:
         default="auto",
         metavar="NAME",
         help=f"of the columns, set by all rows together: {', '.join(names)} (auto: robust where "
-        "spreads differ more than tenfold)",
+        "spreads differ more than fivefold)",
     )
 
 
-def _add_strata(add: Add) -> None:
-    add(
-        "--strata",
-        metavar="COLUMN|FILE",
-        help="permute within strata only: a column of the samples (of x where rows are pairs), or "
-        "a file with a label for every row",
-    )
+def _add_design(add: Add) -> None:
+    where = "a column of the samples (of x where rows are pairs), or a file with a label a row"
+    add("--strata", metavar="COLUMN|FILE", help=f"permute within strata only: {where}")
+    add("--groups", metavar="COLUMN|FILE", help=f"permute groups of rows as a whole: {where}")
 
 
 def _add_columns(add: Add, *names: str) -> None:
@@ -229,8 +228,8 @@ def _two_sample(arguments: Namespace) -> int:
         *samples.values,
         kernel=arguments.kernel,
         bandwidth=arguments.bandwidth,
-        strata=samples.strata,
-        **running.settings(arguments),
+        paired=arguments.paired,
+        **running.settings(arguments) | samples.labels,
     )
     both = " and ".join(files)
     return running.report(
@@ -243,15 +242,14 @@ def _independence(arguments: Namespace) -> int:
         raise ValueError("one file holds both x and y: give --x-columns and --y-columns")
     files = (arguments.x, arguments.y or arguments.x)
     inputs = list(zip(files, (arguments.x_columns, arguments.y_columns), strict=True))
-    samples = running.load(arguments, inputs, paired=True)
+    samples = running.load(arguments, inputs, pairs=True)
     result = independence.independence_test(
         *samples.values,
         kernel_x=arguments.kernel_x,
         kernel_y=arguments.kernel_y,
         bandwidth_x=arguments.bandwidth_x,
         bandwidth_y=arguments.bandwidth_y,
-        strata=samples.strata,
-        **running.settings(arguments),
+        **running.settings(arguments) | samples.labels,
     )
     words = "x and y depend on each other", "No dependence of x and y was found"
     return running.report(arguments, result, files, words)
@@ -280,7 +278,7 @@ def _k_sample(arguments: Namespace) -> int:
         *samples.values,
         kernel=arguments.kernel,
         bandwidth=arguments.bandwidth,
-        **running.settings(arguments),
+        **running.settings(arguments) | samples.labels,
     )
     listed = ", ".join(f"{number} {file}" for number, file in enumerate(files))
     words = f"The samples ({listed}) differ", f"The samples ({listed}) were not found to differ"

@@ -28,7 +28,8 @@ ALPHA = 0.05  # of the verdict in words, unless --fail-below names another
 
 class Samples(NamedTuple):
     values: list[NDArray[np.float64]]  # [n, d] each
-    strata: NDArray[np.str_] | None  # of the rows of all samples in turn; of the rows if paired
+    labels: dict[str, Any]  # "strata" or "groups" of the rows of all samples in turn;
+    # of the rows if these match
 
 
 def say(arguments: Namespace, message: object) -> None:
@@ -73,24 +74,34 @@ def load(
     arguments: Namespace,
     inputs: Sequence[tuple[str, list[str] | None]],
     *,
-    paired: bool = False,
+    pairs: bool = False,
 ) -> Samples:
-    """Read (file, columns) for each sample, with strata from a column or from a file.
+    """Read (file, columns) for each sample, with strata or groups from a column or from a file.
 
-    ``paired``: row i of all samples belongs together, is dropped as one, and has one stratum, which
-    the first file holds; other samples must have the same columns.
+    ``pairs``: the samples are two sides of one table, row i of both belongs together, is dropped as
+    one and has one label, which the first file holds; other samples must have the same columns.
     """
-    strata: str | None = getattr(arguments, "strata", None)
+    paired = bool(getattr(arguments, "paired", False))
+    named = {name: getattr(arguments, name, None) for name in ("strata", "groups")}
+    named = {name: where for name, where in named.items() if where is not None}
+    if paired + len(named) > 1:
+        options = " and ".join(f"--{name}" for name in (["paired"] * paired + [*named]))
+        raise ValueError(f"{options} do not go together; choose one")
+    name, strata = next(iter(named.items()), ("strata", None))
     column = None if strata is None or is_file(strata) else strata
+    together = pairs or paired
     tables = [
-        read_table(file, columns=columns, labels=None if paired and position > 0 else column)
+        read_table(file, columns=columns, labels=None if pairs and position > 0 else column)
         for position, (file, columns) in enumerate(inputs)
     ]
     for table in tables:
         if table.note:
             say(arguments, table.note)
-    _check_pairs(*tables) if paired else _check_names(tables)
-    groups = [tables] if paired else [[table] for table in tables]
+    if not pairs:
+        _check_names(tables)
+    if together:
+        _check_pairs(*tables, sides=pairs)
+    groups = [tables] if together else [[table] for table in tables]
     keeps = [complete_rows(group, drop=arguments.drop_nan) for group in groups]
     for group, keep in zip(groups, keeps, strict=True):
         if not keep.any():
@@ -101,7 +112,7 @@ def load(
             say(arguments, f"left out {missing}, which have missing cells")
     values = [t.values[keep] for group, keep in zip(groups, keeps, strict=True) for t in group]
     if strata is None:
-        return Samples(values, None)
+        return Samples(values, {})
     if column is None:
         labels = read_labels(strata, sum(map(len, keeps)))
     else:
@@ -109,8 +120,8 @@ def load(
     labels = labels[np.concatenate(keeps)]
     unknown = sum(label.lower() in MISSING for label in labels.tolist())
     if unknown:
-        raise ValueError(f"--strata {strata}: {unknown:,} of {len(labels):,} rows have no label")
-    return Samples(values, labels)
+        raise ValueError(f"--{name} {strata}: {unknown:,} of {len(labels):,} rows have no label")
+    return Samples(values, {name: labels})
 
 
 def _check_names(tables: Sequence[Table]) -> None:
@@ -125,13 +136,13 @@ def _check_names(tables: Sequence[Table]) -> None:
             )
 
 
-def _check_pairs(x: Table, y: Table) -> None:
+def _check_pairs(x: Table, y: Table, *, sides: bool) -> None:
     if len(x.values) != len(y.values):
         raise ValueError(
             f"the rows are pairs: {x.source} has {len(x.values):,}, {y.source} {len(y.values):,}"
         )
     shared = set(x.names or ()) & set(y.names or ())
-    if x.source == y.source and shared:
+    if sides and x.source == y.source and shared:
         raise ValueError(f"x and y share the columns {', '.join(sorted(shared))} of {x.source}")
 
 

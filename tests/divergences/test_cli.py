@@ -189,6 +189,27 @@ def test_strata_from_a_column_and_from_a_file(cli: Any) -> None:
     cli("two-sample x.npy x.npy --strata sites.txt").refuses("; the samples have 80 rows")
 
 
+def test_designs(cli: Any) -> None:
+    np.save("y40.npy", X[::-1] + 0.2)
+    found = cli("two-sample x.npy y40.npy --paired --method energy --seed 0 --json")
+    expected = two_sample_test(X, X[::-1] + 0.2, paired=True, method="energy", rng=0)
+    assert (found.json["pvalue"], found.json["design"]) == (expected.pvalue, "paired")
+    groups = np.arange(70) // 4
+    groups[36:40] = 8
+    groups += 10  # labels are compared as text
+    np.save("groups.npy", groups)
+    expected = two_sample_test(X, Y, groups=groups, method="energy", rng=0)
+    found = cli("two-sample x.npy y.csv --groups groups.npy --method energy --seed 0 --json")
+    assert found.json["pvalue"] == expected.pvalue
+    found = cli("k-sample x.npy y.csv --strata groups.npy --seed 0 --n-resamples 9 --json")
+    assert found.json["pvalue"] == k_sample_test(X, Y, strata=groups, n_resamples=9, rng=0).pvalue
+    found = cli("two-sample x.npy y.csv --scale none --method energy --seed 0 --json")
+    assert found.json["scale"] is None
+    cli("two-sample x.npy y.csv --paired").refuses("the rows are pairs: x.npy has 40, y.csv 30")
+    both = "--paired --groups groups.npy"
+    cli(f"two-sample x.npy y.csv {both}").refuses("--paired and --groups do not go together")
+
+
 def test_drop_nan(cli: Any) -> None:
     holes = X.copy()
     holes[[3, 5], [0, 1]] = np.nan
