@@ -93,6 +93,42 @@ def test_scales(scale: Any, data: str, size: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("method", ["fuse", "energy", "mmd-fourier"])
+@pytest.mark.parametrize("design", ["paired", "strata", "groups"])
+def test_designs(design: str, method: Any, data: str) -> None:
+    """Rows of a pair, stratum or group share what is three times as large as the rest."""
+    r, draw = np.random.default_rng(7), DATA[data]
+    labels = {"paired": np.tile(np.arange(12), 2), "strata": np.array([0, 0, 1, 2] * 6),
+              "groups": np.arange(24) // 3}[design]  # fmt: skip
+    given = {"paired": True} if design == "paired" else {design: labels}
+    options: dict[str, Any] = {"method": method, "n_resamples": RESAMPLES, "rng": r} | given
+    found = []
+    for _ in range(REPEATS):
+        z = draw(r, 24) + 3.0 * draw(r, 12)[labels]
+        found.append(two_sample_test(z[:12], z[12:], **options).pvalue)
+    check(f"two-sample {method}, {design}", data, "n=m=12", found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("design", ["strata", "groups"])
+def test_designs_of_others(design: str, data: str) -> None:
+    r, draw = np.random.default_rng(8), DATA[data]
+    labels = np.array([0, 0, 1, 2] * 6) if design == "strata" else np.arange(24) // 3
+    options: dict[str, Any] = {"n_resamples": RESAMPLES, "rng": r, design: labels}
+    found: dict[str, list[float]] = {"k-sample energy": [], "independence dcov": []}
+    for _ in range(REPEATS):
+        x, y = (draw(r, 24) + 3.0 * draw(r, 8)[labels] for _ in range(2))
+        k = k_sample_test(x[:6], x[6:15], x[15:], pairwise=False, **options)
+        found["k-sample energy"].append(k.pvalue)
+        pair = independence_test(x, y, method="dcov", **options)
+        found["independence dcov"].append(pair.pvalue)
+    for test, pvalues in found.items():
+        check(f"{test}, {design}", data, "N=24", pvalues)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", DATA)
 def test_k_sample(data: str) -> None:
     r, draw = np.random.default_rng(2), DATA[data]
     options: dict[str, Any] = {"n_resamples": RESAMPLES, "rng": r, "pairwise": False}

@@ -147,7 +147,8 @@ def as_strata(
     labels = strata.detach().cpu().numpy() if isinstance(strata, Tensor) else np.asarray(strata)
     missing = [label is None or label != label for label in labels.ravel().tolist()]
     if any(missing):
-        raise ValueError(f"{sum(missing)} of {len(missing)} rows have no label in {name}")
+        one = {"strata": "stratum", "groups": "group"}[name]
+        raise ValueError(f"{sum(missing)} of {len(missing)} rows have no {one}")
     if labels.shape != (count,):
         raise ValueError(
             f"{name} must hold a label for each of the {count} rows, shape [{count}]; got "

@@ -325,7 +325,7 @@ def test_bad_input() -> None:
         (r"groups must hold a label for each of the 12 rows, shape \[12\]; got \[6\]",
          dict(groups=np.arange(6))),
         ("group 3 has rows in several samples", dict(groups=[0, 0, 0, 1, 1, 3, 3, 3, 4, 4, 4, 4])),
-        ("1 of 12 rows have no label in strata", dict(strata=[None, *range(11)])),
+        ("1 of 12 rows have no stratum", dict(strata=[None, *range(11)])),
         ("'mmd-block' does not go with a design; got one of paired",
          dict(method="mmd-block", paired=True)),
         ("'fuse-original' does not go with a design", dict(method="fuse-original", paired=True)),
