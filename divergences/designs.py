@@ -15,8 +15,9 @@ Elteren (1960) do the same with ranks.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,9 +33,10 @@ from .resampling import Restriction
 from .samples import as_strata
 
 TABLE = 2**27  # numbers: means of kernel rows over strata
+LEAST_SERIES = 20  # rows of which serial dependence is asked
 LINE = 512  # rows of a group of numbers from which its sums are taken by sorting
 Labels = ArrayLike | Tensor | None
-Blocks = Any  # a number of rows, or "shift"
+Blocks = int | Literal["shift"]
 
 
 class Design(NamedTuple):
@@ -51,7 +53,7 @@ def design_of(
     paired: bool = False,
     strata: Labels = None,
     groups: Labels = None,
-    blocks: Blocks = None,
+    blocks: Blocks | None = None,
     together: bool = False,
 ) -> Design:
     """The design of samples of these sizes, pooled in this order.
@@ -113,6 +115,26 @@ def _blocks(sizes: tuple[int, ...], blocks: Blocks) -> Design:
     return Design(
         Restriction(units=np.concatenate(units)), f"blocks of {blocks} rows", (approximate,)
     )
+
+
+def serial_notes(samples: dict[str, Tensor]) -> tuple[str, ...]:
+    """A note for samples whose consecutive rows are nearer than others: a lag-1 distance
+    autocorrelation above .1 and above four standard errors."""
+    found = []
+    for name, z in samples.items():
+        z = z.double()
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(z))).to(z.device)
+        near, far = ((s[1:] - s[:-1]).norm(dim=1) for s in (z, z[order]))
+        if len(near) < LEAST_SERIES or float(far.mean()) == 0.0:
+            continue
+        serial = 1.0 - float(near.mean() / far.mean())
+        error = math.sqrt(float(near.var() + far.var()) / len(near)) / float(far.mean())
+        if serial > max(0.1, 4.0 * error):
+            found.append(
+                f"consecutive rows of {name} are nearer than others (lag-1 distance "
+                f"autocorrelation {serial:.2f}): in a series in time p is too small; see blocks="
+            )
+    return tuple(found)
 
 
 # --- Sums within groups of rows ------------------------------------------------------------------

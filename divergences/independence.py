@@ -21,7 +21,7 @@ from .dependence import (
     coefficients,
     products,
 )
-from .designs import CentredWithin, Labels, design_of
+from .designs import Blocks, CentredWithin, Labels, design_of, serial_notes
 from .fuse import SHARPNESS, bandwidth_range
 from .kernels import Bandwidth, Energy, Gaussian, Kernel
 from .kernels.backends import check_backend
@@ -89,6 +89,7 @@ def independence_test(
     rng: Rng = None,
     strata: Labels = None,
     groups: Labels = None,
+    blocks: Blocks | None = None,
     scale: Scale | None = "auto",
     backend: str | None = None,
     show_progress: bool | None = None,
@@ -120,7 +121,12 @@ def independence_test(
             size are those of kernels centred within strata: what differs between strata is no
             dependence.
         groups: [n] labels: the rows of y in a group are moved together, in their order, and groups
-            of one size only change places. Not together with ``strata``.
+            of one size only change places.
+        blocks: for rows in the order of time, each of which depends on those before: so many
+            consecutive rows of y are moved as one, or "shift": the whole of y is moved along, its
+            end around to its beginning. Approximate, for stationary series: valid as the blocks
+            (the series) grow long against the dependence. Only one of ``strata``, ``groups`` and
+            ``blocks`` can be given.
         scale: as of ``divergences.two_sample.two_sample_test``, for x and for y by itself.
         backend: None or "reference"; there is no other for this test.
         show_progress: a bar; None shows it on a terminal once the test has taken some seconds.
@@ -143,7 +149,8 @@ def independence_test(
         (1999 if aggregated else 999) if n_resamples is None else n_resamples
     )
     x, y = as_pairs(x, y)
-    design = design_of((len(x),), strata=strata, groups=groups, together=True)
+    design = design_of((len(x),), strata=strata, groups=groups, blocks=blocks, together=True)
+    serial = {} if design.words else serially_dependent(x, y)
     generator, seed = generator_of(rng)
     for sample, name in ((x, "x"), (y, "y")):
         if is_constant(sample):
@@ -180,7 +187,7 @@ def independence_test(
         seed=seed,
         scale=of_x.done if of_x.done == of_y.done else f"{of_x.done} (x), {of_y.done} (y)",
         design=design.words or None,
-        notes=of_x.notes + of_y.notes + design.notes,
+        notes=of_x.notes + of_y.notes + design.notes + serial_notes(serial),
         kernels=found.rows(a, b, plan.exact),
     )
 
@@ -196,6 +203,12 @@ def _check(method: str, backend: str | None, given: tuple[object, ...]) -> None:
         raise ValueError(
             "method 'hsic-aggregated' has its own kernels; use method='hsic' with a kernel"
         )
+
+
+def serially_dependent(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """The samples, if both are: permutations of pairs need one of them to be exchangeable."""
+    samples = {"x": x, "y": y}
+    return samples if all(serial_notes({name: s}) for name, s in samples.items()) else {}
 
 
 def _centred(z: Tensor, kernel: Kernel, strata: NDArray[np.int64] | None) -> Centred:

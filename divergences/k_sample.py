@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .designs import Labels, design_of, sums_within, weighted_sums
+from .designs import Blocks, Labels, design_of, serial_notes, sums_within, weighted_sums
 from .evaluation import label_width, share, split
 from .forms import PairForms, SortedForms, Source
 from .kernels import Bandwidth, Kernel
@@ -81,6 +81,7 @@ def k_sample_test(
     rng: Rng = None,
     strata: Labels = None,
     groups: Labels = None,
+    blocks: Blocks | None = None,
     scale: Scale | None = "auto",
     pairwise: bool = True,
     backend: str | None = None,
@@ -127,7 +128,8 @@ def k_sample_test(
         warn_constant("the samples")
     order = torch.from_numpy(generator.permutation(len(pooled))).to(pooled.device)
     chosen = choose_kernel(method, kernel, bandwidth, pooled, order)
-    design = design_of(tuple(sizes), strata=strata, groups=groups)
+    design = design_of(tuple(sizes), strata=strata, groups=groups, blocks=blocks)
+    serial = {} if design.words else {f"sample {k}": s for k, s in enumerate(given)}
     plan = Relabellings(sizes, n_resamples, generator, *design.restriction)
     source: Source
     if method == "energy" and pooled.shape[1] == 1 and backend is None:
@@ -156,7 +158,9 @@ def k_sample_test(
         if method == "mmd":
             options = {"kernel": kernel, "bandwidth": bandwidth}
         options |= {"n_resamples": n_resamples, "backend": backend, "show_progress": show_progress}
-        labels = {"strata": plan.strata, "groups": plan.units}
+        labels: dict[str, Any] = {"strata": plan.strata, "groups": plan.units}
+        if blocks == "shift":
+            options["blocks"] = "shift"
         pairs = _pairs(given, labels, seeds, method=method, scale=None, **options)
     pvalue = permutation_pvalue(between, null, tolerance, exact=plan.exact)
     label = " + ".join(t.label for t in chosen.terms)
@@ -174,7 +178,7 @@ def k_sample_test(
         seed=seed,
         scale=columns.done,
         design=design.words or None,
-        notes=columns.notes + design.notes,
+        notes=columns.notes + design.notes + serial_notes(serial),
         kernels=(row,),
         sample_sizes=tuple(sizes),
         pairs=pairs,

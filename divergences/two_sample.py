@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .designs import GroupedForms, Labels, design_of, stratified, sums_within
+from .designs import Blocks, GroupedForms, Labels, design_of, serial_notes, stratified, sums_within
 from .evaluation import Evaluation, evaluate, fewer_of, share, split
 from .features import FeatureForms, fourier_features, nystrom_features
 from .forms import BlockForms, PairForms, SortedForms, Source
@@ -63,6 +63,7 @@ def two_sample_test(
     paired: bool = False,
     strata: Labels = None,
     groups: Labels = None,
+    blocks: Blocks | None = None,
     scale: Scale | None = "auto",
     n_features: int | None = None,
     block_size: int | None = None,
@@ -111,7 +112,12 @@ def two_sample_test(
             remains that of the pooled rows.
         groups: [n + m] labels of the rows of x, then of y: the rows of a group (of one subject,
             all of them in x or all in y) keep one label and are relabelled together. Statistics
-            leave out pairs of rows of one group. One of ``paired``, ``strata`` and ``groups``.
+            leave out pairs of rows of one group.
+        blocks: for rows in the order of time, each of which depends on those before: so many
+            consecutive rows keep one label, as a group does, or "shift": the labels of the whole
+            series, x and then y, are moved along around its end. Approximate, for stationary
+            series: the p-value is valid as blocks (the series) grow long against the dependence.
+            Only one of ``paired``, ``strata``, ``groups`` and ``blocks`` can be given.
         scale: what is done to the columns of the pooled sample, blind to the labels.
 
             * "robust": divided by their spread, which a few rows far out or a value that most rows
@@ -138,20 +144,24 @@ def two_sample_test(
     _check_options(method, kernel, bandwidth, n_features, block_size)
     check_scale(scale)
     if method == "classifier":
-        for name, value in (("paired", paired or None), ("strata", strata), ("groups", groups)):
+        for name, value in (
+            ("paired", paired or None), ("strata", strata), ("groups", groups), ("blocks", blocks),
+        ):  # fmt: skip
             if value is not None:
                 raise ValueError(f"method 'classifier' does not take {name}")
         return _classifier(x, y, n_resamples, rng, scale, show_progress)
     fuse = method.startswith("fuse")
     n_resamples = check_resamples((1999 if fuse else 999) if n_resamples is None else n_resamples)
     x, y = as_samples(x, y)
-    design = design_of((len(x), len(y)), paired=paired, strata=strata, groups=groups)
+    design = design_of((len(x), len(y)), paired=paired, strata=strata, groups=groups, blocks=blocks)
     if design.words and method in ("mmd-block", *(PAIRLESS if paired else ())):
         raise ValueError(f"method {method!r} does not go with a design; got one of {design.words}")
     generator, seed = generator_of(rng)
     columns = scaled(torch.cat([x, y]), scale, auto=without_units(kernel, bandwidth))
     x, y = columns.rows[: len(x)], columns.rows[len(x) :]
     notes = columns.notes + design.notes
+    if not design.words:
+        notes += serial_notes({"x": x, "y": y})
     restriction = design.restriction
     if method == "mmd-block":
         given = len(x) + len(y)

@@ -192,6 +192,12 @@ def _add_scale(add: Add) -> None:
 def _add_design(add: Add) -> None:
     where = "a column of the samples (of x where rows are pairs), or a file with a label a row"
     add("--strata", metavar="COLUMN|FILE", help=f"permute within strata only: {where}")
+    add(
+        "--blocks",
+        type=running.blocks,
+        metavar="ROWS|shift",
+        help="for series: permute blocks of so many consecutive rows, or shift the series around",
+    )
     add("--groups", metavar="COLUMN|FILE", help=f"permute groups of rows as a whole: {where}")
 
 

@@ -57,6 +57,13 @@ def bandwidth(text: str) -> Bandwidth:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
+def blocks(text: str) -> int | str:
+    try:
+        return text if text == "shift" else int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no number of rows and not shift") from None
+
+
 def level(text: str) -> float:
     try:
         alpha = float(text)
@@ -163,9 +170,9 @@ def check_outputs(arguments: Namespace) -> None:
 def settings(arguments: Namespace) -> dict[str, Any]:
     """Arguments of every test; those not given are left to the defaults of the library."""
     given = {"method": arguments.method, "n_resamples": arguments.n_resamples}
-    scale = {"scale": arguments.scale} if hasattr(arguments, "scale") else {}
+    relabels = {name: getattr(arguments, name, None) for name in ("scale", "blocks")}
     return {
-        **{name: None if value == "none" else value for name, value in scale.items()},
+        **{k: None if v == "none" else v for k, v in relabels.items() if v is not None},
         **{name: value for name, value in given.items() if value is not None},
         "rng": arguments.seed,
         "show_progress": False if arguments.no_progress else None,

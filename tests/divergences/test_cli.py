@@ -205,6 +205,10 @@ def test_designs(cli: Any) -> None:
     assert found.json["pvalue"] == k_sample_test(X, Y, strata=groups, n_resamples=9, rng=0).pvalue
     found = cli("two-sample x.npy y.csv --scale none --method energy --seed 0 --json")
     assert found.json["scale"] is None
+    found = cli("two-sample x.npy y.csv --blocks 10 --method energy --seed 0 --json")
+    expected = two_sample_test(X, Y, blocks=10, method="energy", rng=0)
+    assert (found.json["pvalue"], found.json["design"]) == (expected.pvalue, "blocks of 10 rows")
+    cli("two-sample x.npy y.csv --blocks day").refuses("'day' is no number of rows and not shift")
     cli("two-sample x.npy y.csv --paired").refuses("the rows are pairs: x.npy has 40, y.csv 30")
     both = "--paired --groups groups.npy"
     cli(f"two-sample x.npy y.csv {both}").refuses("--paired and --groups do not go together")

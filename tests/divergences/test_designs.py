@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.signal import lfilter
 from scipy.spatial.distance import cdist
 
+from divergences.designs import design_of
 from divergences.independence import independence_test
 from divergences.k_sample import k_sample_test
 from divergences.kernels import Gaussian, Linear
@@ -286,6 +288,68 @@ def test_level(design: str, method: Any) -> None:
     level_of(pvalues)
 
 
+def series(phi: float, n: int, r: np.random.Generator) -> Array:
+    return np.asarray(lfilter([1.0], [1.0, -phi], r.normal(size=n + 200))[200:])
+
+
+def test_series_keep_their_level_in_blocks() -> None:
+    """AR(1) with φ = .8: approximate, so that .1 bounds what .05 should be; without blocks it is
+    near .6. A note says so, for rows in order only."""
+    r, options = np.random.default_rng(11), {"method": "energy", "n_resamples": 99, "rng": 0}
+    found: dict[Any, int] = {None: 0, 40: 0, "shift": 0, "independence": 0, "shifted": 0}
+    for _ in range(60):
+        x, y = series(0.8, 300, r), series(0.8, 300, r)
+        for blocks in (None, 40, "shift"):
+            found[blocks] += two_sample_test(x, y, blocks=blocks, **options).pvalue <= 0.05  # type: ignore[arg-type]
+        short: dict[str, Any] = {"method": "dcov", "n_resamples": 39, "rng": 0}
+        short_x, short_y = x[:100], y[:100]
+        found["independence"] += independence_test(short_x, short_y, **short).pvalue <= 0.05
+        shifted = independence_test(short_x, short_y, blocks="shift", **short)
+        found["shifted"] += shifted.pvalue <= 0.05
+    most = stats.binom.ppf(1 - 1e-4, 60, 0.1)
+    assert found[None] > most and found["independence"] > most
+    assert max(found[40], found["shift"], found["shifted"]) <= most
+
+
+def test_power_in_blocks() -> None:
+    r = np.random.default_rng(12)
+    x, y = series(0.5, 400, r), series(0.5, 400, r)
+    options: dict[str, Any] = {"n_resamples": 99, "rng": 0}
+    found = two_sample_test(x, y + 1.0, method="energy", blocks=20, **options)
+    assert (found.pvalue, found.design) == (0.01, "blocks of 20 rows")
+    assert found.notes == (
+        "approximate: the series is taken for stationary, and independent beyond about 20 rows",
+    )
+    told = independence_test(x, x + y, method="dcov", blocks="shift", **options)
+    assert (told.pvalue, told.design) == (0.01, "circular shifts")
+    assert k_sample_test(x, y + 1.0, x, blocks=20, **options).pvalue == 0.01
+
+
+def test_serial_dependence_is_noted() -> None:
+    r = np.random.default_rng(13)
+    x, y = series(0.8, 100, r), series(0.8, 100, r)
+    options: dict[str, Any] = {"n_resamples": 9, "rng": 0}
+    (first, second) = two_sample_test(x, y, method="energy", **options).notes
+    assert first.startswith("consecutive rows of x are nearer than others (lag-1 distance")
+    assert "rows of y" in second
+    assert (
+        two_sample_test(x, y, method="energy", blocks=20, **options).notes[0][:11] == "approximate"
+    )
+    for sample in (x, y):
+        r.shuffle(sample)
+    assert two_sample_test(x, y, method="energy", **options).notes == ()
+    x = series(0.8, 100, r)  # permuting y is exact, whatever x is
+    assert independence_test(x, y, method="dcov", **options).notes == ()
+    assert len(independence_test(x, x, method="dcov", **options).notes) == 2
+
+
+def test_blocks_of_rows() -> None:
+    """The last block of a sample takes what does not fill one."""
+    units = design_of((7, 4), blocks=2).restriction.units
+    assert units is not None
+    assert units.tolist() == [0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4]
+
+
 def test_units_and_shifts() -> None:
     """Rows of a unit have one label; permutations move them in their order, among units of one
     size; shifts are all there are."""
@@ -331,6 +395,12 @@ def test_bad_input() -> None:
         ("'fuse-original' does not go with a design", dict(method="fuse-original", paired=True)),
         ("'classifier' does not take groups", dict(method="classifier", groups=np.arange(12))),
     ]  # fmt: skip
+    cases += [
+        ("blocks must be a number of rows ≥ 1 or 'shift'; got 'week'", dict(blocks="week")),
+        ("blocks must be a number of rows ≥ 1 or 'shift'; got 0", dict(blocks=0)),
+        (r"blocks of 4 rows need samples of at least 8; got \(6, 6\)", dict(blocks=4)),
+        ("paired and blocks do not go together", dict(blocks=2, paired=True)),
+    ]
     for message, options in cases:
         with pytest.raises(ValueError, match=message):
             two_sample_test(**({"x": x, "y": y} | options))
