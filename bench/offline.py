@@ -5,9 +5,8 @@
 The launches are those of real sweeps: a sweep runs with its launcher replaced by a recorder, and
 what it would launch is compiled. Each result must be a non-empty cubin that fits the shared and
 tensor memory of its architecture, spills nothing and keeps 64-bit offsets; the matrix kernels must
-use the tensor cores, and those that clamp distances must propagate NaN. Kernels that visit pairs or
-multiply matrices must be no worse than the committed table says (``generated_code``); ``--write``
-renews it, for the architectures given.
+use the tensor cores. Kernels that visit pairs or multiply matrices must be no worse than the
+committed table says (``generated_code``); ``--write`` renews it, for the architectures given.
 
 By default every configuration is compiled with one function, and for sm_90 every function with one
 configuration; ``--full`` compiles every configuration with every function.
@@ -54,6 +53,8 @@ APPROXIMATE = {
     "rsqrt.approx.ftz.f32": "2⁻²²·⁹ relative, for inputs ≥ 2⁻¹²⁶; flushes, and gives inf",
     "div.full.f32": "2 ulp, for every input",
     "fma.rn.ftz.f32": "rounds correctly; flushes (the polynomial of log2)",
+    "abs.ftz.f32": "exact; flushes (the range of exp2 in fp64)",
+    "rsqrt.approx.f64": "refined in fp64 by the compiler (MUFU.RSQ64H and DFMA)",
 }
 PROCESSORS = 132
 FIRST, DEFAULT = 90, "90,80,89,100,120"
@@ -96,14 +97,12 @@ class Usage(NamedTuple):
     spills: int
     tensor_core: int
     exp2: int
-    nan_clamps: int
     wide_offsets: int
     in_flight: int  # loads
     slots: float  # issue slots per pair
     approximate: tuple[str, ...]  # what is wrong with instructions that do not round correctly
     older_tensor_core: int  # instructions of an earlier architecture
     matrix: bool
-    clamps: bool
 
     def faults(self) -> list[str]:
         limit = ARCHITECTURES[self.arch].shared_bytes
@@ -116,7 +115,6 @@ class Usage(NamedTuple):
             f"shared memory {self.shared} > {limit}": self.shared > limit,
             f"tensor memory {self.tensor_memory}": self.tensor_memory > MAX_TENSOR_MEMORY,
             f"no {unit}": self.matrix and not self.tensor_core,
-            "a clamp that drops NaN": self.clamps and not self.nan_clamps,
             "no 64-bit offsets": not self.wide_offsets,
             # Norms and distances would be summed in different orders.
             f"{self.older_tensor_core} tensor-core instructions other than {unit}": bool(
@@ -160,9 +158,12 @@ def _configurations(base: Case) -> Iterator[Case]:
     yield form._replace(name="form of few", rows=64, coordinates=3, wanted=value)
     yield form._replace(name="form of 500", rows=500)
     yield form._replace(name="ten form of 500", rows=500, copies=10)
-    yield base._replace(name="few labels", coordinates=3, labels=1)
-    yield base._replace(name="five few labels", coordinates=3, copies=5, labels=1)
-    yield base._replace(name="small labels", rows=256, labels=1)
+    few = base._replace(name="few labels", rows=2 * ROWS, coordinates=3, labels=1)
+    yield few
+    yield few._replace(name="five few labels", copies=5)
+    small = base._replace(name="small labels", rows=256, labels=1)
+    yield small
+    yield small._replace(name="five small labels", copies=5)
     if REGISTRY[base.function].metric == "l1":
         yield base._replace(name="panel", coordinates=64, wanted=both)
         return
@@ -413,7 +414,6 @@ def _read(compiled: Any, launch: Launch, arch: int) -> dict[str, Any]:
         "spills": _count(sass, "LDL", "STL"),
         "tensor_core": _count(sass, TENSOR_CORES[arch]),
         "exp2": sum(n for name, n in sass.items() if name.startswith("MUFU.EX2")),
-        "nan_clamps": len(re.findall(r"max\.NaN\.f32", ptx)),
         "approximate": approximate_faults(ptx),
         "older_tensor_core": _count(sass, *({*TENSOR_CORES.values()} - {TENSOR_CORES[arch]})),
         "wide_offsets": len(re.findall(r"(?:mul|mad)\.(?:lo\.s64|wide\.s32|lo\.u64)", ptx)),
@@ -455,17 +455,13 @@ def code_of(launch: Launch, arch: int) -> dict[str, Any]:
 
 def measure(case: Case, launch: Launch, arch: int) -> Usage:
     """What became of a launch, and what is asked of it."""
-    code = code_of(launch, arch)
-    kernel, given = launch.kernel.__name__, launch.arguments
-    matrix = _matrix(launch)
     return Usage(
         arch=arch,
         case=f"{case.function} {case.shape:g} {case.name}",
-        kernel=kernel,
+        kernel=launch.kernel.__name__,
         config=launch.config,
-        **code,
-        matrix=matrix,
-        clamps=kernel == "panel_kernel" and matrix and given["METRIC"] == "sqeuclidean",
+        **code_of(launch, arch),
+        matrix=_matrix(launch),
     )
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .backends import choose
+from .functions import Metric
 from .kernel import Group, Kernel
 from .plan import Component, LabelSums, Wanted, decode, metric_of
 from .reference import Chunk, Role, Sweeper
@@ -178,22 +179,17 @@ def _centres(z: Tensor, group: Group, backend: str) -> Tensor:
     landmarks = z[index]
     components, rates = decode(group.components), _rates(group)
     if backend == "triton":
-        from .triton_labels import landmark_means
+        from .triton_labels import TRIMMED, landmark_means
 
         found = landmark_means(z, landmarks, components, rates)
-        return (found - 0.5 * found[:, index].mean(1, keepdim=True)).double()
+        edge = len(index) // TRIMMED
+        middle = found[:, index].sort(1).values[:, edge : len(index) - edge]
+        return found - 0.5 * middle.mean(1, keepdim=True)
     metric = metric_of(components)
 
     def means(points: Tensor) -> Tensor:
-        if metric == "inner":
-            s = points @ landmarks.T
-            others = torch.ones_like(s)
-        else:
-            s = torch.cdist(
-                points, landmarks, p=1.0 if metric == "l1" else 2.0, compute_mode=BY_DIFFERENCES
-            )
-            others = (s != 0).to(s.dtype)
-            s = s if metric == "l1" else s.square()
+        s = distances(points, landmarks, metric)
+        others = torch.ones_like(s) if metric == "inner" else (s != 0).to(s.dtype)
         count = others.sum(-1).clamp_min(1.0)
         pairs = zip(components, rates, strict=True)
         values = (c.function.value(s, rate, c.shape, c.offset) for c, rate in pairs)
@@ -201,6 +197,14 @@ def _centres(z: Tensor, group: Group, backend: str) -> Tensor:
 
     found = torch.cat([means(part) for part in torch.split(z, CHUNK)], 1)
     return found - 0.5 * means(landmarks).mean(1, keepdim=True)
+
+
+def distances(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
+    """The metric of all pairs of a few rows, [n, m]."""
+    if metric == "inner":
+        return x @ y.T
+    s = torch.cdist(x, y, p=1.0 if metric == "l1" else 2.0, compute_mode=BY_DIFFERENCES)
+    return s if metric == "l1" else s.square()
 
 
 class _LabelSweeper(Sweeper):

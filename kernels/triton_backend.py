@@ -132,14 +132,9 @@ def _run_values(problem: Problem, plan: Values, sums: Tensor) -> None:
         BK=config.slice, BN=config.columns,
     )  # fmt: skip
     triton_problem.launch(
-        redo.redo_value_kernel, grid, redo_config(config),
-        **problem.redo_arguments(), **shared, BN=redo_config(config).columns,
+        redo.redo_value_kernel, grid, config.again(),
+        **problem.redo_arguments(), **shared, BN=config.again().columns,
     )  # fmt: skip
-
-
-def redo_config(config: Config) -> Config:
-    """For the tiles of a configuration, by differences."""
-    return config._replace(columns=16, stages=1, registers=MOST)
 
 
 class Rows(NamedTuple):
@@ -333,9 +328,9 @@ def _run_gram_rows(
     )  # fmt: skip
     again = sum(programs // plan.splits[pair] for pair, programs in plan.programs.items())
     triton_problem.launch(
-        redo.redo_gradient_kernel, (again * batch,), redo_config(config),
+        redo.redo_gradient_kernel, (again * batch,), config.again(),
         **problem.redo_arguments(), **shared, programs=again, D=problem.width,
-        BN=redo_config(config).columns, TILE=config.columns,
+        BN=config.again().columns, TILE=config.columns,
     )  # fmt: skip
     if plan.panel:
         product = problem.table.panel_product

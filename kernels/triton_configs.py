@@ -34,6 +34,10 @@ class Config(NamedTuple):
     def options(self) -> dict[str, int | None]:
         return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
+    def again(self) -> Config:
+        """For its tiles, by differences."""
+        return self._replace(columns=16, stages=1, registers=MOST)
+
 
 class Table(NamedTuple):
     """The configurations of an architecture. Gram gradients are keyed by the padded coordinates.

@@ -46,6 +46,7 @@ GROUP = tl.constexpr(32)  # rows whose largest norm is kept
 NORMS_PER_RATE = tl.constexpr(1e-5 * 2.0**22)  # 1e-5 is the largest error allowed in rate·d²
 CANCELLATION = tl.constexpr(2.0**-7)  # of |u|² + |v|²: below it a root has lost too many digits
 LARGEST = tl.constexpr(3.0e38)
+LEAD = tl.constexpr(3)  # the exponent of a typical row's largest coordinate
 LARGEST_HALF = tl.constexpr(65504.0)
 FEW_COMPONENTS = tl.constexpr(2)  # with more, masks cost little beside a second copy of the code
 FRAME = tl.constexpr(3)  # numbers of a frame before the rates: limit, nearest, scale
@@ -103,7 +104,7 @@ def gram_centre_kernel(
 
 
 @triton.jit
-def _scale_of(reach, chunks, count, LEAD: tl.constexpr):
+def _scale_of(reach, chunks, count):
     """The power of two that brings the median of the rows' largest coordinates into
     [2^LEAD, 2^(LEAD + 1))."""
     number = tl.arange(0, SUBSAMPLE)
@@ -121,7 +122,7 @@ def _scale_of(reach, chunks, count, LEAD: tl.constexpr):
     bits = typical.to(tl.int32, bitcast=True) >> 23
     bits = tl.where((bits == 0) | (bits == 255), 127 + LEAD, bits)  # nothing to go by: no scaling
     bits = tl.minimum(tl.maximum(bits, LEAD + 1), 252)
-    return ((254 + LEAD - bits) << 23).to(tl.float32, bitcast=True)
+    return ((254 - bits + LEAD) << 23).to(tl.float32, bitcast=True)
 
 
 @entry
@@ -130,13 +131,12 @@ def gram_split_kernel(
     n, m, d, x_sb, x_sn, x_sd, wx_sb, wx_sn, y_sb, y_sn, y_sd, wy_sb, wy_sn,
     x0, x1, x_norm, x_most, x_weight, y0, y1, y_norm, y_most, y_weight, padded_x, padded_y,
     CENTRED: tl.constexpr, WEIGHTED: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
-    RATE_POWERS: tl.constexpr, STEEPNESS: tl.constexpr, SHAPES: tl.constexpr, LEAD: tl.constexpr,
-    BEYOND: tl.constexpr,
+    RATE_POWERS: tl.constexpr, STEEPNESS: tl.constexpr, SHAPES: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = len(SHAPES)
     program, batch = program_of(tiles)
     count = tl.minimum(n.to(tl.int64) + m, CENTRE_ROWS).to(tl.int32)
-    power = _scale_of(reach + batch * chunks * SUBSAMPLE, chunks, count, LEAD)
+    power = _scale_of(reach + batch * chunks * SUBSAMPLE, chunks, count)
     if program == 0:
         back = 1.0 / power.to(tl.float64)
         largest = power * 0.0
@@ -186,7 +186,7 @@ def gram_split_kernel(
         u = u * power
         beyond = ~(tl.abs(u) <= LARGEST_HALF)
         outside = tl.maximum(outside, tl.max(beyond.to(tl.int32), 1))
-        u = tl.where(beyond, BEYOND, u)
+        u = tl.where(beyond, 0.0, u)
         hi = u.to(tl.float16)
         lo = (u - hi.to(tl.float32)).to(tl.float16)
         to = (first + rows)[:, None] * D + columns[None, :]

@@ -37,7 +37,7 @@ import triton.language as tl
 from . import triton_configs
 
 _POINTERS = {
-    *("x", "centre", "scale", "scale_inverse", "hi", "lo", "norm", "sums", "out", "rates", "coefs"),
+    *("x", "centre", "scale", "hi", "lo", "norm", "sums", "out", "rates", "coefs"),
     *("partial", "potential", "panel", "grad_x", "grad_y", "grad_wx", "grad_wy"),
     *("y", "weights", "constant", "median", "distances"),
     *("x0", "x1", "x_norm", "wx", "y0", "y1", "y_norm", "wy"),
@@ -103,15 +103,6 @@ def gram(
 
 
 @triton.jit
-def first_slice(p0, p1, rows, GRAM: tl.constexpr, D: tl.constexpr, BK: tl.constexpr):
-    if GRAM:
-        at = rows.to(tl.int64)[:, None] * D + tl.arange(0, BK)[None, :]  # [BM, BK]
-        return tl.load(p0 + at), tl.load(p1 + at)
-    else:
-        return 0, 0
-
-
-@triton.jit
 def column_of(p, rows, count, stride_n, stride_d, k):
     at = rows.to(tl.int64) * stride_n + k * stride_d.to(tl.int64)  # [BM]
     return tl.load(p + at, mask=rows < count, other=0.0)
@@ -144,43 +135,22 @@ def _accumulate_metric(s, a, b, METRIC: tl.constexpr, TURNED: tl.constexpr):
 def difference_tile(
     a, rows, n, a_sn, a_sd, b, cols, m, b_sn, b_sd, d,
     METRIC: tl.constexpr, D: tl.constexpr, TURNED: tl.constexpr,
+    DTYPE: tl.constexpr = tl.float32,
 ):  # fmt: skip
-    s = tl.zeros([rows.shape[0], cols.shape[0]], tl.float32)
+    s = tl.zeros([rows.shape[0], cols.shape[0]], DTYPE)
     if TURNED:
-        s = tl.zeros([cols.shape[0], rows.shape[0]], tl.float32)
+        s = tl.zeros([cols.shape[0], rows.shape[0]], DTYPE)
     if D > 0 and D <= UNROLLED:
         for k in tl.static_range(D):
-            p = column_of(a, rows, n, a_sn, a_sd, k)
-            q = column_of(b, cols, m, b_sn, b_sd, k)
+            p = column_of(a, rows, n, a_sn, a_sd, k).to(DTYPE)
+            q = column_of(b, cols, m, b_sn, b_sd, k).to(DTYPE)
             s = _accumulate_metric(s, p, q, METRIC, TURNED)
     else:
         for k in range(0, d):
-            p = column_of(a, rows, n, a_sn, a_sd, k)
-            q = column_of(b, cols, m, b_sn, b_sd, k)
+            p = column_of(a, rows, n, a_sn, a_sd, k).to(DTYPE)
+            q = column_of(b, cols, m, b_sn, b_sd, k).to(DTYPE)
             s = _accumulate_metric(s, p, q, METRIC, TURNED)
     return s + s * 0.0  # [BM, BN], or [BN, BM] if turned
-
-
-@triton.jit
-def metric_tile(
-    a0, a1, a_norm, rows, n, a_sn, a_sd,
-    b0, b1, b_norm, cols, m, b_sn, b_sd,
-    hi, lo, other_hi, other_lo, inverse, d,
-    METRIC: tl.constexpr, GRAM: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
-    TURNED: tl.constexpr,
-):  # fmt: skip
-    if GRAM:
-        a_at = rows.to(tl.int64)[:, None] * D + tl.arange(0, BK)[None, :]
-        b_at = cols.to(tl.int64)[:, None] * D + tl.arange(0, BK)[None, :]
-        s = gram(a0, a1, a_at, b0, b1, b_at, hi, lo, other_hi, other_lo, D, BK)
-        if METRIC == "sqeuclidean":
-            s = a_norm[:, None] + tl.load(b_norm + cols)[None, :] - 2.0 * s
-            s = tl.maximum(s, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        return s * inverse  # [BM, BN]
-    else:
-        return difference_tile(
-            a0, rows, n, a_sn, a_sd, b0, cols, m, b_sn, b_sd, d, METRIC, D, TURNED
-        )
 
 
 @triton.jit

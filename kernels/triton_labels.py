@@ -4,41 +4,50 @@ k̂ is formed once per pair, rounded to fp16 and written to a *panel*: some rows
 and some columns. The product of a panel with all label vectors is the library's (tensor cores,
 fp16 in, fp32 out), over *chunks* of at most ``CHAIN`` columns, since the accumulators of tensor
 cores truncate; the labels of the rows follow in a small kernel, in fp64 and in fixed order. The
-a come from the same functions at 64 landmarks, by differences in fp32 (``landmark_means``), and
+a come from the same functions at 64 landmarks, by differences in fp64 (``landmark_means``), and
 what they take out of a form from one pass over the labels (``moments``).
+
+Tiles of a panel that tensor-core products do not resolve are flagged on the device and written
+again by differences in fp64 (``triton_redo``): near pairs, narrow kernels, rows far out; and all
+tiles where centring takes nearly everything out of k (``COARSE``), such as wide kernels, or a
+linear one far from 0. Small problems are formed by differences in fp64 from the start.
 
 The rounding (rms 2e-4 of an entry) is the same for every label vector, and row sums and squares
 are those of the rounded values: labels see a kernel matrix that differs by that much. Where a
 centres K, a form differs by an rms of 2e-4 standard deviations of its null distribution. The
-centres are used in fp32.
+centres are used in fp32, but where a tile is formed in fp64.
 
 fp16 spans 39 powers of two. The power of two that brings k̂ into its range comes from a bound, so
 that nothing overflows and nothing waits for the device: φ takes its largest magnitude at the ends
 of the range of s, and the row farthest from the first one bounds that range up to a factor of 2 in
-the distance. Entries below 2⁻²⁸ of the bound lose digits.
+the distance. A bound above ``RANGE`` times the mean |k̂| between landmarks is not believed: centring
+leaves little of a far row. Entries below 2⁻²⁸ of the bound lose digits, those above it give NaN.
 
 Counted for N = 65536, d = 64 and B = 1024 labels on an H200 (132 multiprocessors at 1.98 GHz, 790
 TFLOP/s, 4.8 TB/s): launches as they are planned, issue slots from the code for sm_90, everything
 else by hand; nothing was run:
 
-    centres        1 launch     2.7e8 coordinates of pairs at some 4 issue slots      0.03 ms
+    centres        1 launch     2.7e8 coordinates of pairs at some 4 issue slots,     0.05 ms
+                                in fp64, and 64 ranks of 64 values for each row
     labels         1 + 1        67 MB of int8 read, 134 MB of fp16 written            0.04 ms
-    panels         32           2.15e9 pairs at 30.1 issue slots (34.0 before;        1.93 ms
-                                20.3 in later batches, which sum nothing), in the
-                                shadow of them 8.3e11 flop and 4.4 GB stored
+    panels         32           2.15e9 pairs at 23.7 issue slots (20.3 in later       1.52 ms
+                                batches, which sum nothing), in the shadow of them
+                                8.3e11 flop and 4.4 GB stored
+    again          32           a word read by each program, where nothing is flagged 0.1 ms
     their sums     6 each       by torch, 0.1 GB                                      0.1 ms
     products       80           4.55e12 flop, 4.4 GB of panels read                   5.76 ms
     fold           80           2.3 GB written by the products and read again, in     0.5 ms
                                 L2 if it keeps the 32 MB between the two
     Σv, Σav, Σav²  1            67 MB read                                            0.03 ms
 
-8.4 ms if nothing waits. (Before, ``cdist`` in fp64 took one block per pair for the centres, and
+8.1 ms if nothing waits. (Before, ``cdist`` in fp64 took one block per pair for the centres, and
 what they take out came from an fp64 copy of the labels, 0.5 GB, read three times.) Σᵢ vᵢ Σⱼ k,
 which a test asks for beside the forms, is one more pass over the labels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -47,16 +56,22 @@ from torch import Tensor
 
 from . import _compat, triton_problem
 from . import triton_panels as kernels
+from . import triton_redo as redo
+from .labels import LANDMARKS, distances
 from .plan import Component, LabelSums, metric_of
+from .subsample import hashed_rows
 from .tiles import full_precision
 from .triton_configs import TOGETHER, Config
-from .triton_problem import ROW_PADDING, Problem, cdiv, prepare, sliced
+from .triton_problem import ROW_PADDING, Problem, cdiv, constant, prepare, sliced
 
 PANEL_BYTES = 2**28
 PANEL_ROWS = 2048
 PRODUCT_BYTES = 2**25  # within the L2 cache of a large GPU
 LABEL_BYTES = 2**31  # of fp16 labels; the panels are formed once for so many
 CHAIN = 4096  # columns of a chunk
+TRIMMED = 8  # one in so many landmarks is left out at either end of a mean
+RANGE = 2.0**28  # of |k̂| above its mean
+COARSE = 2.0**-13  # of k: a mean |k̂| below it is mostly rounding in fp32
 PROGRAMS_PER_PROCESSOR = 16
 MOST_TILES = 32  # of columns that a program visits
 FOLD = Config(64, 64, 0, 4, 2)
@@ -89,34 +104,45 @@ def _panels(count: int, components: int, tile: int) -> Iterator[Panel]:
             yield Panel(row, rows, column, chunks, cdiv(columns, chunks * tile) * tile)
 
 
+class Scales(NamedTuple):
+    """``powers`` [C] fp64: the powers of two that bring the bounds on |k̂| into [2¹⁴, 2¹⁵), or
+    ``RANGE`` times a mean |k̂| where that is less; NaN beyond fp32. ``coarse`` []: whether rounding
+    of a typical k to fp32 costs k̂ digits that fp16 has."""
+
+    powers: Tensor
+    coarse: Tensor
+
+
 def _scales(
     z: Tensor, components: Sequence[Component], rates: Sequence[float], centres: Tensor
-) -> Tensor:
-    """[C] fp64: the powers of two that bring the bounds on |k̂| into [2¹⁴, 2¹⁵)."""
+) -> Scales:
     metric = metric_of(components)
     pivot = torch.zeros_like(z[:1]) if metric == "inner" else z[:1]
-    radii = torch.cdist(
-        z, pivot, p=1.0 if metric == "l1" else 2.0,
-        compute_mode="donot_use_mm_for_euclid_dist",
-    )  # fmt: skip
-    reach = radii.max().double() * 1.001
-    low = torch.zeros_like(reach)
+    order = 1.0 if metric == "l1" else 2.0
+    radii = torch.linalg.vector_norm(z - pivot, order, 1, dtype=torch.float64) * 1.001
     if metric == "l1":
-        high = 2.0 * reach
+        high = 2.0 * radii.max()
     elif metric == "sqeuclidean":
-        high = 4.0 * reach.square()
+        high = 4.0 * radii.max().square()
     else:
-        high = reach.square()
-        low = -high
-    ends = torch.stack([low, high])
-    bounds = torch.stack(
-        [
-            c.function.value(ends, rate, c.shape, c.offset).abs().amax()
-            for c, rate in zip(components, rates, strict=True)
-        ]
-    )
-    exponents = torch.frexp(bounds * 1.001 + 2.0 * centres.abs().amax(1)).exponent
-    return torch.ldexp(torch.ones_like(bounds), (15 - exponents).clamp(-120, 120))
+        high = radii.topk(2).values.prod()
+    zero = torch.zeros_like(high)
+    ends = torch.stack([zero, high, -high if metric == "inner" else high])
+    index = hashed_rows(min(LANDMARKS, len(z)), len(z), z.device)
+    some, a = distances(z[index].double(), z[index].double(), metric), centres[:, index]
+    bounds, coarse = [], []
+    for c, (component, rate) in enumerate(zip(components, rates, strict=True)):
+        value, numbers = component.function.value, (rate, component.shape, component.offset)
+        sizes = value(ends, *numbers).abs()
+        k = value(some, *numbers)
+        mean = (k - a[c] - a[c].unsqueeze(1)).fill_diagonal_(0.0).abs().mean()
+        bound = sizes.amax() + 2.0 * centres[c].abs().amax()
+        reached = torch.where(mean > 0.0, torch.fmin(bound, mean * RANGE), bound)
+        bounds.append(1.001 * torch.maximum(reached, 3.0 * sizes[0]) + bound * 0.0)
+        coarse.append(mean < COARSE * k.abs().median())
+    exponents = 15 - torch.frexp(torch.stack(bounds)).exponent
+    powers = torch.ldexp(centres.new_ones(len(components)), exponents.clamp(-120, 120))
+    return Scales(powers.masked_fill_(exponents.abs() > 120, math.nan), torch.stack(coarse).any())
 
 
 class _Panels:
@@ -125,13 +151,11 @@ class _Panels:
     def __init__(
         self, z: Tensor, components: tuple[Component, ...], rates: list[float], centres: Tensor
     ) -> None:
-        self.problem: Problem = prepare(
-            z[None], None, None, None, components, rates, None, "xx", robust=False
-        )
-        shared = self.problem.label_arguments()
-        numbers = ("x0", "x1", "x_norm", "n", "x_sn", "x_sd", "rates", "scale_inverse", "d")
-        static = ("FUNCTIONS", "SHAPES", "OFFSETS", "METRIC", "GRAM", "D")
-        self.arguments = {name: shared[name] for name in (*numbers, *static)}
+        self.problem: Problem = prepare(z[None], None, None, None, components, rates, None, "xx")
+        self.arguments = self.problem.panel_arguments()
+        names = ("FUNCTIONS", "SHAPES", "OFFSETS", "METRIC", "n", "x_sn", "x_sd", "d", "frame")
+        self.again = {name: self.arguments[name] for name in names}
+        self.again["x"] = z
         table, width = self.problem.table, self.problem.width
         gram = self.problem.gram
         self.config = sliced(table.labels_of(width), width) if gram else table.difference_labels
@@ -140,10 +164,13 @@ class _Panels:
         self.end = max(panel.end for panel in self.panels)
         self.padded = cdiv(max(self.end, self.panels[-1].row + PANEL_ROWS), ROW_PADDING)
         self.padded *= ROW_PADDING
-        self.scales = _scales(z, components, rates, centres)
+        self.scales, coarse = _scales(z, components, rates, centres)
+        if self.problem.form is not None:
+            self.problem.form.frame[:, 0].masked_fill_(coarse, -1.0)  # no tile is below it
         self.single_scales = self.scales.float()
-        self.centres = z.new_zeros((self.components, self.padded))
+        self.centres = centres.new_zeros((self.components, self.padded))
         self.centres[:, : len(z)] = centres * self.scales.unsqueeze(1)
+        self.single_centres = self.centres.float()
         size = max(panel.rows * panel.chunks * panel.width for panel in self.panels)
         self.memory = torch.empty(self.components * size, dtype=torch.float16, device=z.device)
         self.row_sums = self.scales.new_zeros((self.components, self.padded))
@@ -159,14 +186,26 @@ class _Panels:
         groups = cdiv(across, each)
         partial = self.squares.new_empty((self.components, groups, 2, panel.rows))
         sums = self.single_scales.new_empty((self.components, tiles, columns))
+        flags = sums.new_empty(tiles * groups, dtype=torch.int32)
+        shared = {
+            "panel": self.memory, "partial": partial, "sums": sums, "flags": flags,
+            "scale": self.single_scales,
+            "centre_stride": self.padded // ROW_PADDING, "rows_count": panel.rows,
+            "first_row": panel.row // config.rows, "tiles": tiles,
+            "first_column": panel.column // config.columns, "across": across, "each": each,
+            "SUMMED": summed, "BM": config.rows,
+        }  # fmt: skip
         triton_problem.launch(
             kernels.panel_kernel, (tiles * groups,), config,
-            **self.arguments, panel=self.memory, partial=partial, sums=sums,
-            centre=self.centres, scale=self.single_scales,
-            centre_stride=self.padded // ROW_PADDING, first_row=panel.row, rows_count=panel.rows,
-            first_column=panel.column, tiles=tiles, across=across, each=each, SUMMED=summed,
-            BK=config.slice, BM=config.rows, BN=config.columns,
+            **self.arguments, **shared, BK=config.slice, BN=config.columns,
+            centre=self.centres if self.arguments["WIDE"] else self.single_centres,
         )  # fmt: skip
+        if self.problem.gram:
+            triton_problem.launch(
+                redo.redo_panel_kernel, (tiles * groups,), config.again(),
+                **self.again, **shared, centre=self.centres,
+                BN=config.again().columns, TILE=config.columns,
+            )  # fmt: skip
         if summed:
             found = partial.sum(1)  # [C, 2, rows]
             self.row_sums[:, panel.row : panel.row + panel.rows] += found[:, 0]
@@ -216,22 +255,24 @@ def _forms(panels: _Panels, v: Tensor, summed: bool) -> Tensor:
 def landmark_means(
     z: Tensor, landmarks: Tensor, components: tuple[Component, ...], rates: list[float]
 ) -> Tensor:
-    """[C, N]: the means of k between z [N, d] and those of the landmarks [M, d] that differ."""
+    """[C, N]: the trimmed means of k between z [N, d] and those of the at most ``LANDMARKS``
+    landmarks [M, d] that differ: without the eighth at either end, so that a far row cannot move
+    those of others."""
     means = []
     for c in range(0, len(components), TOGETHER):
-        some = components[c : c + TOGETHER]
+        some, numbers = components[c : c + TOGETHER], rates[c : c + TOGETHER]
         problem = prepare(
-            z[None], landmarks[None], None, None, some, rates[c : c + TOGETHER], None, "xy",
-            differences=True,
-        )  # fmt: skip
+            z[None], landmarks[None], None, None, some, numbers, None, "xy", differences=True
+        )
         config, shared = problem.table.difference_labels, problem.arguments()
-        means.append(z.new_empty((len(some), len(z))))
+        means.append(z.new_empty((len(some), len(z)), dtype=torch.float64))
         triton_problem.launch(
             kernels.centre_kernel, (cdiv(len(z), config.rows),), config,
-            centre=means[-1], **{name: shared[name] for name in (
-                *("rates", "d", "x0", "n", "x_sn", "x_sd", "y0", "m", "y_sn", "y_sd"),
+            centre=means[-1], rates=constant(tuple(numbers), z.device, torch.float64),
+            **{name: shared[name] for name in (
+                *("d", "x0", "n", "x_sn", "x_sd", "y0", "m", "y_sn", "y_sd"),
                 *("FUNCTIONS", "SHAPES", "OFFSETS", "METRIC", "D"),
-            )}, BM=config.rows, BN=config.columns,
+            )}, TRIMMED=TRIMMED, BM=config.rows, BN=LANDMARKS,
         )  # fmt: skip
     return torch.cat(means)
 
@@ -281,7 +322,7 @@ def label_sweep(
             _forms(panels, v[:, first : first + batch], first == 0)
             for first in range(0, columns, batch)
         ]
-        back = panels.scales.reciprocal().unsqueeze(1)
+        back = (panels.scales.reciprocal() + panels.squares * 0.0).unsqueeze(1)  # inf: all is NaN
         return LabelSums(
             torch.cat(forms, 1) * (2.0 * back),
             panels.row_sums[:, :count] * back,

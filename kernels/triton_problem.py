@@ -300,15 +300,19 @@ class Problem(NamedTuple):
             }
         return found
 
-    def label_arguments(self) -> dict[str, Any]:
-        """Those of the kernels of label forms, of one sample."""
-        found = {**self.x.arguments("x"), **functions(self.components), "D": self.width}
-        found |= {"x1": self.x.points, "x_norm": self.x.points, "scale_inverse": self.rates.values}
-        found |= {"rates": self.rates.values, "d": self.coordinates, "GRAM": self.gram}
+    def panel_arguments(self) -> dict[str, Any]:
+        """Those of the kernel of label forms, of one sample."""
+        x, rates = self.x, self.rates.values
+        found = {
+            **functions(self.components), "x0": x.points, "x1": x.points, "x_norm": x.points,
+            "x_most": x.points, "n": x.rows, "x_sn": x.strides[1], "x_sd": x.strides[2],
+            "d": self.coordinates, "D": self.width, "rates": rates, "frame": rates,
+            "GRAM": self.gram, "NEAR": self.near, "WIDE": self.small and not self.gram,
+        }  # fmt: skip
         if self.form is not None:
-            form = self.form
-            found |= {"x0": form.x.hi, "x1": form.x.lo, "x_norm": form.x.norms}
-            found |= {"x_sn": self.width, "x_sd": 1, "scale_inverse": form.scale.reciprocal()}
+            halves = self.form.x.arguments("x")
+            found |= {name: halves[name] for name in ("x0", "x1", "x_norm", "x_most")}
+            found["frame"] = self.form.frame
         return found
 
 
@@ -329,10 +333,8 @@ def sliced(config: Config, width: int) -> Config:
 
 def _gram_form(
     x: Sample, y: Sample, width: int, config: Config, components: tuple[Component, ...],
-    rates: Numbers, weighted: bool, robust: bool,
+    rates: Numbers, weighted: bool,
 ) -> GramForm:  # fmt: skip
-    """``robust``: the scale is that of typical rows, and what is too far for it is flagged and 0;
-    else that of the farthest one, of two to the tenth more, and what is not finite is NaN."""
     batch, n, d = x.points.shape
     m, device = y.rows, x.points.device
     centred = metric_of(components) == "sqeuclidean"
@@ -350,8 +352,6 @@ def _gram_form(
         gram.gram_centre_kernel, (batch, chunks), Config(0, CENTRE_COLUMNS, 0, 4, 1),
         **shared, BD=CENTRE_COLUMNS,
     )  # fmt: skip
-    if not robust:
-        reach.copy_(_farthest(x, y, centre if centred else centre.zero_()).view(-1, 1, 1))
     halves = []
     for rows in (n, m):
         units = cdiv(rows, ROW_PADDING)
@@ -374,8 +374,7 @@ def _gram_form(
         wx=x.weights, wx_sb=x.weight_strides[0], wx_sn=x.weight_strides[1],
         wy=y.weights, wy_sb=y.weight_strides[0], wy_sn=y.weight_strides[1],
         rates=rates.values, rate_stride=rates.stride, frame=form.frame, scale=scale,
-        WEIGHTED=weighted, D=width, BK=config.slice, LEAD=3 if robust else 13,
-        BEYOND=0.0 if robust else math.nan,
+        WEIGHTED=weighted, D=width, BK=config.slice,
         RATE_POWERS=tuple(c.function.rate_power for c in components),
         STEEPNESS=tuple(
             float(c.function.smooth) * c.function.steepness(1.0, c.shape) for c in components
@@ -383,15 +382,6 @@ def _gram_form(
         SHAPES=tuple(float(c.shape) for c in components),
     )  # fmt: skip
     return form
-
-
-def _farthest(x: Sample, y: Sample, centre: Tensor) -> Tensor:
-    """[B]: the largest |coordinate|."""
-    largest = centre.new_zeros(len(centre))
-    for sample in (x, y) if y.rows else (x,):
-        low, high = sample.points.aminmax(dim=1)
-        largest = torch.maximum(largest, torch.maximum(high - centre, centre - low).amax(1))
-    return largest
 
 
 def _sample(x: Tensor, weights: Tensor | None) -> Sample:
@@ -406,9 +396,8 @@ def prepare(
     x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None,
     components: tuple[Component, ...], rates: list[float] | Tensor,
     coefs: list[float] | Tensor | None, blocks: Blocks, *, differences: bool = False,
-    robust: bool = True,
 ) -> Problem:  # fmt: skip
-    """``differences``: never the Gram form; ``robust``: see ``_gram_form``."""
+    """``differences``: never the Gram form."""
     batch, n, d = x.shape
     m = 0 if y is None else y.shape[1]
     device = device_of(x.device)
@@ -424,7 +413,7 @@ def prepare(
         precise = _numbers(rates, x.device, torch.float64)
         weighted = wx is not None or wy is not None
         form = _gram_form(
-            x_sample, y_sample, width, sliced(config, width), components, precise, weighted, robust
+            x_sample, y_sample, width, sliced(config, width), components, precise, weighted
         )
     return Problem(
         x_sample,

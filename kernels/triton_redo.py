@@ -1,6 +1,7 @@
 """The Triton kernels that form again, by differences of the rows as given, what the kernels of the
 Gram form left out (see ``triton_gram``): the same programs, each of which adds to the partials that
-it wrote there. Where nothing was flagged a program reads its flags and ends.
+it wrote there. Where nothing was flagged a program reads its flags and ends. Panels of label forms
+are formed again in fp64: what centring takes out of a far row is all but a few digits of it.
 """
 
 # The compiler reads this file, and wants some things said in its own way.
@@ -13,7 +14,8 @@ import triton
 import triton.language as tl
 
 from .triton_gram import FRAME, add_values, evaluate, gradient_pair, value_block, value_unit
-from .triton_kernels import PADDING, column_of, entry, in_pair, program_of
+from .triton_kernels import PADDING, column_of, difference_tile, entry, in_pair, program_of
+from .triton_panels import put_values
 
 COORDINATES = tl.constexpr(16)  # whose gradients are accumulated at a time
 
@@ -227,3 +229,58 @@ def redo_gradient_kernel(
                     slot_count = 2
                 to = ((batch * slot_count + slot) * all_lanes + lanes)[:, None] * D + span[None, :]
                 tl.store(partial + to, tl.load(partial + to) + gradient)
+
+
+@entry
+def redo_panel_kernel(
+    panel, partial, sums, flags, centre, scale, frame, d,
+    first_row, rows_count, first_column, tiles, across, each, centre_stride,
+    x, n, x_sn, x_sd,
+    FUNCTIONS: tl.constexpr, SHAPES: tl.constexpr, OFFSETS: tl.constexpr, METRIC: tl.constexpr,
+    SUMMED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """``TILE``: columns of a tile of the kernel that left it out."""
+    C: tl.constexpr = len(SHAPES)
+    program = tl.program_id(0)
+    word = tl.load(flags + program)
+    if word != 0:
+        tile = program % tiles
+        group = program // tiles
+        groups = tl.num_programs(0) // tiles
+        lanes = tile * BM + tl.arange(0, BM)
+        rows = first_row * BM + lanes
+        width = across * TILE
+        page = rows_count.to(tl.int64) * width
+        sums += tile.to(tl.int64) * width
+        sums_page = tiles.to(tl.int64) * width
+        centre_page = centre_stride.to(tl.int64) * PADDING
+        power = tl.load(frame + 2).to(tl.float64)
+        rate = ()
+        factor = ()
+        row_centre = ()
+        for c in tl.static_range(C):
+            rate = rate + (tl.load(frame + FRAME + c),)
+            factor = factor + (tl.load(scale + c) * tl.load(frame + FRAME + C + c),)
+            row_centre = row_centre + (tl.load(centre + c * centre_page + rows),)
+        total = (tl.zeros([BM], tl.float64),) * C
+        square = (tl.zeros([BM], tl.float64),) * C
+        for at in range(0, 32 * (TILE // BN)):
+            bit = at // (TILE // BN)
+            if (word >> bit) & 1:
+                column = group * each * TILE + at * BN
+                start = first_column * TILE + column
+                cols = start + tl.arange(0, BN)
+                s = difference_tile(
+                    x, rows, n, x_sn, x_sd, x, cols, n, x_sn, x_sd, d, METRIC, 0, False, tl.float64
+                )
+                total, square = put_values(
+                    total, square, s * (power * power), True, False, rows, start, n, rate, factor,
+                    row_centre, centre, centre_page, panel + column, page, lanes * width,
+                    sums + column + tl.arange(0, BN), sums_page, FUNCTIONS, SHAPES, OFFSETS, SUMMED,
+                )  # fmt: skip
+        if SUMMED:
+            for c in tl.static_range(C):
+                to = (c * groups + group).to(tl.int64) * (2 * rows_count) + lanes
+                tl.store(partial + to, tl.load(partial + to) + total[c])
+                to += rows_count
+                tl.store(partial + to, tl.load(partial + to) + square[c])

@@ -124,8 +124,8 @@ def test_another_triton_is_compared_loosely() -> None:
 USAGE = offline.Usage(
     arch=90, case="gaussian 0 value 64", kernel="gram_value_kernel",
     config=Config(128, 64, 64, 8, 3), registers=126, stack=0, shared=65536, tensor_memory=0,
-    instructions=984, spills=0, tensor_core=12, exp2=32, nan_clamps=32, wide_offsets=9,
-    in_flight=2, slots=16.5, approximate=(), older_tensor_core=0, matrix=True, clamps=True,
+    instructions=984, spills=0, tensor_core=12, exp2=32, wide_offsets=9, in_flight=2,
+    slots=16.5, approximate=(), older_tensor_core=0, matrix=True,
 )  # fmt: skip
 
 

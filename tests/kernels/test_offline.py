@@ -30,14 +30,12 @@ GOOD = offline.Usage(
     spills=0,
     tensor_core=12,
     exp2=32,
-    nan_clamps=32,
     wide_offsets=9,
     in_flight=2,
     slots=16.5,
     approximate=(),
     older_tensor_core=0,
     matrix=True,
-    clamps=True,
 )
 
 
@@ -126,7 +124,6 @@ def test_good_code_has_no_faults() -> None:
         ({"shared": 240 * 1024}, "shared memory"),
         ({"tensor_memory": 576}, "tensor memory"),
         ({"tensor_core": 0}, "no HGMMA"),
-        ({"nan_clamps": 0}, "drops NaN"),
         ({"wide_offsets": 0}, "64-bit"),
         ({"older_tensor_core": 2}, "other than HGMMA"),
         ({"approximate": ("an unknown one",)}, "an unknown one"),
