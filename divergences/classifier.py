@@ -121,7 +121,7 @@ def classifier_test(
         m=len(y),
         d=x.shape[1],
         effect_size=max(0.0, 2.0 * auc - 1.0),
-        exact=plan.exact,
+        enumerated=plan.exact,
         seed=seed,
         notes=_notes(classifier, min(len(train_x), len(train_y))),
         auc=auc,

@@ -19,7 +19,7 @@ from .kernels.stein import check_stein_kernel, stein_steps, stein_sums
 from .kernels.validation import check_rows
 from .resampling import TIE, permutation_pvalue, progress
 from .results import HypothesisResult, KernelRow
-from .samples import Rng, as_sample, check_resamples, generator_of
+from .samples import Rng, as_sample, check_resamples, complete_rows, generator_of
 from .scores import describe, scores_at
 
 Method = Literal["energy", "mmd", "ksd"]
@@ -56,6 +56,7 @@ def goodness_of_fit_test(
     kernel: Kernel | str | None = None,
     bandwidth: Bandwidth | None = None,
     estimate: bool = False,
+    drop_nan: bool = False,
     n_resamples: int = 999,
     rng: Rng = None,
     show_progress: bool | None = None,
@@ -93,6 +94,7 @@ def goodness_of_fit_test(
         estimate: with model "normal" and "energy" or "mmd": mean and covariance are estimated, and
             again in every simulated sample. The statistic is affine invariant: the test is exact.
             n ≥ d + 2 rows are needed, and n near d leaves little power, which a note says.
+        drop_nan: leave out rows with NaN and say how many; else they are refused.
         n_resamples: B ≥ 1. "energy" and "mmd" simulate samples of the model; "ksd" flips signs
             (the wild bootstrap for independent rows).
         rng: seed, ``numpy.random.Generator`` or ``torch.Generator``; fresh entropy if None, whose
@@ -115,6 +117,9 @@ def goodness_of_fit_test(
     Work is O(n²(d + B)) for "ksd", O(B n² d) for the others (O(B n log n) for "energy" at d = 1);
     memory O(n(d + B)), never n².
     """
+    left_out: tuple[str, ...] = ()
+    if drop_nan:
+        (x,), _, left_out = complete_rows((x,), ("x",))
     x = as_sample(x, "x").double()
     check_rows(x, "x", 2, "a test needs at least two rows")
     n_resamples = check_resamples(n_resamples)
@@ -141,6 +146,7 @@ def goodness_of_fit_test(
             EmbeddedEnergy(target) if method == "energy" else _bhep(target, kernel, bandwidth)
         )
         found = _simulate(points, statistic, estimate, n_resamples, generator, show_progress)
+    found["notes"] = left_out + found.get("notes", ())
     return GoodnessOfFitResult(
         method=method,
         n=x.shape[0],

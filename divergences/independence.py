@@ -34,6 +34,8 @@ from .results import HypothesisResult, KernelRow
 from .samples import (
     Rng,
     check_resamples,
+    column_names,
+    complete_rows,
     fits_narrow,
     generator_of,
     is_constant,
@@ -91,6 +93,7 @@ def independence_test(
     groups: Labels = None,
     blocks: Blocks | None = None,
     scale: Scale | None = "auto",
+    drop_nan: bool = False,
     backend: str | None = None,
     show_progress: bool | None = None,
 ) -> IndependenceResult:
@@ -127,6 +130,7 @@ def independence_test(
             end around to its beginning. Approximate, for stationary series: valid as the blocks
             (the series) grow long against the dependence. Only one of ``strata``, ``groups`` and
             ``blocks`` can be given.
+        drop_nan: leave out pairs with NaN and say how many; else they are refused.
         scale: as of ``divergences.two_sample.two_sample_test``, for x and for y by itself.
         backend: None or "reference"; there is no other for this test.
         show_progress: a bar; None shows it on a terminal once the test has taken some seconds.
@@ -148,6 +152,12 @@ def independence_test(
     n_resamples = check_resamples(
         (1999 if aggregated else 999) if n_resamples is None else n_resamples
     )
+    names = column_names(x), column_names(y)
+    left_out: tuple[str, ...] = ()
+    if drop_nan:
+        (x, y), (strata, groups), left_out = complete_rows(
+            (x, y), ("x", "y"), (strata, groups), together=True
+        )
     x, y = as_pairs(x, y)
     design = design_of((len(x),), strata=strata, groups=groups, blocks=blocks, together=True)
     serial = {} if design.words else serially_dependent(x, y)
@@ -155,8 +165,9 @@ def independence_test(
     for sample, name in ((x, "x"), (y, "y")):
         if is_constant(sample):
             warn_constant(name)
-    of_x = scaled(x, scale, auto=without_units(kernel_x, bandwidth_x), name="x")
-    of_y = scaled(y, scale, auto=without_units(kernel_y, bandwidth_y), name="y")
+    free = without_units(kernel_x, bandwidth_x), without_units(kernel_y, bandwidth_y)
+    of_x = scaled(x, scale, auto=free[0], name="x", columns=names[0])
+    of_y = scaled(y, scale, auto=free[1], name="y", columns=names[1])
     x, y = of_x.rows, of_y.rows
     kx = _kernel(method, "x", kernel_x, bandwidth_x, x, generator)
     ky = _kernel(method, "y", kernel_y, bandwidth_y, y, generator)
@@ -183,11 +194,11 @@ def independence_test(
         dy=y.shape[1],
         effect_size=max(0.0, own),
         coefficients=measured,
-        exact=plan.exact,
+        enumerated=plan.exact,
         seed=seed,
         scale=of_x.done if of_x.done == of_y.done else f"{of_x.done} (x), {of_y.done} (y)",
         design=design.words or None,
-        notes=of_x.notes + of_y.notes + design.notes + serial_notes(serial),
+        notes=left_out + of_x.notes + of_y.notes + design.notes + serial_notes(serial),
         kernels=found.rows(a, b, plan.exact),
     )
 

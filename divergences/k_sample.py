@@ -23,6 +23,8 @@ from .samples import (
     as_sample,
     as_samples,
     check_resamples,
+    column_names,
+    complete_rows,
     fits_narrow,
     generator_of,
     is_constant,
@@ -83,6 +85,7 @@ def k_sample_test(
     groups: Labels = None,
     blocks: Blocks | None = None,
     scale: Scale | None = "auto",
+    drop_nan: bool = False,
     pairwise: bool = True,
     backend: str | None = None,
     show_progress: bool | None = None,
@@ -118,10 +121,17 @@ def k_sample_test(
         )
     check_scale(scale)
     n_resamples = check_resamples(n_resamples)
+    named = column_names(samples[0])
+    left_out: tuple[str, ...] = ()
+    if drop_nan:
+        names = [f"sample {k}" for k in range(len(samples))]
+        kept, (strata, groups), left_out = complete_rows(samples, names, (strata, groups))
+        samples = tuple(kept)
     given = _as_samples(samples)
     sizes = [len(s) for s in given]
     generator, seed = generator_of(rng)
-    columns = scaled(torch.cat(given), scale, auto=without_units(kernel, bandwidth))
+    auto = without_units(kernel, bandwidth)
+    columns = scaled(torch.cat(given), scale, auto=auto, columns=named)
     pooled = columns.rows
     given = list(torch.split(pooled, sizes))
     if is_constant(pooled):
@@ -174,11 +184,11 @@ def k_sample_test(
         n=len(pooled),
         d=pooled.shape[1],
         effect_size=share(between, total),
-        exact=plan.exact,
+        enumerated=plan.exact,
         seed=seed,
         scale=columns.done,
         design=design.words or None,
-        notes=columns.notes + design.notes + serial_notes(serial),
+        notes=left_out + columns.notes + design.notes + serial_notes(serial),
         kernels=(row,),
         sample_sizes=tuple(sizes),
         pairs=pairs,

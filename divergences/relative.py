@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, get_args
@@ -51,6 +52,10 @@ class RelativeResult(Record):
     d: int
     models: tuple[str, str]
     kernel: str
+
+    def __iter__(self) -> Iterator[float]:
+        """``statistic, pvalue = result``, as in SciPy."""
+        return iter((self.statistic, self.pvalue))
 
     def __str__(self) -> str:
         low, high = self.confidence_interval

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -51,13 +52,13 @@ class HypothesisResult(Record):
     """The outcome of a test.
 
     ``pvalue`` = (1 + #{T_b ≥ T})/(B + 1) over the ``null_distribution`` T_b [B], read-only; where
-    every relabelling could be listed (``exact``) it is #{T_b ≥ T}/B. ``seed`` repeats the test when
-    passed as ``rng`` (None: a numpy Generator was passed). ``scale`` tells how columns were scaled
-    (None: they were not); statistic, effect size and kernels are then those of the scaled sample;
-    ``design`` tells what relabellings were restricted to.
-    ``effect_size`` does not grow with the sample size; docs/choosing-a-test.md defines it for each
-    method. ``kernels`` describes each kernel, with its bandwidth; ``notes`` says what a reader of
-    the p-value should know.
+    every relabelling could be listed (``enumerated``) it is #{T_b ≥ T}/B. ``statistic, pvalue =
+    result`` unpacks it. ``seed`` repeats the test when passed as ``rng`` (None: a numpy Generator
+    was passed). ``scale`` tells how columns were scaled (None: they were not); statistic, effect
+    size and kernels are then those of the scaled sample; ``design`` tells what relabellings were
+    restricted to. ``effect_size`` does not grow with the sample size; docs/choosing-a-test.md
+    defines it for each method. ``kernels`` describes each kernel, with its bandwidth; ``notes``
+    says what a reader of the p-value should know.
     """
 
     statistic: float
@@ -67,7 +68,7 @@ class HypothesisResult(Record):
     n: int
     d: int
     effect_size: float | None = None
-    exact: bool = False
+    enumerated: bool = False
     seed: int | None = None
     scale: str | None = None
     design: str | None = None
@@ -82,6 +83,10 @@ class HypothesisResult(Record):
         null.flags.writeable = False
         object.__setattr__(self, "null_distribution", null)
 
+    def __iter__(self) -> Iterator[float]:
+        """``statistic, pvalue = result``, as in SciPy."""
+        return iter((self.statistic, self.pvalue))
+
     @property
     def n_resamples(self) -> int:
         return len(self.null_distribution)
@@ -93,7 +98,7 @@ class HypothesisResult(Record):
 
     def __str__(self) -> str:
         designed = f"{self.design}; " if self.design else ""
-        drawn = f"all {self.n_resamples}" if self.exact else str(self.n_resamples)
+        drawn = f"all {self.n_resamples}" if self.enumerated else str(self.n_resamples)
         null = self.null_distribution[np.isfinite(self.null_distribution)]  # F may be infinite
         spread = f" (null: {null.mean():.2g} ± {null.std():.2g})" if len(null) else ""
         lines = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ Rng = int | np.random.Generator | torch.Generator | None
 seed is drawn), or None for fresh entropy."""
 
 
-def as_sample(x: Any, name: str) -> Tensor:
+def as_sample(x: Any, name: str, *, missing: bool = False) -> Tensor:
     """A finite tensor [n, d], from a torch tensor, anything with ``__dlpack__``, or anything numpy
     can convert. fp32 on CUDA stays so; all else becomes fp64. A vector [n] is one column.
+    ``missing``: NaN is let through.
 
-    Raises TypeError or ValueError; rows with NaN or infinite entries are counted in the message.
+    Raises TypeError or ValueError; rows with NaN or infinite entries are counted in the message,
+    with the columns that have them.
     """
     sample = _as_tensor(x, name)
     if sample.is_complex():
@@ -33,10 +36,68 @@ def as_sample(x: Any, name: str) -> Tensor:
         raise ValueError(f"{name} must have shape [n, d] or [n]; got {list(sample.shape)}")
     if sample.shape[1] == 0:
         raise ValueError(f"{name} has no columns; got {list(sample.shape)}")
-    bad = int((~torch.isfinite(sample)).any(1).sum())
-    if bad:
-        raise ValueError(f"{name} has {bad} rows of {len(sample)} with NaN or infinite entries")
+    refused = sample.isinf() if missing else ~sample.isfinite()
+    if refused.any():
+        found, names = torch.nonzero(refused.any(0)).flatten().tolist(), column_names(x)
+        where = ", ".join(column_title(column, names) for column in found[:3])
+        where += ", …" if len(found) > 3 else ""
+        raise ValueError(
+            f"{name} has {int(refused.any(1).sum())} rows of {len(sample)} with "
+            f"{'' if missing else 'NaN or '}infinite entries, in {where}"
+        )
     return sample
+
+
+def column_names(x: Any) -> list[str] | None:
+    """Of a data frame or an Arrow table; None for other samples."""
+    names = getattr(x, "column_names", None)
+    names = getattr(x, "columns", None) if names is None else names
+    return None if names is None or callable(names) else [str(name) for name in names]
+
+
+def column_title(position: int, names: list[str] | None) -> str:
+    return f"column {position + 1}" + (f" ({names[position]!r})" if names else "")
+
+
+class Complete(NamedTuple):
+    """Samples without their rows that have NaN, labels of the rows that are left, and a note."""
+
+    samples: list[Tensor]
+    labels: list[ArrayLike | None]
+    notes: tuple[str, ...]
+
+
+def complete_rows(
+    samples: Sequence[Any],
+    names: Sequence[str],
+    labels: Sequence[ArrayLike | Tensor | None] = (),
+    *,
+    together: bool = False,
+) -> Complete:
+    """What ``drop_nan`` leaves. ``labels`` [N] of all rows in turn, or [n] where row i of all
+    samples belongs ``together`` and is left out as one. Raises ValueError where no row is left."""
+    for other, name in zip(samples[1:], names[1:], strict=True):
+        if not together:
+            _check_columns(samples[0], other, (names[0], name))
+    tensors = [as_sample(x, name, missing=True) for x, name in zip(samples, names, strict=True)]
+    keeps = [~t.isnan().any(1) for t in tensors]
+    if together and len({len(keep) for keep in keeps}) == 1:
+        common = torch.stack([keep.cpu() for keep in keeps]).all(0)
+        keeps = [common.to(keep.device) for keep in keeps]
+    notes = []
+    for keep, name in zip(keeps, names, strict=True):
+        left = len(keep) - int(keep.sum())
+        if left == len(keep):
+            raise ValueError(f"every row of {name} has missing entries")
+        if left:
+            notes.append(f"left out {left} of {len(keep)} rows of {name}, which have NaN")
+    rows = (keeps[0] if together else torch.cat([k.cpu() for k in keeps])).cpu().numpy()
+    kept: list[ArrayLike | None] = []
+    for label in labels:
+        found = label.detach().cpu().numpy() if isinstance(label, Tensor) else label
+        fits = found is not None and np.shape(found) == rows.shape  # else refused where it is read
+        kept.append(np.asarray(found)[rows] if fits else found)
+    return Complete([t[keep] for t, keep in zip(tensors, keeps, strict=True)], kept, tuple(notes))
 
 
 def as_samples(x: Any, y: Any, *, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
@@ -60,12 +121,12 @@ def as_samples(x: Any, y: Any, *, names: tuple[str, str] = ("x", "y")) -> tuple[
 
 def _check_columns(x: Any, y: Any, names: tuple[str, str]) -> None:
     """Data frames are compared column by column: in another order they would differ for nothing."""
-    first, second = (getattr(s, "columns", None) for s in (x, y))
-    if first is None or second is None or list(first) == list(second):
+    first, second = column_names(x), column_names(y)
+    if first is None or second is None or first == second:
         return
     raise ValueError(
-        f"the columns differ: {names[0]} has {', '.join(map(str, first))}; {names[1]} has "
-        f"{', '.join(map(str, second))}; choose those to compare, in one order"
+        f"the columns differ: {names[0]} has {', '.join(first)}; {names[1]} has "
+        f"{', '.join(second)}; choose those to compare, in one order"
     )
 
 
@@ -103,10 +164,27 @@ def _native(x: Any) -> NDArray[np.float64]:
         raise TypeError("a masked array; drop its masked rows first, or fill them")
     array = np.asarray(x)
     if array.dtype == object:  # a table whose columns have different types
-        array = array.astype(np.float64)
+        array = _numbers(array, column_names(x))
     if array.dtype.kind not in "fiub":
         raise TypeError(f"dtype {array.dtype} is not a real number")
     return np.array(array, dtype=np.float64, order="C")
+
+
+def _numbers(array: NDArray[Any], names: list[str] | None) -> NDArray[np.float64]:
+    """Objects as numbers. Raises TypeError that names the first column with one that is none."""
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError):
+        for row, column in np.ndindex(*array.reshape(len(array), -1).shape):
+            value = array.reshape(len(array), -1)[row, column]
+            try:
+                float(value)
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"{column_title(column, names)} has {value!r} in row {row + 1}, which is not a "
+                    "number; choose the columns of numbers"
+                ) from None
+        raise
 
 
 def generator_of(rng: Rng) -> tuple[np.random.Generator, int | None]:

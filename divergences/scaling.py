@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .gaussian_models import whiten
+from .samples import column_title
 
 Scale = Literal["auto", "robust", "std", "rank", "whiten"]
 """How columns are scaled; None in its place leaves them as they are."""
@@ -44,12 +45,19 @@ def without_units(*settings: Any) -> bool:
     return all(s is None or (isinstance(s, str) and s != "dimension") for s in settings)
 
 
-def scaled(z: Tensor, scale: Scale | None, *, auto: bool = True, name: str = "") -> Scaled:
+def scaled(
+    z: Tensor,
+    scale: Scale | None,
+    *,
+    auto: bool = True,
+    name: str = "",
+    columns: list[str] | None = None,
+) -> Scaled:
     """The pooled rows z [N, d] with their columns on one scale.
 
     scale: see ``divergences.two_sample.two_sample_test``. ``auto``: whether "auto" may do anything.
-    ``name``: of the sample, for notes. Raises ValueError where "whiten" meets a singular
-    covariance.
+    ``name`` of the sample and of its ``columns``, for notes. Raises ValueError where "whiten" meets
+    a singular covariance.
     """
     of = f" of {name}" if name else ""
     if scale in ("rank", "whiten"):
@@ -61,9 +69,9 @@ def scaled(z: Tensor, scale: Scale | None, *, auto: bool = True, name: str = "")
     ratio = float(varying.max() / varying.min()) if len(varying) > 1 else 1.0
     if scale is None or (scale == "auto" and not (auto and ratio > TOO_FAR)):
         note = (
-            f"spreads of the columns{of} differ by a factor of {ratio:.2g} (column "
-            f"{int(spread.argmax()) + 1} has the largest) and were not scaled: differences in "
-            "narrow columns are hardly seen (scale='robust')"
+            f"spreads of the columns{of} differ by a factor of {ratio:.2g} ("
+            f"{column_title(int(spread.argmax()), columns)} has the largest) and were not scaled: "
+            "differences in narrow columns are hardly seen (scale='robust')"
         )
         return Scaled(z, None, (note,) if ratio > HIDDEN else ())
     done = "robust" if scale == "auto" else scale

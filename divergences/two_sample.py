@@ -27,6 +27,8 @@ from .samples import (
     Rng,
     as_samples,
     check_resamples,
+    column_names,
+    complete_rows,
     fits_narrow,
     generator_of,
     is_constant,
@@ -65,6 +67,7 @@ def two_sample_test(
     groups: Labels = None,
     blocks: Blocks | None = None,
     scale: Scale | None = "auto",
+    drop_nan: bool = False,
     n_features: int | None = None,
     block_size: int | None = None,
     backend: str | None = None,
@@ -127,6 +130,7 @@ def two_sample_test(
             * "auto": "robust" where spreads differ by more than a factor of 5, else nothing, and
               nothing where a kernel object or a bandwidth in numbers sets the units.
             * None: nothing.
+        drop_nan: leave out rows with NaN (pairs with any) and say how many; else they are refused.
         n_features: frequencies or landmarks of the feature methods (256).
         block_size: rows in a block (√N).
         backend: None (automatic), "reference" or "triton".
@@ -143,13 +147,20 @@ def two_sample_test(
     """
     _check_options(method, kernel, bandwidth, n_features, block_size)
     check_scale(scale)
+    named = column_names(x)
+    left_out: tuple[str, ...] = ()
+    if drop_nan:
+        (x, y), (strata, groups), left_out = complete_rows(
+            (x, y), ("x", "y"), (strata, groups), together=paired
+        )
     if method == "classifier":
         for name, value in (
             ("paired", paired or None), ("strata", strata), ("groups", groups), ("blocks", blocks),
         ):  # fmt: skip
             if value is not None:
                 raise ValueError(f"method 'classifier' does not take {name}")
-        return _classifier(x, y, n_resamples, rng, scale, show_progress)
+        told = _classifier(x, y, n_resamples, rng, scale, show_progress)
+        return replace(told, notes=left_out + told.notes)
     fuse = method.startswith("fuse")
     n_resamples = check_resamples((1999 if fuse else 999) if n_resamples is None else n_resamples)
     x, y = as_samples(x, y)
@@ -157,9 +168,10 @@ def two_sample_test(
     if design.words and method in ("mmd-block", *(PAIRLESS if paired else ())):
         raise ValueError(f"method {method!r} does not go with a design; got one of {design.words}")
     generator, seed = generator_of(rng)
-    columns = scaled(torch.cat([x, y]), scale, auto=without_units(kernel, bandwidth))
+    auto = without_units(kernel, bandwidth)
+    columns = scaled(torch.cat([x, y]), scale, auto=auto, columns=named)
     x, y = columns.rows[: len(x)], columns.rows[len(x) :]
-    notes = columns.notes + design.notes
+    notes = left_out + columns.notes + design.notes
     if not design.words:
         notes += serial_notes({"x": x, "y": y})
     restriction = design.restriction
@@ -212,7 +224,7 @@ def two_sample_test(
         m=len(y),
         d=x.shape[1],
         effect_size=effect,
-        exact=plan.exact,
+        enumerated=plan.exact,
         seed=seed,
         scale=columns.done,
         kernels=rows,

@@ -55,7 +55,7 @@ class Result(Protocol):
     def effect_size(self) -> float | None: ...
 
     @property
-    def exact(self) -> bool: ...
+    def enumerated(self) -> bool: ...
 
     @property
     def kernels(self) -> Sequence[Row]: ...
@@ -90,7 +90,7 @@ def plot_result(result: Result, *, names: tuple[str, str] = ("x", "y")) -> Figur
         draw_null_distribution(figure.add_subplot(places.pop(0)), result)
         if several:
             axes = figure.add_subplot(places.pop(0))
-            smallest = 1.0 / (result.n_resamples + (not result.exact))  # possible p-value
+            smallest = 1.0 / (result.n_resamples + (not result.enumerated))  # possible p-value
             if hasattr(result.kernels[0], "bandwidth_y"):
                 _kernel_pairs(axes, result.kernels, smallest)
             else:
@@ -150,7 +150,7 @@ def draw_null_distribution(
     axes.margins(x=0.06)
     axes.locator_params(axis="x", nbins=5)
     axes.set(yticks=[], title=title)
-    drawn = "all " if result.exact else ""
+    drawn = "all " if result.enumerated else ""
     axes.set_xlabel(f"statistic; grey: {drawn}{result.n_resamples:,} {result.resample}")
     axes.spines["left"].set_visible(False)
 

@@ -109,7 +109,7 @@ def test_every_labelling_is_listed_where_there_are_few() -> None:
     for rows in itertools.combinations(range(len(pool)), n):
         mask = np.isin(np.arange(len(pool)), rows)
         values.append(pool[mask].mean() - pool[~mask].mean())
-    assert result.exact
+    assert result.enumerated
     assert np.sort(result.null_distribution) == pytest.approx(np.sort(values))
     assert result.pvalue == pytest.approx(np.mean(np.array(values) >= result.statistic - 1e-9))
 

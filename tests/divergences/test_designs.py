@@ -53,7 +53,7 @@ def test_statistic_within_strata(method: Any, columns: int) -> None:
     kernel = Gaussian(1.0) + Linear() if method == "mmd" else None
     result = two_sample_test(z[:5], z[5:], method=method, kernel=kernel, strata=STRATA, rng=0)
     expected = stratified(z, method)
-    assert result.exact and result.design == "4 strata"
+    assert result.enumerated and result.design == "4 strata"
     assert result.statistic == pytest.approx(expected[0], abs=1e-12)
     np.testing.assert_allclose(np.sort(result.null_distribution), np.sort(expected), atol=1e-12)
     assert result.pvalue == np.mean(np.array(expected) >= expected[0] - 1e-12)
@@ -108,7 +108,7 @@ def test_paired_statistic_and_effect() -> None:
     d, pairs = x - y, ~np.eye(8, dtype=bool)
     signs = np.array(list(itertools.product([1, -1], repeat=8)))
     gaps = 2.0 * (cdist(d, -d) - cdist(d, d))[pairs].reshape(8, 7).sum()
-    assert result.exact and result.n_resamples == 256 and result.design == "paired"
+    assert result.enumerated and result.n_resamples == 256 and result.design == "paired"
     assert result.statistic == pytest.approx(gaps / 56, rel=1e-12)
     h = 2.0 * (cdist(d, -d) - cdist(d, d)) * pairs
     expected = np.einsum("bi,ij,bj->b", signs, h, signs) / 56
@@ -169,7 +169,7 @@ def test_whole_groups(method: Any) -> None:
         v = np.isin(groups, chosen)
         means = [k[a][:, b][apart[a][:, b]].mean() for a, b in ((v, v), (~v, ~v), (v, ~v))]
         expected.append(means[0] + means[1] - 2.0 * means[2])
-    assert result.exact and result.design == "5 groups that move as a whole"
+    assert result.enumerated and result.design == "5 groups that move as a whole"
     assert result.statistic == pytest.approx(expected[0], abs=1e-12)
     np.testing.assert_allclose(np.sort(result.null_distribution), np.sort(expected), atol=1e-12)
 
@@ -211,7 +211,7 @@ def test_k_samples_of_whole_groups() -> None:
         w = sum(cdist(z[v == g], z[v == g]).sum() / (2 * (v == g).sum()) for g in range(3))
         total = cdist(z, z).sum() / 16
         expected.append((total - w) / 2 / (w / 5))
-    assert result.exact and result.n_resamples == 12
+    assert result.enumerated and result.n_resamples == 12
     np.testing.assert_allclose(np.sort(result.null_distribution), np.sort(expected), rtol=1e-9)
 
 

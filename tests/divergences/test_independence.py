@@ -131,7 +131,7 @@ def test_statistic_is_the_measure(shape: tuple[int, int, int]) -> None:
     kernels = dict(kernel_x=Gaussian([0.5, 1.0]), kernel_y=0.3 * Linear() + Gaussian(2.0))
     result = independence_test(x, y, method="hsic", n_resamples=9, rng=0, **kernels)
     assert result.statistic == pytest.approx(hsic(x, y, **kernels), rel=1e-9, abs=1e-14)
-    assert result.n_resamples == (24 if n == 4 and result.exact else 9)
+    assert result.n_resamples == (24 if n == 4 and result.enumerated else 9)
 
 
 def test_exact_enumeration() -> None:
@@ -140,11 +140,11 @@ def test_exact_enumeration() -> None:
     values = [song(x, y[list(p)], 1.0, 1.0) for p in itertools.permutations(range(5))]
     expected = np.mean(np.array(values) >= values[0] - 1e-12)
     result = independence_test(x, y, method="hsic", bandwidth_x=1.0, bandwidth_y=1.0)
-    assert result.exact and result.n_resamples == 120
+    assert result.enumerated and result.n_resamples == 120
     assert result.pvalue == pytest.approx(expected)
     np.testing.assert_allclose(np.sort(result.null_distribution), np.sort(values), atol=1e-14)
     drawn = independence_test(x, y, method="hsic", bandwidth_x=1.0, bandwidth_y=1.0, n_resamples=99)
-    assert not drawn.exact
+    assert not drawn.enumerated
 
 
 def test_every_permutation_within_strata() -> None:

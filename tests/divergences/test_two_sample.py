@@ -69,12 +69,12 @@ def test_every_split(method: Any, columns: int) -> None:
     kernel = Gaussian([0.5, 2.0]) + Linear() if method == "mmd" else None
     result = two_sample_test(x, y, method=method, kernel=kernel, rng=0)
     expected = statistics(torch.cat([x, y]), 4, LOSSES[method])
-    assert result.exact
+    assert result.enumerated
     np.testing.assert_allclose(np.sort(result.null_distribution), np.sort(expected), atol=1e-12)
     reached = np.array(expected) >= expected[0] - 1e-11
     assert result.pvalue == reached.mean()
     drawn = two_sample_test(x, y, method=method, kernel=kernel, rng=0, n_resamples=100)
-    assert not drawn.exact
+    assert not drawn.enumerated
     error = np.sqrt(result.pvalue * (1 - result.pvalue) / 100)
     assert abs(drawn.pvalue - result.pvalue) < 4 * error + 1 / 101
 
