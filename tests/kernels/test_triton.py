@@ -40,19 +40,6 @@ CUBIC: Spec = ("polynomial", 0.25, 3.0, 1.0)
 LINEAR: Spec = ("polynomial", 0.5, 1.0, 0.0)
 
 
-def poisoned(t: Tensor) -> Tensor:
-    return t.fill_(torch.nan if t.is_floating_point() else 85)
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that is read before it is written shows as NaN, or as whole numbers of no meaning."""
-    empty, empty_like, new_empty = torch.empty, torch.empty_like, Tensor.new_empty
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: poisoned(empty(*a, **k)))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poisoned(empty_like(*a, **k)))
-    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: poisoned(new_empty(*a, **k)))
-
-
 @pytest.fixture
 def gram(monkeypatch: pytest.MonkeyPatch) -> None:
     """The split Gram form for samples that are small enough for the interpreter."""

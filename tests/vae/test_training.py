@@ -43,19 +43,19 @@ def test_global_state_is_left_alone() -> None:
     state = torch.get_rng_state()
     trained()
     assert torch.equal(state, torch.get_rng_state())
-    assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.parametrize("on", [False, True])
 @pytest.mark.parametrize("warn_only", [False, True])
-def test_deterministic_algorithms_stay_as_they_were(warn_only: bool) -> None:
+def test_deterministic_algorithms_stay_as_they_were(on: bool, warn_only: bool) -> None:
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    torch.use_deterministic_algorithms(on, warn_only=warn_only)
     try:
         trained()
-        assert torch.are_deterministic_algorithms_enabled()
-        assert torch.is_deterministic_algorithms_warn_only_enabled() is warn_only
+        assert torch.are_deterministic_algorithms_enabled() is on
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is (on and warn_only)
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.use_deterministic_algorithms(True)
     assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == workspace
 
 
