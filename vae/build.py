@@ -36,6 +36,8 @@ from vae.objectives import (
 )
 from vae.priors import LearnedGaussian, LearnedMixture, Prior, StandardNormal
 
+MOST_WEIGHTS = 10**9
+
 
 def load_data(config: Config) -> Data:
     """The data of a run.
@@ -93,8 +95,20 @@ def default_weight(config: Config, n_pixels: int) -> float:
 
 
 def build_model(config: Config, data: Data) -> VAE:
-    """The untrained model of a resolved configuration; its weights depend on the seed alone."""
+    """The untrained model of a resolved configuration; its weights depend on the seed alone.
+
+    Raises:
+        ValueError: networks that do not fit the data, or of more than a billion weights.
+    """
     with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            weights = sum(p.numel() for p in _model(config, data).parameters())
+        if weights > MOST_WEIGHTS:
+            raise ValueError(
+                f"for rows of shape {data.shape} the networks would have {weights:.2g} weights "
+                f"({4e-9 * weights:.0f} GB): bring images to a smaller side with --size, or take "
+                "--network conv or a smaller --hidden"
+            )
         torch.default_generator.manual_seed(config.seed)
         return _model(config, data)
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -56,7 +58,9 @@ class Run:
 
         Raises:
             FileExistsError: the folder holds a run, and `overwrite` is not set.
-            ValueError, OSError: data that cannot be loaded, a folder that cannot be written.
+            BlockingIOError: a run is being trained there.
+            ValueError, OSError: data that cannot be loaded, settings that `vae.fit` refuses, a
+                folder that cannot be written.
         """
         if (folder / CONFIG).exists() and not overwrite and first_process():
             raise FileExistsError(
@@ -69,15 +73,16 @@ class Run:
             config = config.replace(root=str(Path(config.root).expanduser().resolve()))
         data = load_data(config)
         run = cls(folder, resolve(config, data), data)
-        # refuses what does not fit together before anything is replaced
-        run.untrained.likelihood.check(data.rows("train"))
+        run._check()  # before anything is replaced
         if not first_process():
             return run
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in OWN if overwrite else ():
-            _remove(folder / name)
-        write_text(folder / VERSIONS, as_json(_versions(data)))
-        write_text(folder / CONFIG, as_yaml(run.config))
+        from vae.training.checkpoints import locked
+
+        with locked(folder):
+            for name in OWN if overwrite else ():
+                _remove(folder / name)
+            write_text(folder / VERSIONS, as_json(_versions(data)))
+            write_text(folder / CONFIG, as_yaml(run.config))
         return run
 
     @classmethod
@@ -96,6 +101,22 @@ class Run:
                 f"{config.data} is not what {folder} was trained on: its rows have changed"
             )
         return cls(folder, config, data)
+
+    def _check(self) -> None:
+        """Raises ValueError for what `vae.fit` would refuse."""
+        from vae.training.arguments import check, dtype_of
+        from vae.training.batches import Rows
+        from vae.training.devices import make_fabric
+
+        c, model = self.config, self.untrained
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training gives them
+            check(
+                model, Rows.of(self.data, None, dtype_of(model, c.precision)), epochs=c.epochs,
+                batch_size=c.batch_size, seed=c.seed, devices=c.devices,
+                critic_steps=c.critic_steps, patience=c.patience, check_every=c.check_every,
+            )  # fmt: skip
+        make_fabric(model, c.accelerator, c.devices, c.precision)
 
     @property
     def figures(self) -> Path:
@@ -123,6 +144,15 @@ class Run:
         return model.eval()
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """1e-3 is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """Settings from YAML, some or all.
 
@@ -134,7 +164,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         hint = f": {path.parent} does not hold a run" if path.name == CONFIG else ""
         raise FileNotFoundError(f"{path} is missing{hint}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         if not isinstance(values, dict):
             raise ValueError("it holds no settings")
         Config.from_dict(values)

@@ -1,6 +1,7 @@
 """The command line: a run from beginning to end, what it writes, and how it refuses."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from divergences import __version__
 from vae.__main__ import main
 from vae.command.line import COMMANDS
 from vae.presets import PRESETS
-from vae.runs import Run
+from vae.runs import Run, read_settings
+from vae.training.checkpoints import locked
 
 PNG = b"\x89PNG"
 SHORT = ["--epochs", "2", "--latent", "2", "--hidden", "8", "--limit", "300", "--heldout", "60"]
@@ -40,7 +43,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int
 def test_a_run_holds_everything(run: Path) -> None:
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert names == {
-        "config.yaml", "versions.json", "metrics.csv", "checkpoints/best.ckpt",
+        ".lock", "config.yaml", "versions.json", "metrics.csv", "checkpoints/best.ckpt",
         "checkpoints/last.ckpt", "figures/curves.png", "figures/samples.png",
         "figures/reconstructions.png",
     }  # fmt: skip
@@ -53,6 +56,51 @@ def test_a_run_holds_everything(run: Path) -> None:
     )  # fmt: skip
     assert config["schedule_steps"] is None  # there is no schedule
     assert config["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size", "99", "--devices", "2"], "batch_size must be a multiple of devices"),
+        (["--precision", "7-bit"], "7-bit"),
+        (["--hidden", "100000000"], "would have .* weights"),
+    ],
+)
+def test_a_refused_training_claims_no_folder(
+    flags: list[str], message: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does it replace what is there."""
+    error = error_of(["fit", *SHORT, *flags, "--out", str(tmp_path / "new")], capsys)
+    assert re.search(message, error)
+    assert not (tmp_path / "new").exists()
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    error_of(["fit", *SHORT, *flags, "--out", str(run), "--overwrite"], capsys)
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_a_folder_in_use_is_left_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    with locked(run):
+        for arguments in (["resume", str(run)], ["fit", *SHORT, "--out", str(run), "--overwrite"]):
+            assert main([*arguments, "--quiet"]) == 2
+            assert f"another process trains in {run}" in capsys.readouterr().err
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_pictures_too_large_for_the_networks_name_the_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        Image.new("L", (2000, 2000)).save(tmp_path / f"{i}.png")
+    error = error_of(["fit", "--data", str(tmp_path), "--out", str(tmp_path / "out")], capsys)
+    assert "rows of shape (1, 2000, 2000)" in error
+    assert "--size" in error
+
+
+def test_numbers_in_yaml_may_have_an_exponent_alone(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("learning_rate: 1e-3\nvariance: 2E2\nlatent: 3\n")
+    assert read_settings(path) == {"learning_rate": 1e-3, "variance": 200.0, "latent": 3}
 
 
 def test_a_run_is_repeated_from_its_folder_alone(run: Path, tmp_path: Path) -> None:
@@ -114,6 +162,22 @@ def test_evaluate_writes_one_json_and_one_page(
     assert (run / "figures" / "evaluation.png").read_bytes().startswith(PNG)
     assert main(["evaluate", str(run), *options]) == 0
     assert "IWAE-5" in capsys.readouterr().out
+
+
+def test_evaluate_prints_before_it_writes(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that cannot be written does not cost the measurements; another may be named."""
+    options = ["evaluate", str(run), "--importance", "5", "--resamples", "19", "--max-rows", "60"]
+    before = (run / "evaluation.json").read_text() if (run / "evaluation.json").exists() else None
+    (tmp_path / "file").touch()
+    assert main([*options, "--out", str(tmp_path / "file")]) == 2
+    assert "IWAE-5" in capsys.readouterr().out
+    assert main([*options, "--out", str(tmp_path / "deep" / "out")]) == 0
+    found = sorted(path.name for path in (tmp_path / "deep" / "out").iterdir())
+    assert found == ["evaluation.json", "evaluation.png"]
+    after = (run / "evaluation.json").read_text() if (run / "evaluation.json").exists() else None
+    assert after == before
 
 
 @pytest.mark.parametrize("name", ["sample", "reconstruct", "traverse", "interpolate"])

@@ -495,6 +495,36 @@ def test_damaged_checkpoints_are_named(damage: str, tmp_path: Path) -> None:
     assert ("best.ckpt is still there" in str(caught.value)) == (damage != "version")
 
 
+def test_optimizers_and_record_must_be_of_one_step(tmp_path: Path) -> None:
+    train("annealed-mmd", tmp_path)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    for moments in checkpoint["optimizer_states"][0]["state"].values():
+        moments["step"] += 1
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=r"damaged .*the number of steps does not fit"):
+        train("annealed-mmd", tmp_path, resume=True)
+
+
+def test_two_trainings_in_one_folder(tmp_path: Path) -> None:
+    """The second is refused, and told why; the first goes on."""
+    model = build("annealed-mmd")
+    refused = []
+
+    def second(*_: Any) -> None:
+        if (tmp_path / ".lock").exists() and not refused:  # not while networks are checked
+            for resume in (True, False):
+                with pytest.raises(BlockingIOError, match="another process trains in") as caught:
+                    train("annealed-mmd", tmp_path, resume=resume)
+                refused.append(caught)
+
+    model.encoder.register_forward_pre_hook(second)
+    first, _ = train("annealed-mmd", tmp_path, model=model)
+    assert len(refused) == 2
+    alone, _ = train("annealed-mmd", tmp_path / "alone")
+    assert torch.equal(first.encoder[0].weight, alone.encoder[0].weight)
+
+
 def test_a_flipped_bit_is_damage(tmp_path: Path) -> None:
     """In any of the records of the file, where torch.load would take it for a weight."""
     train("annealed-mmd", tmp_path)

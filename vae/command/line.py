@@ -100,6 +100,7 @@ def _evaluate_arguments(add: Add) -> None:
         ("max-rows", 10_000, "rows of each part, at most"),
     ):
         add(f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)")
+    add("--out", type=Path, help="folder of evaluation.json and evaluation.png (the run)")
     add("--json", action="store_true", help="print the JSON instead of the table")
 
 

@@ -128,10 +128,10 @@ def _described(data: Data) -> str:
 
 
 def evaluate(
-    run: Path, checkpoint: Which, *, importance: int, resamples: int, max_rows: int, seed: int,
-    json: bool,
+    run: Path, checkpoint: Which, *, importance: int, resamples: int, max_rows: int,
+    out: Path | None, seed: int, json: bool,
 ) -> None:  # fmt: skip
-    """Measure, print, and write evaluation.json and figures/evaluation.png."""
+    """Measure, print, and write evaluation.json and evaluation.png, into ``out`` or the run."""
     from vae.evaluation import evaluate
     from vae.figures import evaluation_page, save_figure
     from vae.training import read_metrics
@@ -142,11 +142,16 @@ def evaluate(
         model, opened.data, n_importance=importance, n_resamples=resamples, max_rows=max_rows,
         seed=seed,
     )  # fmt: skip
+    print(found.to_json() if json else found, flush=True)  # before a folder refuses it
     page = evaluation_page(model, opened.data, found, read_metrics(run / "metrics.csv"))
-    json_path, figure_path = run / "evaluation.json", opened.figures / "evaluation.png"
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    json_path = (out or run) / "evaluation.json"
     write_text(json_path, found.to_json() + "\n")
+    figure_path = (out or opened.figures) / "evaluation.png"
     save_figure(page, figure_path)
-    print(found.to_json() if json else f"{found}\n\n{json_path}\n{figure_path}")
+    if not json:
+        print(f"\n{json_path}\n{figure_path}")
 
 
 def picture(

@@ -1,6 +1,7 @@
 """The objective of the family: distortion + rate + weight · divergence, in nats per sample."""
 
 import math
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -93,11 +94,18 @@ class Objective(nn.Module):
 
         Args:
             terms: of the whole batch.
-            step: number of steps taken, for schedules; None is the end of them all.
+            step: number of steps taken, for schedules; None is the end of them all, of which
+                there is a warning where a schedule is in training.
 
         Raises:
             ValueError: a batch of one row, for which D of a batch is undefined.
         """
+        if step is None and self.training and self.rate.schedule.length > 0:
+            warnings.warn(
+                f"the schedule {self.rate.schedule} stands at its end: give the number of steps "
+                "taken, model(x, step=…), or call eval() if that is meant",
+                stacklevel=3,
+            )
         rate = self.rate(terms, LAST if step is None else step)
         distortion = terms.distortion.mean()
         total = distortion + rate.total

@@ -6,15 +6,18 @@ import functools
 import io
 import operator
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from divergences.files import replacing
 from vae.model import VAE
+from vae.processes import first_process
 
 FORMAT = 2
 KEY = "vae_training"
@@ -51,6 +54,28 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
         kept = "the one before it is intact" if path.exists() else "none was written before"
         message = f"cannot write the checkpoint ({error.strerror}; {kept})"
         raise OSError(error.errno, message, str(path)) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within, no other training writes to the folder; the system frees it of a killed process.
+    Processes of one training beside the first need not ask.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the folder cannot be written.
+    """
+    if not first_process():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout:
+        raise BlockingIOError(
+            f"another process trains in {folder}: wait until it has ended, or take another folder"
+        ) from None
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -107,12 +132,14 @@ def _check_schema(checkpoint: Mapping[str, Any]) -> None:
     record, alarms = checkpoint[KEY], checkpoint["callbacks"]["Checks"]["alarms"]
     names, sums = record["watch"]["names"], record["watch"]["sums"]
     moments = [m for o in checkpoint["optimizer_states"] for m in o["state"].values()]
+    steps = [int(m["step"]) for m in checkpoint["optimizer_states"][0]["state"].values()]
     for what, fits in (
         ("step", 0 <= record["step"] <= record["n_steps"]),
         ("watch", all(isinstance(n, str) for n in names) and list(sums.shape) == [len(names)]),
         ("alarms", all(isinstance(n, int) for n in alarms.values())),
         ("state_dict", all(isinstance(v, Tensor) for v in checkpoint["state_dict"].values())),
         ("optimizer_states", all(m.keys() >= MOMENTS for m in moments)),
+        ("the number of steps", max(steps, default=record["step"]) == record["step"]),
     ):
         if not fits:
             raise ValueError(f"{what} does not fit")

@@ -19,8 +19,8 @@ with needs_extra():
 
 
 def make_fabric(model: VAE, accelerator: str, devices: int, precision: str) -> Fabric:
-    """Launched, with as many processes as devices. Raises ValueError for hardware that is not
-    there."""
+    """With as many processes as devices once launched. Raises ValueError for hardware that is
+    not there."""
     strategy: Any = "auto"
     if devices > 1:
         # critics wait while the autoencoder steps, and a prior's weights may be in no loss
@@ -28,16 +28,14 @@ def make_fabric(model: VAE, accelerator: str, devices: int, precision: str) -> F
         strategy = DDPStrategy(find_unused_parameters=unused)
     with quiet():
         try:
-            fabric = Fabric(
+            return Fabric(
                 accelerator=accelerator,
                 devices=devices,
                 strategy=strategy,
                 precision=precision,  # type: ignore[arg-type]
             )
-            fabric.launch()
         except RuntimeError as error:
             raise ValueError(str(error)) from error
-    return fabric
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from vae.data.data import Data
 from vae.model import VAE, in_mode
 from vae.training.arguments import check, dtype_of, size_known
 from vae.training.batches import Rows
-from vae.training.checkpoints import KEY, LAST, check_fit, parameters_of, read_checkpoint
+from vae.training.checkpoints import (
+    KEY,
+    LAST,
+    check_fit,
+    locked,
+    parameters_of,
+    read_checkpoint,
+)
 from vae.training.devices import make_fabric, reproducible
 from vae.training.fingerprint import Settings, describe
 from vae.training.loop import History, Training, say
@@ -87,6 +95,7 @@ def fit(
         TrainingDiverged: a term became infinite or NaN (a ValueError).
         FileNotFoundError: nothing to resume.
         FileExistsError: the folder holds a training, and ``resume`` is not set.
+        BlockingIOError: another process trains in the folder.
         OSError: the folder cannot be written; checkpoints that are there stay as they are.
         KeyboardInterrupt: Ctrl-C, after the current step and a checkpoint; a second one at once.
             Also where the training ended before it could stop.
@@ -109,31 +118,39 @@ def fit(
         devices=devices, precision=str(precision), patience=patience, check_every=check_every,
         rows=len(rows), checksum=checksum, heldout=heldout_checksum, model=describe(model),
     )  # fmt: skip
-    checkpoint = None if folder is None else _start(folder, model, settings, resume=resume)
-    fabric = make_fabric(model, accelerator, devices, precision)
-    shown = progress and fabric.is_global_zero
-    home = next(model.parameters(), torch.empty(0)).device
-    training = Training(
-        fabric, model, settings, rows, plan, folder=folder, compiled=compile, shown=shown
-    )
-    try:
-        with reproducible(fabric), in_mode(model, training=True), size_known(model, len(rows)):
-            if checkpoint is not None:
-                training.load_state_dict(checkpoint)
-            if shown:
-                print(model.weights(), flush=True)
-            training.open_folder()
-            if not training.ended:
-                if batch_size > len(rows) and fabric.is_global_zero:
-                    say(f"batch_size {batch_size} > {len(rows)} rows: {plan.batch_size} are used")
-                training.draw = _drawing() if live_plots else None
-                training.train()
-            elif shown:
-                done = f"after {training.step} of {plan.n_steps} steps"
-                print(f"this training has ended, {done}: nothing to do")
-    finally:
-        model.to(home)
-    return training.history
+    with ExitStack() as held:
+        checkpoint = None
+        if folder is not None:
+            held.enter_context(locked(folder))
+            checkpoint = _start(folder, model, settings, resume=resume)
+        fabric = make_fabric(model, accelerator, devices, precision)
+        fabric.launch()
+        shown = progress and fabric.is_global_zero
+        home = next(model.parameters(), torch.empty(0)).device
+        held.callback(model.to, home)
+        training = Training(
+            fabric, model, settings, rows, plan, folder=folder, compiled=compile, shown=shown
+        )
+        for context in (
+            reproducible(fabric),
+            in_mode(model, training=True),
+            size_known(model, len(rows)),
+        ):
+            held.enter_context(context)
+        if checkpoint is not None:
+            training.load_state_dict(checkpoint)
+        if shown:
+            print(model.weights(), flush=True)
+        training.open_folder()
+        if not training.ended:
+            if batch_size > len(rows) and fabric.is_global_zero:
+                say(f"batch_size {batch_size} > {len(rows)} rows: {plan.batch_size} are used")
+            training.draw = _drawing() if live_plots else None
+            training.train()
+        elif shown:
+            done = f"after {training.step} of {plan.n_steps} steps"
+            print(f"this training has ended, {done}: nothing to do")
+        return training.history
 
 
 def _start(folder: Path, model: VAE, settings: Settings, *, resume: bool) -> dict[str, Any] | None:
