@@ -129,11 +129,12 @@ def _model(config: Config, data: Data) -> VAE:
         encoder = conv_encoder(data.shape, n_codes, config.hidden)
         decoder = conv_decoder(dim, data.shape, likelihood.channels, config.hidden)
     else:
+        widths = config.widths
         if config.posterior == "implicit":
-            encoder = ImplicitEncoder(n_in, dim, config.hidden)
+            encoder = ImplicitEncoder(n_in, dim, widths)
         else:
-            encoder = mlp(n_in, n_codes, config.hidden)
-        decoder = mlp(dim, likelihood.channels * n_in, config.hidden)
+            encoder = mlp(n_in, n_codes, widths)
+        decoder = mlp(dim, likelihood.channels * n_in, widths[::-1])
     objective = build_objective(config, n_in)
     return VAE(encoder, decoder, likelihood, objective, _prior(config), config.posterior)
 

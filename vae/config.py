@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
@@ -21,6 +22,8 @@ LikelihoodName = Literal[
 ]
 RateName = Literal["kl", "capacity", "tc", "adversarial"]
 ScheduleName = Literal["constant", "linear", "cosine", "cyclical"]
+Decay = Literal["cosine", "none"]
+OptimizerName = Literal["adam", "adamw", "nadam", "radam"]
 DivergenceName = Literal[
     "none",
     "mmd",
@@ -35,7 +38,8 @@ DivergenceName = Literal[
 
 GAUSSIAN = ("gaussian", "gaussian-learned", "gaussian-pixel")
 TRAINING = (
-    "epochs", "batch_size", "learning_rate", "critic_learning_rate", "critic_steps", "seed",
+    "epochs", "batch_size", "learning_rate", "decay", "optimizer", "clip_norm",
+    "critic_learning_rate", "critic_steps", "seed",
     "accelerator", "devices", "precision", "compile", "patience", "check_every",
 )  # fmt: skip
 
@@ -72,6 +76,9 @@ class Config:
 
     network: Network = _option("mlp", "encoder and decoder")
     hidden: int = _option(300, "width of the hidden layer", COUNT)
+    layers: str | None = _option(
+        None, "widths of several hidden layers, 500-300: the encoder's, the decoder's reversed"
+    )
     latent: int = _option(10, "M, number of latent dimensions", COUNT)
     posterior: Posterior = _option("gaussian", "posterior q(z|x): Gaussian, a point, or implicit")
     prior: PriorName = _option("normal", "p(z): N(0, I), or a learned Gaussian or mixture")
@@ -111,8 +118,13 @@ class Config:
     batch_size: int = _option(100, "rows to a step", TWO)
     learning_rate: float = _option(
         1e-3,
-        "Adam's learning rate at the first step; a cosine takes it to 0",
+        "learning rate at the first step",
         POSITIVE,
+    )
+    decay: Decay = _option("cosine", "of the learning rate: a cosine to 0 over the run, or none")
+    optimizer: OptimizerName = _option("adam", "of encoder, decoder and prior")
+    clip_norm: float | None = _option(
+        None, "largest norm of the gradient of encoder, decoder and prior (no limit)", POSITIVE
     )
     critic_learning_rate: float | None = _option(None, "of critics, constant (as the rest)")
     critic_steps: int = _option(1, "steps of the critics to one of the rest", COUNT)
@@ -143,6 +155,8 @@ class Config:
                 need, inside = setting.metadata["range"]
                 if not inside(value):
                     raise ValueError(f"{_flag(setting.name)} must be {need}, got {value}")
+        if self.layers is not None and not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", self.layers):
+            raise ValueError(f"layers must be widths such as 500-300, got {self.layers!r}")
         if self.patience is not None and self.adversarial:
             raise ValueError(
                 "patience needs a loss whose values at different steps compare; a critic's do not"
@@ -151,6 +165,11 @@ class Config:
     def training(self) -> dict[str, Any]:
         """The keyword arguments of `vae.fit`."""
         return {name: getattr(self, name) for name in TRAINING}
+
+    @property
+    def widths(self) -> list[int]:
+        """Of the hidden layers of an mlp's encoder."""
+        return [self.hidden] if self.layers is None else list(map(int, self.layers.split("-")))
 
     @property
     def adversarial(self) -> bool:
@@ -224,6 +243,8 @@ WORDS: Mapping[type, str] = {
 Test = Callable[[Config], bool]
 
 MEANT_FOR: Mapping[str, tuple[str, Test]] = {
+    "layers": ("network mlp", lambda c: c.network == "mlp"),
+    "hidden": ("no layers, which are the widths", lambda c: c.layers is None),
     "components": ("a mixture prior", lambda c: c.prior == "mixture"),
     "variance": ("a Gaussian likelihood", lambda c: c.likelihood in GAUSSIAN),
     "floor": ("likelihood gaussian-pixel", lambda c: c.likelihood == "gaussian-pixel"),

@@ -1,5 +1,6 @@
 """Encoders and decoders: MLPs and convolutions."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -11,12 +12,17 @@ LEAST_SIDE = 4
 CHANNELS = 32
 
 
-def mlp(n_in: int, n_out: int, hidden: int = 300) -> nn.Sequential:
-    """Linear(n_in, hidden) → ReLU → Linear(hidden, n_out), the textbook encoder and decoder.
+def mlp(n_in: int, n_out: int, hidden: int | Sequence[int] = 300) -> nn.Sequential:
+    """Linear(n_in, hidden) → ReLU → Linear(hidden, n_out), the textbook encoder and decoder; with
+    several widths one hidden layer for each.
 
     The encoder of D pixels to M codes is ``mlp(D, 2 * M)``, its mirror image ``mlp(M, D)``.
     """
-    return nn.Sequential(nn.Linear(n_in, hidden), nn.ReLU(), nn.Linear(hidden, n_out))
+    widths = [n_in, *([hidden] if isinstance(hidden, int) else hidden)]
+    layers: list[nn.Module] = []
+    for width, following in itertools.pairwise(widths):
+        layers += [nn.Linear(width, following), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], n_out))
 
 
 class ImplicitEncoder(nn.Module):
@@ -25,10 +31,10 @@ class ImplicitEncoder(nn.Module):
     Args:
         n_in: D, numbers of a row of x.
         dim: M, of z and of the noise ε ~ N(0, I).
-        hidden: width.
+        hidden: width, or widths.
     """
 
-    def __init__(self, n_in: int, dim: int, hidden: int = 300) -> None:
+    def __init__(self, n_in: int, dim: int, hidden: int | Sequence[int] = 300) -> None:
         super().__init__()
         self.net = mlp(n_in + dim, dim, hidden)
 

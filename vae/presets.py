@@ -27,6 +27,12 @@ LEARNED: Mapping[str, Any] = {"likelihood": "gaussian-learned", "variance": 0.1}
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
+        "autoencoder": Preset(
+            "no prior: codes are not made to follow any law, and samples are not to be had",
+            "−log p(x|z), z = a function of x",
+            "Rumelhart, Hinton & Williams 1986; Hinton & Salakhutdinov 2006",
+            {**DETERMINISTIC, "divergence": "none"},
+        ),
         "vae": Preset(
             "the variational autoencoder",
             "−log p(x|z) + KL(q(z|x)‖p)",
@@ -41,10 +47,16 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "β is a weight between nats and nats. At σ² it is the VAE of noise σ²β, up to scale.",
         ),
         "beta-anneal": Preset(
-            "β that rises, falls (--start 10) or cycles (--schedule cyclical)",
+            "β that rises or cycles (--schedule cyclical)",
             "−log p(x|z) + β(t)·KL(q(z|x)‖p), β from 0 to 1 in the first half of the run",
             "Bowman et al. 2016, arXiv:1511.06349; cyclical: Fu et al. 2019, arXiv:1903.10145",
             {**LEARNED, "beta": 1.0, "divergence": "none", "schedule": "linear"},
+        ),
+        "beta-falling": Preset(
+            "β that falls: factors enter the code one after the other, the most useful first",
+            "−log p(x|z) + β(t)·KL(q(z|x)‖p), β from 100 to 1 in the first half of the run",
+            "Bowman et al. 2016, arXiv:1511.06349, turned round; Burgess et al. 2018, sec. 4",
+            {**LEARNED, "beta": 1.0, "divergence": "none", "schedule": "cosine", "start": 100.0},
         ),
         "beta-capacity": Preset(
             "a target for the rate",

@@ -115,6 +115,7 @@ class Run:
                 model, Rows.of(self.data, None, dtype_of(model, c.precision)), epochs=c.epochs,
                 batch_size=c.batch_size, seed=c.seed, devices=c.devices,
                 critic_steps=c.critic_steps, patience=c.patience, check_every=c.check_every,
+                decay=c.decay, optimizer=c.optimizer, clip_norm=c.clip_norm,
             )  # fmt: skip
         make_fabric(model, c.accelerator, c.devices, c.precision)
 

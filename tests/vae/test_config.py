@@ -76,6 +76,19 @@ def test_every_setting_has_a_help_text() -> None:
     assert all(field.metadata["help"] for field in dataclasses.fields(Config))
 
 
+def test_several_hidden_layers() -> None:
+    model = build_model(resolve(configure(layers="7-5", latent=2), FLAT), FLAT)
+    widths = [[m.out_features for m in net if hasattr(m, "out_features")] for net in
+              (model.encoder, model.decoder)]  # fmt: skip
+    assert widths == [[7, 5, 4], [5, 7, 12]]
+    with pytest.raises(ValueError, match="layers must be widths such as 500-300, got '5-'"):
+        configure(layers="5-")
+    with pytest.raises(ValueError, match="hidden has no effect here: it needs no layers"):
+        configure(layers="5", hidden=4)
+    with pytest.raises(ValueError, match="layers has no effect here: it needs network mlp"):
+        configure(layers="5", network="conv")
+
+
 def test_alpha_sets_beta() -> None:
     assert configure("infovae", alpha=0.25).beta == 0.75
     assert configure("infovae").alpha == 0

@@ -80,6 +80,9 @@ def test_the_true_model_of_linear_data(known: tuple[Evaluation, Tensor]) -> None
     assert found.importance.standard_error == pytest.approx(
         float(log_density.std()) / math.sqrt(len(log_density)), rel=1e-3
     )
+    # q(z|x) is p(z|x): the gap is the noise of one draw of z
+    assert found.importance.gap == pytest.approx(exact - found.heldout.elbo, abs=1e-4)
+    assert abs(found.importance.gap) < 3 * found.importance.gap_standard_error < 0.25
     assert abs(found.heldout.elbo - exact) < 0.2  # sd of the noise of z: √(M/2)/√300 = .06
     assert found.heldout.elbo == pytest.approx(-found.heldout.distortion - found.heldout.kl)
     assert found.heldout.aggregate_kl < 0.2  # of 300 rows: some nats of them are chance

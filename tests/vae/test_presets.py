@@ -24,7 +24,8 @@ def test_the_documented_table_is_that_of_the_code(name: str) -> None:
 
 def test_the_family_is_complete() -> None:
     assert set(PRESETS) == {
-        "vae", "beta-vae", "beta-anneal", "beta-capacity", "beta-tcvae", "infovae",
+        "autoencoder", "vae", "beta-vae", "beta-anneal", "beta-falling", "beta-capacity",
+        "beta-tcvae", "infovae",
         "infovae-energy", "mmd-vae", "wae-mmd", "aae", "avb", "wae-critic", "wae-sliced",
         "alpha-gan",
     }  # fmt: skip

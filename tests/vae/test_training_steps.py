@@ -1,6 +1,7 @@
 """The steps against plain loops of PyTorch, the draws, the rows, the held-out loss."""
 
 import copy
+import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.loggers import CSVLogger
 from torch import Tensor, nn
 
 from vae import (
@@ -75,6 +77,52 @@ def draws(model: VAE, step: int, part: int = 0) -> tuple[Tensor, Tensor]:
     source = generator("cpu", seed_of(7, Stream.NOISE, step, part))
     noise = torch.randn(BATCH, 2, generator=source)
     return noise, model.prior.sample(BATCH, generator=source, like=noise)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("adam", torch.optim.Adam),
+        ("adamw", torch.optim.AdamW),
+        ("nadam", torch.optim.NAdam),
+        ("radam", torch.optim.RAdam),
+    ],
+)
+def test_optimizers_and_clipping_without_decay(
+    name: str, make: Callable[..., torch.optim.Optimizer]
+) -> None:
+    model = build(Objective(WeightedKL(1.0), mmd, 5.0))
+    expected = copy.deepcopy(model)
+    history = train(model, optimizer=name, decay="none", clip_norm=0.1)
+    optimizer = make(expected.parameters(), lr=RATE)
+    for step, x in enumerate(batches()):
+        optimizer.zero_grad()
+        expected.objective(expected.terms(x, *draws(expected, step)), step).total.backward()
+        assert nn.utils.clip_grad_norm_(expected.parameters(), 0.1) > 0.1
+        optimizer.step()
+    assert_same(model, expected)
+    assert [row["learning_rate"] for row in history] == [RATE, RATE]
+
+
+def test_loggers_and_callbacks_see_every_check(tmp_path: Path) -> None:
+    seen: list[object] = []
+
+    class Callback:
+        def on_check(self, model: VAE, row: dict[str, float]) -> None:
+            seen.append((model, row))
+
+        def on_train_end(self, model: VAE) -> None:
+            seen.append(model)
+
+    model = build(Objective(WeightedKL(1.0), mmd, 5.0))
+    logger = CSVLogger(tmp_path, flush_logs_every_n_steps=1)
+    history = train(model, loggers=[logger], callbacks=[Callback()])
+    assert seen == [(model, history[0]), (model, history[1]), model]
+    with next(tmp_path.rglob("metrics.csv")).open(newline="") as file:
+        logged = [
+            {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+        ]
+    assert logged == [pytest.approx(row) for row in history]
 
 
 def test_a_training_is_adam_with_a_cosine_on_the_loss() -> None:

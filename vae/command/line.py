@@ -123,6 +123,15 @@ def _picture_arguments(n: int, counted: str, numbers: str = "") -> Callable[[Add
     return arguments
 
 
+def _sample_arguments(add: Add) -> None:
+    _picture_arguments(64, "samples", " or .npy")(add)
+    add(
+        "--pixel-noise", action="store_true",
+        help="draw pixels from p(x|z); otherwise pictures show its means, and an .npy file holds "
+        "draws where the data are binarised",
+    )  # fmt: skip
+
+
 def _picture(name: str) -> Callable[..., None]:
     return lambda **given: running.picture(name, **given)
 
@@ -139,7 +148,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Add], None], Callable[..., None]]] = {
         _evaluate_arguments,
         lambda **given: running.evaluate(**given),
     ),
-    "sample": ("generate", _picture_arguments(64, "samples", " or .npy"), _picture("sample")),
+    "sample": ("generate", _sample_arguments, _picture("sample")),
     "reconstruct": (
         "held-out rows and their reconstructions",
         _picture_arguments(32, "rows", " or .npy"),

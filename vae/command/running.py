@@ -143,7 +143,8 @@ def evaluate(
         seed=seed,
     )  # fmt: skip
     print(found.to_json() if json else found, flush=True)  # before a folder refuses it
-    page = evaluation_page(model, opened.data, found, read_metrics(run / "metrics.csv"))
+    history = read_metrics(run / "metrics.csv")
+    page = evaluation_page(model, opened.data, found, history, preset=opened.config.preset)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     json_path = (out or run) / "evaluation.json"
@@ -155,8 +156,9 @@ def evaluate(
 
 
 def picture(
-    name: str, run: Path, checkpoint: Which, *, n: int, out: Path | None, seed: int
-) -> None:
+    name: str, run: Path, checkpoint: Which, *, n: int, out: Path | None, seed: int,
+    pixel_noise: bool = False,
+) -> None:  # fmt: skip
     """Draw samples, reconstructions, traversals or interpolations, or save the numbers of the first
     two, as the suffix of ``out`` says; print where."""
     from vae import figures
@@ -175,21 +177,22 @@ def picture(
     path = _writable(opened.figures / file if out is None else out, arrays is not None)
     model = opened.model(checkpoint)
     if arrays is not None and path.suffix == ".npy":
-        rows = arrays(model, opened.data, n, seed)
+        rows = arrays(model, opened.data, n, seed, pixel_noise)
         with replacing(path) as numbers:
             np.save(numbers, rows.reshape(*rows.shape[:-1], *opened.data.shape).numpy())
     else:
-        figures.save_figure(draw(model, opened.data, n=n, seed=seed), path)
+        options = {"pixel_noise": True} if pixel_noise else {}
+        figures.save_figure(draw(model, opened.data, n=n, seed=seed, **options), path)
     print(path)
 
 
-def _samples(model: VAE, data: Data, n: int, seed: int) -> Tensor:
+def _samples(model: VAE, data: Data, n: int, seed: int, pixel_noise: bool) -> Tensor:
     from vae.evaluation.samples import generate
 
-    return generate(model, data, n, seed=seed)
+    return generate(model, data, n, seed=seed, pixel_noise=pixel_noise or None)
 
 
-def _reconstructions(model: VAE, data: Data, n: int, seed: int) -> Tensor:
+def _reconstructions(model: VAE, data: Data, n: int, seed: int, _: bool) -> Tensor:
     """[2, n, …]: held-out rows and their reconstructions."""
     from vae.figures import heldout_rows, reconstruct
 

@@ -103,7 +103,7 @@ def evaluate(
             for name, measured in measures.items()
             for key, reason in measured.not_available.items()
         }
-        importance = _importance(model, heldout.rows, n_importance, seed, show, absent)
+        importance = _importance(model, heldout, n_importance, seed, show, absent)
         tick()
         prior = against_prior(
             model,
@@ -148,20 +148,24 @@ def evaluate(
 
 
 def _importance(
-    model: VAE, rows: Tensor, k: int, seed: int, show: bool | None, absent: dict[str, str]
+    model: VAE, heldout: _Part, k: int, seed: int, show: bool | None, absent: dict[str, str]
 ) -> ImportanceSummary | None:
-    if model.posterior != "gaussian":
+    encoded = heldout.encoded
+    if encoded.kl is None:
         absent["importance"] = no_density(model)
         return None
     generator = generator_for(model, seed, "importance")
     bound, ess = importance_weighted_bound(
-        model, rows, k=k, generator=generator, show_progress=show
+        model, heldout.rows, k=k, generator=generator, show_progress=show
     )
+    gap = bound + encoded.distortion + encoded.kl
     return ImportanceSummary(
         k=k,
-        n=len(rows),
+        n=len(bound),
         bound=float(bound.mean()),
         standard_error=standard_error(bound),
+        gap=float(gap.mean()),
+        gap_standard_error=standard_error(gap),
         mean_ess=float(ess.mean()),
         least_ess=float(ess.min()),
     )

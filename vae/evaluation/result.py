@@ -24,12 +24,15 @@ EFFECT = "effect: share of the mean squared distance between two samples that is
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImportanceSummary(Record):
     """The IWAE-K bound of n held-out rows: its mean in nats, and the mean and the least effective
-    number of the ``k`` draws."""
+    number of the ``k`` draws. ``gap``: what it is above the ELBO, a lower bound in expectation of
+    the mean KL(q(z|x)‖p(z|x)), since log p(x) − ELBO is that KL."""
 
     k: int
     n: int
     bound: float
     standard_error: float
+    gap: float
+    gap_standard_error: float
     mean_ess: float
     least_ess: float
 
@@ -115,6 +118,8 @@ def _measures(found: Evaluation) -> Iterator[Sequence[str]]:
         yield ("IWAE bound", "", NONE)
     else:
         yield (f"IWAE-{iwae.k} bound", "", _number(iwae.bound, iwae.standard_error))
+        gap = _number(iwae.gap, iwae.gap_standard_error)
+        yield ("  above the ELBO, at most KL(q(z|x)‖p(z|x))", "", gap)
         ess = f"{iwae.mean_ess:.1f} (least {iwae.least_ess:.1f})"
         yield ("  effective sample size", "", ess)
     m = found.heldout.aggregate_n

@@ -14,12 +14,17 @@ from vae._extras import needs_extra
 from vae.priors import LearnedGaussian, LearnedMixture, Prior, StandardNormal
 
 with needs_extra():
-    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
     from matplotlib.patches import Circle
 
     from divergences.plots.style import GREY, INK, Axes
 
-PALETTE = colormaps["tab10"]
+PALETTE = ListedColormap(  # told apart with any colour vision: Petroff 2021 (arXiv:2107.02270)
+    [
+        "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
+        "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+    ]
+)  # fmt: skip
 MASSES = (0.5, 0.9, 0.99)
 SPAN = 3.6  # of the axes, unless the codes reach further
 MOST_CLASSES = 20  # with a legend

@@ -31,7 +31,12 @@ LEAST_LINES, MOST_LINES = 3, 10  # of traversals and interpolations
 
 
 def evaluation_page(
-    model: VAE, data: Data, evaluation: Evaluation, history: Rows | None = None
+    model: VAE,
+    data: Data,
+    evaluation: Evaluation,
+    history: Rows | None = None,
+    *,
+    preset: str = "",
 ) -> Figure:
     """Data, reconstructions, samples; traversals, interpolations; latent space, KL per dimension,
     generated against held-out; training curves where there is a history.
@@ -41,6 +46,7 @@ def evaluation_page(
         data: that it was evaluated on.
         evaluation: what ``vae.evaluation.evaluate`` returned; its seed is that of the pictures.
         history: what ``vae.training.fit`` returned, or the rows of metrics.csv.
+        preset: for the title.
     """
     names = curve_names(history)[:MOST_CURVES] if history else []
     with style():
@@ -53,7 +59,7 @@ def evaluation_page(
         ]
         figure = new_figure(7.2, 0.3 + sum(heights))
         grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
-        figure.suptitle(_headline(evaluation), x=0.01, ha="left", fontsize=7.5)
+        figure.suptitle(_headline(evaluation, preset), x=0.01, ha="left", fontsize=7.5)
         look = Look.of(data)
         _rows(figure, grid[0], model, data, look, evaluation.seed)
         _ways(figure, grid[1], model, data, look, lines, evaluation.seed)
@@ -73,14 +79,15 @@ def _curves(figure: Figure, place: SubplotSpec, history: Rows, names: Sequence[s
             axes.legend()
 
 
-def _headline(found: Evaluation) -> str:
+def _headline(found: Evaluation, preset: str) -> str:
     part, parts = found.heldout, [f"−log p(x|z) {found.heldout.distortion:.2f}"]
     if part.kl is not None and part.elbo is not None:
         parts += [f"KL {part.kl:.2f}", f"ELBO {part.elbo:.2f}"]
     if found.importance is not None:
         parts.append(f"IWAE-{found.importance.k} {found.importance.bound:.2f}")
     numbers = ", ".join(parts).replace("-", "−").replace("IWAE−", "IWAE-")
-    return f"{found.data}: {found.weights}\nheld out: {numbers} nats"
+    what = f"{preset} on {found.data}" if preset else found.data
+    return f"{what}: {found.weights}\nheld out: {numbers} nats"
 
 
 def _rows(
@@ -88,10 +95,11 @@ def _rows(
 ) -> None:
     n = SHOWN if data.is_image else POINTS
     rows, labels = heldout_rows(data, n, seed=seed)
+    samples = generate(model, data, n, seed=seed, pixel_noise=False)
     panels = (
         (rows, labels, "$\\bf{a}$   Held-out data"),
         (reconstruct(model, rows, seed=seed), labels, "$\\bf{b}$   Reconstructions"),
-        (generate(model, data, n, seed=seed), None, f"$\\bf{{c}}$   {samples_title(data)}"),
+        (samples, None, f"$\\bf{{c}}$   {samples_title(pixel_noise=False)}"),
     )
     places = place.subgridspec(1, 3)
     first = None

@@ -10,7 +10,7 @@ from torch import Tensor
 from vae._extras import needs_extra
 from vae.data import Data
 from vae.evaluation.passes import Encoded, encode, generator_for
-from vae.evaluation.samples import generate, has_pixel_noise, what_samples_are
+from vae.evaluation.samples import generate, what_samples_are
 from vae.figures.pictures import LIMIT, interpolate, rank, reconstruct, traverse
 from vae.model import VAE
 
@@ -50,11 +50,11 @@ def samples_figure(
     *,
     n: int = 64,
     seed: int = 0,
-    pixel_noise: bool | None = None,
+    pixel_noise: bool = False,
     clip: bool = True,
 ) -> Figure:
     """Forward samples, by ``vae.evaluation.samples.generate``: images in a grid, or points beside
-    as many of the data."""
+    as many of the data. They are means of p(x|z), or with ``pixel_noise`` draws from it."""
     samples = generate(
         model,
         data,
@@ -63,7 +63,7 @@ def samples_figure(
         pixel_noise=pixel_noise,
         clip=clip,
     )
-    look, title = Look.of(data), samples_title(data, pixel_noise)
+    look, title = Look.of(data), samples_title(pixel_noise)
     with style():
         if data.is_image:
             columns = math.ceil(n**0.5)
@@ -87,10 +87,9 @@ def _over_all(figure: Figure, title: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=8)
 
 
-def samples_title(data: Data, pixel_noise: bool | None = None) -> str:
+def samples_title(pixel_noise: bool) -> str:
     """The title of a panel of samples: means or draws."""
-    noise = has_pixel_noise(data) if pixel_noise is None else pixel_noise
-    return f"Samples: {what_samples_are(noise)}".replace("p(x|z)", "$p(x|z)$")
+    return f"Samples: {what_samples_are(pixel_noise)}".replace("p(x|z)", "$p(x|z)$")
 
 
 def reconstructions_figure(model: VAE, data: Data, *, n: int = 32, seed: int = 0) -> Figure:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
 
+from vae.config import Decay, OptimizerName
 from vae.model import VAE, evaluating
 from vae.objectives.rates import TotalCorrelation
 from vae.training.batches import Plan, Rows
+
+DECAYS, OPTIMIZERS = get_args(Decay), get_args(OptimizerName)
 
 
 def check(
@@ -24,6 +28,9 @@ def check(
     critic_steps: int,
     patience: int | None,
     check_every: int | None,
+    decay: str,
+    optimizer: str,
+    clip_norm: float | None,
 ) -> Plan:
     """The plan of a training; warns of a schedule that the run cuts short.
 
@@ -42,10 +49,15 @@ def check(
             f"batch_size must be a multiple of devices, and rows as many, got "
             f"batch_size={batch_size}, devices={devices}, {len(rows)} rows"
         )
+    for name, value, known in (("decay", decay, DECAYS), ("optimizer", optimizer, OPTIMIZERS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be positive, got {clip_norm}")
     counts = {"critic_steps": critic_steps, "patience": patience, "check_every": check_every}
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
     if patience is not None and rows.heldout is None:
         raise ValueError("patience needs held-out rows: fit(..., heldout=rows)")
     if patience is not None and model.objective.adversarial:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,10 @@ with needs_extra():
     from lightning.fabric.strategies.ddp import DDPStrategy
 
 
-def make_fabric(model: VAE, accelerator: str, devices: int, precision: str) -> Fabric:
+def make_fabric(
+    model: VAE, accelerator: str, devices: int, precision: str,
+    loggers: Sequence[Any] = (), callbacks: Sequence[Any] = (),
+) -> Fabric:  # fmt: skip
     """With as many processes as devices once launched. Raises ValueError for hardware that is
     not there."""
     strategy: Any = "auto"
@@ -33,6 +36,8 @@ def make_fabric(model: VAE, accelerator: str, devices: int, precision: str) -> F
                 devices=devices,
                 strategy=strategy,
                 precision=precision,  # type: ignore[arg-type]
+                loggers=list(loggers),
+                callbacks=list(callbacks),
             )
         except RuntimeError as error:
             raise ValueError(str(error)) from error

@@ -41,6 +41,9 @@ class Settings:
     checksum: int
     heldout: int
     model: dict[str, str]
+    decay: str = "cosine"
+    optimizer: str = "adam"
+    clip_norm: float | None = None
 
     def check(self, path: Path, saved: Mapping[str, Any]) -> None:
         """Raises ValueError with what differs."""
@@ -50,7 +53,8 @@ class Settings:
             raise ValueError(
                 f"{path} was checked on other held-out rows: resume it with the same ones"
             )
-        differ = _differences(_flat(saved), _flat(dataclasses.asdict(self)))
+        unsaid = {"decay": "cosine", "optimizer": "adam", "clip_norm": None}  # by earlier versions
+        differ = _differences(_flat({**unsaid, **saved}), _flat(dataclasses.asdict(self)))
         if differ:
             more = len(differ) - MOST_DIFFERENCES
             listed = "; ".join(differ[:MOST_DIFFERENCES]) + (f"; {more} more" if more > 0 else "")

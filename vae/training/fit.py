@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vae.config import Decay, OptimizerName
 from vae.data.data import Data
 from vae.model import VAE, in_mode
 from vae.training.arguments import check, dtype_of, size_known
@@ -38,6 +39,9 @@ def fit(
     seed: int = 0,
     critic_learning_rate: float | None = None,
     critic_steps: int = 1,
+    decay: Decay = "cosine",
+    optimizer: OptimizerName = "adam",
+    clip_norm: float | None = None,
     heldout: Tensor | NDArray[Any] | None = None,
     accelerator: str = "auto",
     devices: int = 1,
@@ -49,11 +53,14 @@ def fit(
     resume: bool = False,
     live_plots: bool = False,
     progress: bool = True,
+    loggers: Sequence[Any] = (),
+    callbacks: Sequence[Any] = (),
 ) -> History:
     """Train ``model`` in place; on a CPU, at one number of threads, two calls with the same
     arguments are bit-equal, also where one of them was killed and resumed.
 
-    Adam with a cosine decay to zero over the run; critics have one of their own, whose rate stays.
+    Adam with a cosine decay to zero over the run; critics have an Adam of their own, whose rate
+    stays.
     Every epoch is a new permutation of the rows, less those that do not fill a last batch. torch's
     global generators, and the modes of the model, are left as they were.
 
@@ -68,6 +75,9 @@ def fit(
         seed: of the order of the rows and of every draw, in [0, 2³¹).
         critic_learning_rate: of adversarial objectives, constant; ``learning_rate`` if None.
         critic_steps: steps of the critics to one of the autoencoder.
+        decay: of the learning rate over the run, "cosine" to zero or "none".
+        optimizer: of the autoencoder, torch's with its defaults: "adam", "adamw", "nadam", "radam".
+        clip_norm: scale the autoencoder's gradient to at most this norm; None leaves it.
         heldout: [H, …] rows for the loss that selects; those of ``Data`` if None. At most 2000 are
             looked at.
         accelerator: Lightning's, e.g. "auto" or "cpu".
@@ -85,6 +95,10 @@ def fit(
             accelerator is allowed. Of a finished training it only loads the weights.
         live_plots: redraw curves.png in the folder as the training goes.
         progress: show the bar and the line of effective weights.
+        loggers: Lightning's (TensorBoardLogger, CSVLogger, WandbLogger …); get every row of the
+            history.
+        callbacks: objects with any of the methods ``on_check(model, row)``, after a check, and
+            ``on_train_end(model)``.
 
     Returns:
         The history, one row per check, those before a resume included.
@@ -107,7 +121,8 @@ def fit(
     rows = Rows.of(data, heldout, dtype_of(model, precision))
     plan = check(
         model, rows, epochs=epochs, batch_size=batch_size, seed=seed, devices=devices,
-        critic_steps=critic_steps, patience=patience, check_every=check_every,
+        critic_steps=critic_steps, patience=patience, check_every=check_every, decay=decay,
+        optimizer=optimizer, clip_norm=clip_norm,
     )  # fmt: skip
     checksum, heldout_checksum = (0, 0) if folder is None else rows.checksums()
     if critic_learning_rate is None:
@@ -117,13 +132,14 @@ def fit(
         critic_learning_rate=critic_learning_rate, critic_steps=critic_steps, seed=seed,
         devices=devices, precision=str(precision), patience=patience, check_every=check_every,
         rows=len(rows), checksum=checksum, heldout=heldout_checksum, model=describe(model),
+        decay=decay, optimizer=optimizer, clip_norm=clip_norm,
     )  # fmt: skip
     with ExitStack() as held:
         checkpoint = None
         if folder is not None:
             held.enter_context(locked(folder))
             checkpoint = _start(folder, model, settings, resume=resume)
-        fabric = make_fabric(model, accelerator, devices, precision)
+        fabric = make_fabric(model, accelerator, devices, precision, loggers, callbacks)
         fabric.launch()
         shown = progress and fabric.is_global_zero
         home = next(model.parameters(), torch.empty(0)).device

@@ -45,6 +45,12 @@ of ``loss`` and what it is made of, ``heldout_…`` of the same, ``learning_rate
 the rate, now), ``seconds``."""
 
 CRITIC_BETAS = (0.5, 0.999)  # Radford, Metz & Chintala 2016 (arXiv:1511.06434), sec. 4
+OPTIMIZER: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+}
 FINITE_EVERY = 50  # steps between looks at whether all was finite
 REDRAW_EVERY = 5.0  # seconds between pictures, at least
 TERMINATED = 128 + 15  # the exit code of a process that SIGTERM ended
@@ -94,11 +100,11 @@ class Training:
             world_size=fabric.world_size, compiled=compiled,
             all_gather=self._all_gather, keep=self.heldout is None,
         )  # fmt: skip
-        adam = torch.optim.Adam
-        self.optimizers = [adam(model.autoencoder_parameters(), lr=settings.learning_rate)]
+        make = OPTIMIZER[settings.optimizer]
+        self.optimizers = [make(model.autoencoder_parameters(), lr=settings.learning_rate)]
         if self.adversarial:
             critics, rate = list(model.objective.parameters()), settings.critic_learning_rate
-            self.optimizers.append(adam(critics, lr=rate, betas=CRITIC_BETAS))
+            self.optimizers.append(torch.optim.Adam(critics, lr=rate, betas=CRITIC_BETAS))
         self.losses = losses
         self._wrapped, *self._stepping = fabric.setup(losses, *self.optimizers)
 
@@ -108,7 +114,9 @@ class Training:
 
     @property
     def decay(self) -> float:
-        """Of the autoencoder's learning rate, now: a cosine to 0 at the end of the run."""
+        """Of the autoencoder's learning rate, now: a cosine to 0 at the end of the run, or none."""
+        if self.settings.decay == "none":
+            return 1.0
         return 0.5 + 0.5 * math.cos(math.pi * self.step / self.plan.n_steps)
 
     # --- The loop ---
@@ -166,6 +174,10 @@ class Training:
     def _descend(self, which: int, loss: Tensor) -> None:
         self._stepping[which].zero_grad()
         self.fabric.backward(loss)
+        if which == 0 and self.settings.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self._wrapped, self._stepping[0], max_norm=self.settings.clip_norm
+            )
         self._stepping[which].step()
 
     def _all_gather(self, rows: Tensor) -> Tensor:
@@ -185,6 +197,9 @@ class Training:
         self.history.append(row)
         if self.folder is not None and self.fabric.is_global_zero:
             append_metrics(self.folder / "metrics.csv", row)
+        step = int(row["step"])
+        self.fabric.log_dict({n: v for n, v in row.items() if n != "step"}, step)
+        self.fabric.call("on_check", model=self.model, row=row)
         # critics move: their losses at different steps do not compare, and the newest is the best
         better = self.adversarial or row.get("heldout_loss", math.inf) < self.best
         if self.heldout is not None and better:
@@ -196,6 +211,7 @@ class Training:
             self.stopped_early = waited >= patience * self.plan.steps_per_epoch
         if self.ended:
             self.alarms.finish()
+            self.fabric.call("on_train_end", model=self.model)
         self.save(LAST)
         if self.draw is not None and self.folder is not None and self.fabric.is_global_zero:
             now = time.monotonic()
