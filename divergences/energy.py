@@ -7,11 +7,14 @@ GeomLoss's ``"energy"`` half of it.
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .distributed import Group, is_dtensor, over_group, refuse_weights
 from .estimators import (
     Estimator,
     check_enough_rows,
@@ -38,6 +41,7 @@ def energy_distance(
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
     backend: str | None = None,
+    group: Group | None = None,
 ) -> Tensor:
     """Energy distance of two samples.
 
@@ -50,6 +54,10 @@ def energy_distance(
             the unbiased estimator ≥ 0, with less than all on one row (1 − Σw² ≥ 1e-6); what a CPU
             refuses is NaN on CUDA, where looking would synchronise.
         backend: None (automatic), "reference" or "triton".
+        group: ProcessGroup or one-dimensional DeviceMesh: the sample is the rows of all its
+            processes, see ``divergences.distributed``. The gradient of plain tensors is then P
+            times that of the value, since DDP and FSDP average. Priors drawn with one seed on every
+            process are the same rows P times: seed by rank.
 
     Returns:
         [...], in the promoted dtype (at least fp32) and the unit of the data to the power β. The
@@ -60,13 +68,17 @@ def energy_distance(
     """
     kernel = _ENERGY if exponent == 1.0 else Energy(exponent)
     check_estimator(estimator)
-    if exponent == 1.0 and backend is None and _is_univariate(x, y):
+    univariate = exponent == 1.0 and backend is None and _is_univariate(x, y)
+    if univariate and (group is not None or is_dtensor(x)):
+        refuse_weights(weights_x, weights_y)
+        return over_group(x, y, group, functools.partial(energy_distance, estimator=estimator))
+    if univariate:
         x, y = check_samples(x, y)
         check_enough_rows(x, "x", estimator)
         check_enough_rows(y, "y", estimator)
         wx, wy = estimator_weights(x, y, weights_x, weights_y, estimator)
         return _sorted(x, y, wx, wy, estimator).to(x.dtype)
-    return squared_discrepancy(x, y, kernel, estimator, weights_x, weights_y, backend)
+    return squared_discrepancy(x, y, kernel, estimator, weights_x, weights_y, backend, group)
 
 
 class EnergyLoss(nn.Module):
@@ -82,6 +94,7 @@ class EnergyLoss(nn.Module):
         exponent: float = 1.0,
         estimator: Estimator = "unbiased",
         backend: str | None = None,
+        group: Group | None = None,
     ) -> None:
         super().__init__()
         Energy(exponent)  # validates
@@ -90,6 +103,7 @@ class EnergyLoss(nn.Module):
         self.exponent: float = exponent
         self.estimator: Estimator = estimator
         self.backend: str | None = backend
+        self.group = group
 
     def forward(
         self,
@@ -97,8 +111,10 @@ class EnergyLoss(nn.Module):
         y: Tensor,
         weights_x: Tensor | None = None,
         weights_y: Tensor | None = None,
+        *,
+        group: Group | None = None,
     ) -> Tensor:
-        """[...] for x [..., n, d] and y [..., m, d]."""
+        """[...] for x [..., n, d] and y [..., m, d]; ``group`` takes the place of the module's."""
         return energy_distance(
             x,
             y,
@@ -107,6 +123,7 @@ class EnergyLoss(nn.Module):
             weights_x=weights_x,
             weights_y=weights_y,
             backend=self.backend,
+            group=self.group if group is None else group,
         )
 
     def extra_repr(self) -> str:
@@ -115,13 +132,21 @@ class EnergyLoss(nn.Module):
 
 
 def energy_distance_to_normal(
-    x: Tensor, *, estimator: Estimator = "unbiased", backend: str | None = None
+    x: Tensor,
+    *,
+    estimator: Estimator = "unbiased",
+    backend: str | None = None,
+    group: Group | None = None,
 ) -> Tensor:
     """Energy distance between a sample and N(0, I), exactly: 2 E‖x − Z‖ − E‖Z − Z′‖ − E‖x − x′‖.
 
     x: [..., n, d]. No prior sample is drawn. The "biased" form divided by its own scale is the
     energy test of normality (Székely & Rizzo 2005). Returns [...] in the dtype of x, at least fp32.
+    ``group`` is as of ``energy_distance``.
     """
+    if group is not None or is_dtensor(x):
+        options: dict[str, Any] = {"estimator": estimator, "backend": backend}
+        return over_group(x, None, group, functools.partial(energy_distance_to_normal, **options))
     check_estimator(estimator)
     x = check_sample(x)
     check_enough_rows(x, "x", estimator)

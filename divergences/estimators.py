@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .distributed import Group, is_dtensor, over_group, refuse_weights
 from .kernels import Kernel, pair_sums
 from .kernels.api import pair_form
 from .kernels.validation import check_rows, check_samples, check_weights, count_on_host
@@ -37,10 +38,18 @@ def squared_discrepancy(
     weights_x: Tensor | None,
     weights_y: Tensor | None,
     backend: str | None,
+    group: Group | None = None,
 ) -> Tensor:
     """The U- or V-statistic [...] of samples x [..., n, d] and y [..., m, d], in their promoted
-    dtype; sums are formed in fp64."""
+    dtype; sums are formed in fp64. Of the rows of all processes of a ``group``."""
     check_estimator(estimator)
+    if group is not None or is_dtensor(x) or is_dtensor(y):
+        refuse_weights(weights_x, weights_y)
+
+        def discrepancy(x: Tensor, y: Tensor) -> Tensor:
+            return squared_discrepancy(x, y, kernel, estimator, None, None, backend)
+
+        return over_group(x, y, group, discrepancy, kernel, estimator, backend)
     x, y = check_samples(x, y)
     check_enough_rows(x, "x", estimator)
     check_enough_rows(y, "y", estimator)

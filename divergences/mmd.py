@@ -11,9 +11,13 @@ or with bias but never negative by the V-statistic (eq. 5). No [n, m] matrix is 
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from .distributed import Group, is_dtensor, over_group
 from .estimators import (
     Estimator,
     check_enough_rows,
@@ -47,6 +51,7 @@ def mmd2(
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
     backend: str | None = None,
+    group: Group | None = None,
 ) -> Tensor:
     """Squared maximum mean discrepancy of two samples.
 
@@ -69,6 +74,10 @@ def mmd2(
             the unbiased estimator ≥ 0, with less than all on one row (1 − Σw² ≥ 1e-6); what a CPU
             refuses is NaN on CUDA, where looking would synchronise.
         backend: None (automatic), "reference" or "triton".
+        group: ProcessGroup or one-dimensional DeviceMesh: the sample is the rows of all its
+            processes, see ``divergences.distributed``. The gradient of plain tensors is then P
+            times that of the value, since DDP and FSDP average. Priors drawn with one seed on every
+            process are the same rows P times: seed by rank.
 
     Returns:
         [...]: the squared MMD (take ``.clamp_min(0).sqrt()`` of the biased one for the distance),
@@ -79,7 +88,7 @@ def mmd2(
             fit; fewer than two rows with the unbiased estimator.
     """
     chosen = as_kernel(kernel, bandwidth, DEFAULT_BANDWIDTH)
-    return squared_discrepancy(x, y, chosen, estimator, weights_x, weights_y, backend)
+    return squared_discrepancy(x, y, chosen, estimator, weights_x, weights_y, backend, group)
 
 
 class MMDLoss(nn.Module):
@@ -95,6 +104,7 @@ class MMDLoss(nn.Module):
         bandwidth: Bandwidth | None = None,
         estimator: Estimator = "unbiased",
         backend: str | None = None,
+        group: Group | None = None,
     ) -> None:
         super().__init__()
         check_estimator(estimator)
@@ -102,6 +112,7 @@ class MMDLoss(nn.Module):
         check_backend(backend)
         self.estimator = estimator
         self.backend = backend
+        self.group = group
 
     def forward(
         self,
@@ -109,10 +120,13 @@ class MMDLoss(nn.Module):
         y: Tensor,
         weights_x: Tensor | None = None,
         weights_y: Tensor | None = None,
+        *,
+        group: Group | None = None,
     ) -> Tensor:
-        """[...] for x [..., n, d] and y [..., m, d]."""
+        """[...] for x [..., n, d] and y [..., m, d]; ``group`` takes the place of the module's."""
+        over = self.group if group is None else group
         return squared_discrepancy(
-            x, y, self.kernel, self.estimator, weights_x, weights_y, self.backend
+            x, y, self.kernel, self.estimator, weights_x, weights_y, self.backend, over
         )
 
     def extra_repr(self) -> str:
@@ -157,6 +171,7 @@ def mmd2_to_normal(
     bandwidth: Bandwidth | None = None,
     estimator: Estimator = "unbiased",
     backend: str | None = None,
+    group: Group | None = None,
 ) -> Tensor:
     """Squared MMD between a sample and N(0, I), whose embedding is known exactly.
 
@@ -171,10 +186,16 @@ def mmd2_to_normal(
             them); others have no closed form and raise. The default, "dimension" (σ² = d/2), does
             not follow the sample.
         estimator: "unbiased" or "biased", for the term within x.
+        group: as ``mmd2``'s.
 
     Returns:
         [...]: the squared MMD, in the dtype of x (at least fp32).
     """
+    if group is not None or is_dtensor(x):
+        options: dict[str, Any] = {
+            "kernel": kernel, "bandwidth": bandwidth, "estimator": estimator, "backend": backend,
+        }  # fmt: skip
+        return over_group(x, None, group, functools.partial(mmd2_to_normal, **options))
     x = check_sample(x)
     d = x.shape[-1]
     means = torch.zeros(1, d, dtype=x.dtype, device=x.device)

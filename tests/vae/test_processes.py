@@ -131,13 +131,13 @@ def test_gathered_terms_are_those_of_one_batch() -> None:
     def record(to: list[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
         def all_gather(rows: torch.Tensor) -> torch.Tensor:
             to.append(rows)
-            return torch.stack([rows, rows])
+            return torch.cat([rows, rows])
 
         return all_gather
 
     for shard, messages in zip(shards, sent, strict=True):
         gather(shard, record(messages))
-    together = iter([torch.stack(pair) for pair in zip(*sent, strict=True)])
+    together = iter([torch.cat(pair) for pair in zip(*sent, strict=True)])
     gathered = gather(shards[0], lambda _: next(together))
     joined = concatenate(shards)
     for name in ("x", "mean", "log_variance", "z", "decoded", "distortion", "kl_per_dimension"):

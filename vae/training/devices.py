@@ -75,7 +75,6 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # Lightning 2.6 asks torch 2.13 in ways that are deprecated there
             warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
-            warnings.filterwarnings("ignore", message=".*functional.all_gather is deprecated")
             yield
     finally:
         logger.setLevel(level)

@@ -38,7 +38,8 @@ def gather(terms: ForwardOutput, all_gather: Callable[[Tensor], Tensor]) -> Forw
 
     Args:
         terms: of this process's rows.
-        all_gather: [b, k] of every process to [world_size, b, k], with gradients.
+        all_gather: [b, k] of every process to [world_size·b, k], with gradients; such as
+            ``divergences.distributed.gather_rows``.
     """
     values = tensors(terms)
     whole: dict[str, Any] = {}
@@ -55,7 +56,7 @@ def _gather_together(
     values: dict[str, Tensor], all_gather: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
     columns = torch.cat([value.reshape(len(value), -1) for value in values.values()], 1)
-    rows = all_gather(columns).flatten(0, 1)
+    rows = all_gather(columns)
     widths = [value[0].numel() for value in values.values()]
     parts = torch.split(rows, widths, 1)
     return {

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from divergences.distributed import gather_rows
 from vae._extras import needs_extra
 from vae.model import VAE
 from vae.training.alarms import Alarms
@@ -45,12 +47,7 @@ of ``loss`` and what it is made of, ``heldout_…`` of the same, ``learning_rate
 the rate, now), ``seconds``."""
 
 CRITIC_BETAS = (0.5, 0.999)  # Radford, Metz & Chintala 2016 (arXiv:1511.06434), sec. 4
-OPTIMIZER: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
-}
+CLASSES = {"adam": "Adam", "adamw": "AdamW", "nadam": "NAdam", "radam": "RAdam"}  # of torch.optim
 FINITE_EVERY = 50  # steps between looks at whether all was finite
 REDRAW_EVERY = 5.0  # seconds between pictures, at least
 TERMINATED = 128 + 15  # the exit code of a process that SIGTERM ended
@@ -100,8 +97,9 @@ class Training:
             world_size=fabric.world_size, compiled=compiled,
             all_gather=self._all_gather, keep=self.heldout is None,
         )  # fmt: skip
-        make = OPTIMIZER[settings.optimizer]
-        self.optimizers = [make(model.autoencoder_parameters(), lr=settings.learning_rate)]
+        make = getattr(torch.optim, CLASSES[settings.optimizer])
+        first = make(model.autoencoder_parameters(), lr=settings.learning_rate)
+        self.optimizers: list[torch.optim.Optimizer] = [first]
         if self.adversarial:
             critics, rate = list(model.objective.parameters()), settings.critic_learning_rate
             self.optimizers.append(torch.optim.Adam(critics, lr=rate, betas=CRITIC_BETAS))
@@ -181,9 +179,9 @@ class Training:
         self._stepping[which].step()
 
     def _all_gather(self, rows: Tensor) -> Tensor:
-        gathered = self.fabric.all_gather(rows, sync_grads=rows.requires_grad)
-        assert isinstance(gathered, Tensor)
-        return gathered
+        world = dist.group.WORLD
+        assert world is not None
+        return gather_rows(rows, world, same_shapes=True)
 
     # --- Checks ---
 

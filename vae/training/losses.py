@@ -22,7 +22,7 @@ class Losses(nn.Module):
         batch_size: rows of a step, all processes together.
         seed: of every draw.
         rank, world_size: this process, and how many there are.
-        all_gather: [b, k] of every process to [world_size, b, k], with gradients where the rows
+        all_gather: [b, k] of every process to [world_size·b, k], with gradients where the rows
             have some.
         compiled: encoder, decoder and their terms go through ``torch.compile``.
         keep: ``latest`` is wanted.
