@@ -57,8 +57,9 @@ class KernelFunction:
     """One family of kernel functions. ``definiteness``: "positive" or "conditional" (on weights
     that sum to zero). ``smooth``: φ is differentiable in s at s = 0. ``steepness(a, shape)``: how
     an error of s reaches φ. ``rate_power``: φ depends on s·rate^rate_power; 0 if there is no rate
-    and φ is homogeneous of degree shape/2. ``probe``: (rate, shape, offset) triples that the test
-    suites and the offline build exercise."""
+    and φ is homogeneous of degree shape/2. ``costly``: several components take more registers than
+    those of others, so that tiles are narrower. ``probe``: (rate, shape, offset) triples that the
+    test suites and the offline build exercise."""
 
     name: str
     metric: Metric
@@ -70,6 +71,7 @@ class KernelFunction:
     smooth: bool = True
     steepness: Callable[[float, float], float] = lambda a, _: a
     rate_power: int = 1
+    costly: bool = False
     at_zero: float = 1.0  # φ(0), for the diagonal of the translation-invariant ones
     probe: tuple[tuple[float, float, float], ...] = ((0.7, 0.0, 0.0),)
 
@@ -309,17 +311,20 @@ def _inverse_power_bend(
 def _inverse_power_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
     u = s * a
     base = u + 1.0
+    inverse = 1.0 / base
     if shape == 0.5:
         k = tl.rsqrt(base)
     elif shape == 1.0:
-        k = 1.0 / base
+        k = inverse
+    elif shape == 2.0:
+        k = inverse * inverse
     elif shape > 4.0:  # HIGH_POWER; log(1 + u) is log(base)·u/(base − 1), whose roundings cancel
         rounded = base - 1.0
         log = tl.where(rounded == 0.0, u * 1.4426950408889634, tl.log2(base) * (u / rounded))
         k = tl.exp2(log * -shape)
     else:
         k = tl.exp2(tl.log2(base) * -shape)
-    return k, k / base * (a * (-2.0 * shape))
+    return k, k * inverse * (a * (-2.0 * shape))
 
 
 INVERSE_POWER = register(
@@ -331,7 +336,14 @@ INVERSE_POWER = register(
         _inverse_power_bend,
         _inverse_power_device,
         steepness=lambda a, shape: a * max(1.0, shape),
-        probe=((0.7, 0.5, 0.0), (0.7, 1.0, 0.0), (0.3, 2.0, 0.0), (1e-6, 3e5, 0.0)),
+        costly=True,
+        probe=(
+            (0.7, 0.5, 0.0),
+            (0.7, 1.0, 0.0),
+            (0.3, 2.0, 0.0),
+            (0.4, 1.5, 0.0),
+            (1e-6, 3e5, 0.0),
+        ),
     )
 )
 

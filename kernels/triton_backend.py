@@ -86,7 +86,8 @@ def _shares(units: dict[str, int], target: int) -> dict[str, int]:
 def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
     table = problem.table
     if problem.gram:
-        config = sliced(table.value_of(problem.width, problem.heavy), problem.width)
+        chosen = table.value_of(problem.width, len(problem.components), problem.heavy)
+        config = sliced(chosen, problem.width)
     else:
         config = table.small_value if problem.small else table.difference_value
     tx, ty = cdiv(problem.x.rows, config.rows), cdiv(problem.y.rows, config.rows)
@@ -169,7 +170,7 @@ def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
     table = problem.table
     panel = gradient and problem.coordinates > (FUSED_WIDTH if problem.gram else FEW)
     if problem.gram and panel:
-        config = table.panel_of(problem.heavy)
+        config = table.panel_of(len(problem.components), problem.heavy)
     elif problem.gram:
         width = min(problem.width, FUSED_WIDTH)
         config = table.gradient_of(width, len(problem.components), problem.heavy)

@@ -64,18 +64,21 @@ class Table(NamedTuple):
 
     def gradient_of(self, width: int, components: int, heavy: bool) -> Config:
         """``heavy``: a function's own code takes more registers (see ``Problem.heavy``)."""
+        if heavy and components > 1:
+            return self.gram_gradient[FUSED_WIDTH].at_most(16)
         config = self.gram_gradient[width]
-        if components > TOGETHER or (heavy and components > 1):
-            return config.at_most(16)
+        return config.at_most(16 if components > TOGETHER else 32 if heavy else config.columns)
+
+    def panel_of(self, components: int, heavy: bool) -> Config:
+        return self.gram_panel.at_most(32 if components == 1 else 16) if heavy else self.gram_panel
+
+    def value_of(self, width: int, components: int, heavy: bool) -> Config:
+        config = self.gram_value
+        if width > FUSED_WIDTH and self.gram_value_of_many is not None:
+            config = self.gram_value_of_many
+        elif components == 1:
+            return config
         return config.at_most(32) if heavy else config
-
-    def panel_of(self, heavy: bool) -> Config:
-        return self.gram_panel.at_most(32) if heavy else self.gram_panel
-
-    def value_of(self, width: int, heavy: bool) -> Config:
-        if width <= FUSED_WIDTH or self.gram_value_of_many is None:
-            return self.gram_value
-        return self.gram_value_of_many.at_most(32) if heavy else self.gram_value_of_many
 
     def labels_of(self, width: int) -> Config:
         """Two tiles of columns are under way while one is multiplied; not where the coordinates

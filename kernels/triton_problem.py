@@ -253,8 +253,12 @@ class Problem(NamedTuple):
 
     @property
     def heavy(self) -> bool:
-        """Whether a function looks at its nearest pairs, or takes powers beyond the fourth."""
-        return self.near or any(c.shape > 4.0 for c in self.components)
+        """Whether functions take more registers: they look at their nearest pairs, take powers
+        beyond the fourth, or are several costly ones."""
+        several = len(self.components) > 1
+        return self.near or any(
+            c.shape > 4.0 or (several and c.function.costly) for c in self.components
+        )
 
     def arguments(self) -> dict[str, Any]:
         """Those of the kernels of the difference form."""
