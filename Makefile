@@ -16,8 +16,7 @@ help: ## list the commands
 
 $(INSTALLED): pyproject.toml setup.cfg constraints.txt # what a user installs
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[vae]' \
-		"triton; platform_system == 'Linux'"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[vae]'
 	@touch $@
 
 $(STAMP): $(INSTALLED) # and what the tests and benchmarks compare with
