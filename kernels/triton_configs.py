@@ -73,12 +73,11 @@ class Table(NamedTuple):
         return self.gram_panel.at_most(32 if components == 1 else 16) if heavy else self.gram_panel
 
     def value_of(self, width: int, components: int, heavy: bool) -> Config:
-        config = self.gram_value
-        if width > FUSED_WIDTH and self.gram_value_of_many is not None:
-            config = self.gram_value_of_many
-        elif components == 1:
-            return config
-        return config.at_most(32) if heavy else config
+        many = self.gram_value_of_many if width > FUSED_WIDTH else None
+        config = many or self.gram_value
+        if heavy and components > 1:
+            return config.at_most(32)._replace(stages=2)
+        return config.at_most(32) if heavy and many else config
 
     def labels_of(self, width: int) -> Config:
         """Two tiles of columns are under way while one is multiplied; not where the coordinates
