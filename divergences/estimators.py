@@ -129,7 +129,7 @@ def _biased(
         means="biased" if wx is None else "sums",
         weights_x=wx,
         weights_y=wy,
-        constant=diagonal_term(x, wx, kernel) + diagonal_term(y, wy, kernel),
+        diagonals=lambda x, y: diagonal_term(x, wx, kernel) + diagonal_term(y, wy, kernel),
         dtype=x.dtype,
         backend=backend,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import compiled, ops, small
+from . import compiled, inner, ops, small
 from .backends import choose
 from .kernel import Group, Kernel
 from .plan import Blocks, Form, Means, Wanted
@@ -61,16 +61,26 @@ def pair_form(
     means: Means = "sums",
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
-    constant: Tensor | float | None = None,
+    diagonals: Callable[..., Tensor | float] | None = None,
     dtype: torch.dtype = torch.float64,
     backend: str | None = None,
 ) -> Tensor:
-    """Σ over blocks of block_coef·S[block] + constant, [...] in ``dtype``, for checked x and y and
-    a resolved kernel; blocks are xx alone (y is None) or xx, yy, xy; S are sums or ``means``. Value
-    and gradients in one sweep. The coefficients must not depend on a symbolic size (see
-    ``Means``)."""
+    """Σ over blocks of block_coef·S[block] + diagonals(x, y), [...] in ``dtype``, for checked x and
+    y and a resolved kernel; blocks are xx alone (y is None) or xx, yy, xy; S are sums or ``means``,
+    without the pairs i = i of a sample, whose share is what ``diagonals`` says. Value and gradients
+    in one sweep. The coefficients must not depend on a symbolic size (see ``Means``)."""
     groups = kernel.groups(x.shape[:-2])
     form = Form(block_coefs, means)
+    unweighted = weights_x is None and weights_y is None
+    if unweighted and y is not None and inner.applies(x, y, kernel, backend):
+
+        def whole(x: Tensor, y: Tensor | None) -> Tensor:
+            sums = _general_form(x, y, groups, form, None, None, backend)
+            return (sums if diagonals is None else sums + diagonals(x, y)).to(dtype)
+
+        problem = small.Problem(groups[0], Form(block_coefs, means, 0.0, dtype), whole)
+        return inner.form(x, y, problem, diagonals is not None)
+    constant = None if diagonals is None else diagonals(x, y)
     if len(groups) == 1 and not isinstance(constant, Tensor) and not torch.compiler.is_compiling():
         form, constant = Form(block_coefs, means, float(constant or 0.0), dtype), None
 
@@ -78,7 +88,6 @@ def pair_form(
         total = _general_form(x, y, groups, form, weights_x, weights_y, backend)
         return (total if constant is None else total + constant).to(dtype)
 
-    unweighted = weights_x is None and weights_y is None
     if unweighted and small.applies(x, y, kernel, block_coefs, backend):
         problem = small.Problem(groups[0], form, general)
         return small.form(x, y, problem)

@@ -169,7 +169,7 @@ class VAE(nn.Module):
         return decoded
 
     def _noise(self, x: Tensor, generator: Generator | None) -> Tensor:
-        dtype = next((p.dtype for p in self.encoder.parameters()), x.dtype)
+        dtype = [*(p.dtype for p in self.encoder.parameters()), x.dtype][0]
         return torch.randn(
             len(x), self.prior.dim, generator=generator, device=x.device, dtype=dtype
         )
