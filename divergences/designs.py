@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .forms import Forms, Pairs, SortedForms, Source, Tick
+from .kernel_matrix import MatrixForms
 from .kernels import Kernel, potential
 from .kernels.labels import LabelForms, product
 from .kernels.permuted import Centred, pairs_of_spans
@@ -140,13 +141,17 @@ def serial_notes(samples: dict[str, Tensor]) -> tuple[str, ...]:
 # --- Sums within groups of rows ------------------------------------------------------------------
 
 
-def sums_within(z: Tensor, kernel: Kernel, groups: NDArray[np.int64]) -> Tensor:
+def sums_within(
+    source: Source, z: Tensor, kernel: Kernel | MatrixForms, groups: NDArray[np.int64]
+) -> Tensor:
     """Σ k(zᵢ, zⱼ) over the other rows j of the group of row i, [C, N] in fp64, per kernel term."""
+    if isinstance(kernel, MatrixForms):
+        return kernel.within(groups)
     order = np.argsort(groups, kind="stable")
     sizes = np.bincount(groups)[np.unique(groups)]
     ends = np.cumsum(sizes)
     found = torch.zeros(len(kernel.terms), len(z), dtype=torch.float64, device=z.device)
-    sorts = z.shape[1] == 1 and all(t.label == "Energy(1)" for t in kernel.terms)
+    sorts = isinstance(source, SortedForms)
     for size in np.unique(sizes).tolist():
         starts = (ends - sizes)[sizes == size]
         rows = torch.from_numpy(order[starts[:, None] + np.arange(size)]).to(z.device)
@@ -160,8 +165,12 @@ def sums_within(z: Tensor, kernel: Kernel, groups: NDArray[np.int64]) -> Tensor:
     return found
 
 
-def weighted_sums(source: Source, z: Tensor, kernel: Kernel, weights: Tensor) -> Tensor:
+def weighted_sums(
+    source: Source, z: Tensor, kernel: Kernel | MatrixForms, weights: Tensor
+) -> Tensor:
     """Σ_{j≠i} wⱼ k(zᵢ, zⱼ) for weights w [N], per kernel term, [C, N] in fp64."""
+    if isinstance(kernel, MatrixForms):
+        return kernel.against(weights)
     if isinstance(source, SortedForms):
         return source.against(weights)
     z, found = z.double(), []
@@ -190,7 +199,11 @@ class Stratified(NamedTuple):
 
 
 def stratified(
-    z: Tensor, kernel: Kernel, source: Source, strata: NDArray[np.int64], marked: NDArray[np.bool_]
+    z: Tensor,
+    kernel: Kernel | MatrixForms,
+    source: Source,
+    strata: NDArray[np.int64],
+    marked: NDArray[np.bool_],
 ) -> Stratified:
     """Of pooled rows z [N, d], of which those ``marked`` are one sample, for a resolved kernel."""
     size, n = np.bincount(strata), np.bincount(strata, marked)
@@ -204,8 +217,8 @@ def stratified(
     p = of_rows(n / size)
     spread = of_rows(n * m / size**2 / np.maximum(size - 1, 1))
     weighted = weighted_sums(source, z, kernel, p)
-    inside = sums_within(z, kernel, strata)
-    own = sums_within(z, kernel, 2 * strata + marked)
+    inside = sums_within(source, z, kernel, strata)
+    own = sums_within(source, z, kernel, 2 * strata + marked)
     mask = torch.from_numpy(marked).to(z.device)
     norm = total**2 - float((w**2 / np.maximum(size - 1, 1)).sum())
     of_marked, of_others = (of_rows(w / total / np.maximum(k, 1)) for k in (n, m))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .designs import Stratified
 from .forms import Forms, GroupSums, Pairs, Source, group_sums
+from .kernel_matrix import MatrixForms
 from .kernels import Kernel
 from .resampling import TIE, Relabellings, permutation_pvalue, progress
 from .results import KernelRow
@@ -23,6 +25,16 @@ def label_width(plan: Relabellings, device: str) -> int:
     """How many labellings are held at a time."""
     each = len(plan.observed) * BYTES_PER_LABEL
     return max(1, min(plan.columns, LABEL_BYTES[device] // each))
+
+
+class Named(Protocol):
+    """A term of a kernel, as a report shows it."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def scale(self) -> float | None: ...
 
 
 class Evaluation(NamedTuple):
@@ -39,21 +51,28 @@ class Evaluation(NamedTuple):
         """The statistics [B] of the kernel as a whole, and their tolerance."""
         return self.coefficients @ self.each, float(self.coefficients @ self.tolerances)
 
-    def effect(self, kernel: Kernel, x: Tensor, y: Tensor) -> float:
+    def effect(self, kernel: Kernel | MatrixForms, x: Tensor, y: Tensor) -> float:
         """MMD² over the mean squared distance E‖φ(x) − φ(y)‖² in feature space, in [0, 1]."""
-        if self.shares is None:
-            own = sum(float(torch.as_tensor(kernel.diagonal(s)).double().mean()) for s in (x, y))
+        diagonal: Tensor | float
+        if isinstance(kernel, MatrixForms):
+            diagonal = kernel.diagonal
         else:
-            own = float((self.shares * kernel.diagonal(torch.cat([x, y]).double())).sum())
+            diagonal = kernel.diagonal(torch.cat([x, y]).double())
+        if self.shares is not None:
+            own = float((self.shares * diagonal).sum())
+        elif isinstance(diagonal, Tensor):
+            own = float(diagonal[: len(x)].mean() + diagonal[len(x) :].mean())
+        else:
+            own = 2.0 * diagonal
         between = float(self.coefficients @ self.between)
         return share(float(self.coefficients @ self.each[:, 0]), own - 2.0 * between)
 
-    def rows(self, kernel: Kernel, exact: bool) -> tuple[KernelRow, ...]:
+    def rows(self, terms: Sequence[Named], exact: bool) -> tuple[KernelRow, ...]:
         """A row for each term; none where the source has the kernel as a whole only."""
-        if len(kernel.terms) != len(self.each):
+        if len(terms) != len(self.each):
             return ()
         found = []
-        for term, values, tolerance in zip(kernel.terms, self.each, self.tolerances, strict=True):
+        for term, values, tolerance in zip(terms, self.each, self.tolerances, strict=True):
             observed, null = split(values, exact)
             pvalue = permutation_pvalue(observed, null, float(tolerance), exact=exact)
             found.append(

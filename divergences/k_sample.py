@@ -260,7 +260,7 @@ def _dispersions_within(
     p = [torch.from_numpy(share).to(pooled.device) for share in shares]
     against = [coefs @ weighted_sums(source, pooled, kernel, share) for share in p]  # [N] each
     size = torch.from_numpy(counts[strata]).to(diagonal)
-    inside = coefs @ sums_within(pooled, kernel, strata)
+    inside = coefs @ sums_within(source, pooled, kernel, strata)
     total = float((((size - 1.0) * diagonal - inside) / (2.0 * size)).sum())
     width = max(1, label_width(plan, pooled.device.type) // len(sizes))
     steps = -(-plan.columns // width) * source.steps

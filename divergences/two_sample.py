@@ -17,6 +17,7 @@ from .evaluation import Evaluation, evaluate, fewer_of, share, split
 from .features import FeatureForms, fourier_features, nystrom_features
 from .forms import BlockForms, PairForms, SortedForms, Source
 from .fuse import fuse_kernel, published_fuse, standardised_fuse
+from .kernel_matrix import KernelMatrix, MatrixForms, is_kernel_matrix
 from .kernels import Bandwidth, Energy, Kernel, pair_sums
 from .kernels.bandwidth import MEDIAN_ROWS
 from .kernels.kernel import as_kernel
@@ -34,7 +35,7 @@ from .samples import (
     is_constant,
     warn_constant,
 )
-from .scaling import Scale, check_scale, scaled, without_units
+from .scaling import Scale, Scaled, check_scale, scaled, without_units
 
 Method = Literal[
     "fuse",
@@ -58,7 +59,7 @@ def two_sample_test(
     y: Any,
     *,
     method: Method = "fuse",
-    kernel: Kernel | str | None = None,
+    kernel: Kernel | KernelMatrix | str | None = None,
     bandwidth: Bandwidth | None = None,
     n_resamples: int | None = None,
     rng: Rng = None,
@@ -98,7 +99,11 @@ def two_sample_test(
             * "mmd-fourier": random Fourier features (Zhao & Meng 2015).
             * "mmd-nystrom": features of random landmarks (Chatalic et al. 2022).
         kernel, bandwidth: for the MMD methods, as ``divergences.mmd.mmd2``. A bandwidth rule is
-            applied to a uniformly drawn subsample of the pooled rows, blind to the labels.
+            applied to a uniformly drawn subsample of the pooled rows, blind to the labels. For
+            "mmd" also a matrix [n + m, n + m] of the values between the rows of x, then of y
+            (which then give n and m alone), or a function of two samples that gives such a matrix;
+            a distance D is passed as −D. It must be finite and symmetric; a note tells whether it
+            is positive definite. Memory is then O(N²).
         n_resamples: B ≥ 1 relabellings (999; 1999 for "fuse"). The smallest possible p-value is
             1/(B + 1). If no more than B + 1 relabellings exist, all of them are listed instead.
         rng: seed, ``numpy.random.Generator`` or ``torch.Generator``; fresh entropy if None, whose
@@ -169,10 +174,16 @@ def two_sample_test(
         raise ValueError(f"method {method!r} does not go with a design; got one of {design.words}")
     generator, seed = generator_of(rng)
     auto = without_units(kernel, bandwidth)
-    columns = scaled(torch.cat([x, y]), scale, auto=auto, columns=named)
+    rows_count = is_kernel_matrix(kernel) and not callable(kernel)  # and nothing else of x and y
+    if rows_count and (paired or scale not in ("auto", None)):
+        raise ValueError("a kernel matrix has no rows to scale or to take differences of")
+    if rows_count:
+        columns = Scaled(torch.cat([x, y]), None, ())
+    else:
+        columns = scaled(torch.cat([x, y]), scale, auto=auto, columns=named)
     x, y = columns.rows[: len(x)], columns.rows[len(x) :]
     notes = left_out + columns.notes + design.notes
-    if not design.words:
+    if not design.words and not rows_count:
         notes += serial_notes({"x": x, "y": y})
     restriction = design.restriction
     if method == "mmd-block":
@@ -186,20 +197,28 @@ def two_sample_test(
     if paired and method != "fuse":
         x, y = both, -both
     pooled = torch.cat([x, y])
-    if is_constant(pooled):
+    if is_constant(pooled) and not rows_count:
         warn_constant("x and y")
     order = torch.from_numpy(generator.permutation(len(pooled))).to(pooled.device)
-    chosen = choose_kernel(method, kernel, bandwidth, pooled, order)
+    chosen: Kernel | MatrixForms
+    if kernel is None or isinstance(kernel, Kernel | str):
+        chosen = choose_kernel(method, kernel, bandwidth, pooled, order)
+    else:
+        chosen = MatrixForms(kernel, pooled)
     plan = Relabellings((len(x), len(y)), n_resamples, generator, *restriction)
     setting = _Setting(pooled, chosen, order, plan, generator, n_features or FEATURES, block_size)
     found = _evaluate(method, setting, backend, show_progress)
-    rows = found.rows(chosen, plan.exact)
+    if isinstance(chosen, MatrixForms):
+        rows = found.rows((chosen,), plan.exact)
+        notes += chosen.notes
+    else:
+        rows = found.rows(chosen.terms, plan.exact)
     effect: float | None = None
     if method == "fuse" and paired:
         energy = setting._replace(pooled=torch.cat([both, -both]), kernel=Energy())
         other = _evaluate("energy", energy, backend, show_progress)
-        effect = other.effect(energy.kernel, both, -both)
-        (row,) = other.rows(energy.kernel, plan.exact)
+        effect = other.effect(Energy(), both, -both)
+        (row,) = other.rows(Energy().terms, plan.exact)
         rows += (replace(row, kernel=f"{row.kernel} of x − y"),)
         each = np.concatenate([found.each, other.each])
         weights = np.array([0.5 / len(found.each)] * len(found.each) + [0.5])
@@ -230,14 +249,14 @@ def two_sample_test(
         kernels=rows,
         design=design.words or None,
         notes=notes,
-        _samples=(x, y),
-        _kernel=chosen,
+        _samples=None if isinstance(chosen, MatrixForms) else (x, y),
+        _kernel=None if isinstance(chosen, MatrixForms) else chosen,
     )
 
 
 def _check_options(
     method: str,
-    kernel: Kernel | str | None,
+    kernel: Kernel | KernelMatrix | str | None,
     bandwidth: Bandwidth | None,
     n_features: int | None,
     block_size: int | None,
@@ -245,6 +264,11 @@ def _check_options(
     if method not in get_args(Method):
         known = ", ".join(map(repr, get_args(Method)))
         raise ValueError(f"unknown method {method!r}; known are {known}")
+    if is_kernel_matrix(kernel) and (method != "mmd" or bandwidth is not None):
+        raise ValueError(
+            "a kernel matrix or function goes with method 'mmd' and has its own bandwidth; got "
+            f"method={method!r}, bandwidth={bandwidth!r}"
+        )
     if not method.startswith("mmd") and (kernel is not None or bandwidth is not None):
         raise ValueError(f"method {method!r} has its own kernels; use method='mmd' with a kernel")
     for name, value, users in (
@@ -296,7 +320,7 @@ def choose_kernel(
 
 class _Setting(NamedTuple):
     pooled: Tensor
-    kernel: Kernel
+    kernel: Kernel | MatrixForms
     order: Tensor  # a random permutation of the pooled rows
     plan: Relabellings
     generator: np.random.Generator
@@ -309,9 +333,10 @@ def _evaluate(
 ) -> Evaluation:
     """The statistics of all relabellings, as the design of the plan has them."""
     source, within = _source(method, s, backend), None
-    whole = isinstance(source, PairForms | SortedForms)  # every pair, of the kernel itself
+    # every pair, of the kernel itself
+    whole = isinstance(source, PairForms | SortedForms | MatrixForms)
     if s.plan.units is not None:
-        inside = sums_within(s.pooled, s.kernel, s.plan.units) if whole else None
+        inside = sums_within(source, s.pooled, s.kernel, s.plan.units) if whole else None
         source = GroupedForms(source, s.plan.units, inside)
     elif s.plan.strata is not None and whole:
         marked = s.plan.observed == fewer_of(s.plan.observed)
@@ -321,6 +346,8 @@ def _evaluate(
 
 def _source(method: str, s: _Setting, backend: str | None) -> Source:
     count, d = s.pooled.shape
+    if isinstance(s.kernel, MatrixForms):
+        return s.kernel
     if method in ("mmd-fourier", "mmd-nystrom"):
         z = s.pooled.double()
         if all(t.function.metric != "inner" for t in s.kernel.terms):
