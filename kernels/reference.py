@@ -104,7 +104,8 @@ def sweep(
     blocks·C numbers, block-major, or [B, blocks, C]."""
     with full_precision(x.device.type):
         try:
-            if x.dtype == torch.float32 and _too_steep(components, rates):
+            # On a GPU a look at the numbers, which says whether fp32 holds them, would synchronise.
+            if x.dtype == torch.float32 and (x.is_cuda or _too_steep(components, rates)):
                 raise OutOfRange
             if pooled.fits(x, y, blocks):
                 return pooled.sweep(x, y, wx, wy, components, rates, coefs, wanted)
@@ -116,10 +117,9 @@ def sweep(
 
 
 def _too_steep(components: tuple[Component, ...], rates: Sequence[float] | Tensor) -> bool:
-    """Whether a rate, or the slope it scales, leaves fp32; not known of rates on a GPU."""
+    """Whether a rate, or the slope it scales, leaves fp32."""
     if isinstance(rates, Tensor):
-        known = not rates.is_cuda and rates.numel() > 0
-        return known and largest_rate(components, rates.unbind(-1)) > RANGE[1]
+        return rates.numel() > 0 and largest_rate(components, rates.unbind(-1)) > RANGE[1]
     return largest_rate(components, rates) > RANGE[1]
 
 

@@ -6,9 +6,9 @@ points u and v; or, of a few columns, from their differences.
 Cancellation. A Gram product in the input dtype leaves an error of about eps·(|u|² + |v|²) in d².
 Where that is too much for the function at hand (not smooth at 0, or narrow against the spread of
 the data) the tile is computed again in fp64, near pairs by differences: so identical rows are
-exactly 0 apart. The decision needs numbers on the host; on CUDA, where that would synchronise, a
-tile that might need it is formed by differences up to 16 columns, and beyond them by an fp64 Gram
-product in which distances below 2⁻²³ of the norms are 0.
+exactly 0 apart. The decision needs numbers on the host; on CUDA, where that would synchronise, all
+is computed in fp64, by differences up to 16 columns, and beyond them by a Gram product in which,
+for functions that are not smooth, distances below 2⁻²³ of the norms are 0.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class Distances:
             return squared_differences(a.columns(items, i), b.columns(items, j), s), "differences"
         double = s.dtype == torch.float64
         if not a.largest:  # CUDA: no look at the numbers
-            if double and self.smooth:
+            if double and self.smooth and a.sample.shape[-1] > DIFFERENCE_COLUMNS:
                 return matmul(left, right.mT, s), "input"
             return self._exact(a, b, items, tile, s)
         norm = a.largest[i.number] + b.largest[j.number]

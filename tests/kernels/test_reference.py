@@ -247,3 +247,32 @@ def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             Wanted(True, True, True),
         )
     assert largest <= 2000 * 6  # the augmented sample; the dense matrix would be 4,000,000
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1.0, 1e24])
+@pytest.mark.parametrize("name", ["gaussian", "energy"])
+@pytest.mark.parametrize(
+    ("d", "dtype"), [(5, torch.float32), (5, torch.float64), (20, torch.float32)]
+)
+def test_without_a_look_at_the_numbers(
+    name: str, d: int, dtype: torch.dtype, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: units that fp32 does not hold; of few columns, rows that an fp64 product does
+    not resolve."""
+    x, y, *_ = (t * scale for t in samples(40, 35, d, dtype, (1,)))
+    x[:, 20:] = x[:, :20] + 1e-5 * scale * torch.randn(20, d).to(dtype)
+    widths = 1e-3 if d > tiles.DIFFERENCE_COLUMNS else 1e-7 if dtype == torch.float64 else 1e-5
+    x[:, 30:] = x[:, :10] + widths * scale * torch.randn(10, d).to(dtype)
+    function, shape = REGISTRY[name], float(name == "energy")
+    rate = 0.5 / (widths * scale) ** 2
+    coefs = torch.tensor([0.7, -1.3, 0.4])
+    ones = [torch.ones(t.shape[:2]) for t in (x, y)]
+    expected = truth(function, rate, shape, 0.0, (x, y, *ones), coefs)
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda _: True))
+    out = reference.sweep(
+        x, y, None, None, (Component(function, shape),), [rate], coefs.tolist(), "all",
+        Wanted(True, True, True),
+    )  # fmt: skip
+    assert_close(out.sums[..., 0], expected[0], RELATIVE[torch.float32])
+    for ours, gradient in zip(out[1:3], expected[1:3], strict=True):
+        assert_close(ours, gradient, GRADIENT[torch.float32])
