@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import compiled, inner, ops, small
+from . import compiled, inner, ops, small, traced
 from .backends import choose
 from .kernel import Group, Kernel
 from .plan import Blocks, Form, Means, Wanted
@@ -91,6 +91,9 @@ def pair_form(
     if unweighted and small.applies(x, y, kernel, block_coefs, backend):
         problem = small.Problem(groups[0], form, general)
         return small.form(x, y, problem)
+    if unweighted and traced.applies(x, y, kernel, backend):
+        total = traced.form(x, y, kernel, groups[0], form)
+        return (total if constant is None else total + constant).to(dtype)
     return general(x, y)
 
 

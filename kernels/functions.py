@@ -69,7 +69,7 @@ class KernelFunction:
     device: Callable[[Any, Any, Any, Any], Any]
     definiteness: Literal["positive", "conditional"] = "positive"
     smooth: bool = True
-    steepness: Callable[[float, float], float] = lambda a, _: a
+    steepness: Callable[[Any, float], Any] = lambda a, _: a
     rate_power: int = 1
     costly: bool = False
     at_zero: float = 1.0  # φ(0), for the diagonal of the translation-invariant ones

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .backends import choose, run
+from .functions import Rate
 from .kernel import Group, Kernel
 from .plan import (
     Blocks,
@@ -38,6 +39,7 @@ from .tiles import (
     TILE,
     UNRESOLVED,
     UNRESOLVED_IN_FP32,
+    add_scaled,
     differences,
     doubles_suffice,
     equal_rows,
@@ -225,7 +227,7 @@ def _evaluate(
     s, points = prepared
     pairs, scale = _pair_coefficients(n, m, problem.form.coefs, problem.form.means, s.dtype)
     coefficients = [scale * a for a in problem.group.coefficients]
-    k = _mixture(s, components, rates, coefficients, gradients)
+    k = mixture(s, components, rates, coefficients, gradients)
     value = k.value.mul_(pairs)
     rows = value.sum(1)
     total = 0.5 * k.value_scale * float(rows.sum(dtype=torch.float64))
@@ -338,41 +340,41 @@ def _gram_distances(u: Tensor, norms: Tensor, n: int) -> Tensor:
     return s
 
 
-class _Mixture(NamedTuple):
+class Mixture(NamedTuple):
     """Σ over components, ``value * value_scale`` and ``slope * slope_scale``; the two matrices may
     be one."""
 
     value: Tensor
     value_scale: float
     slope: Tensor
-    slope_scale: float
+    slope_scale: Rate
 
 
-def _mixture(
+def mixture(
     s: Tensor,
     components: tuple[Component, ...],
-    rates: Sequence[float],
+    rates: Sequence[Rate],
     coefficients: Sequence[float],
     gradients: bool,
-) -> _Mixture:
+) -> Mixture:
     """``s`` is overwritten."""
     buffer = scratch("slope", s.shape, s) if gradients else None
     if len(components) == 1:
         (c,) = components
         k = c.function.evaluate(s, rates[0], c.shape, c.offset, buffer, s)
         a = coefficients[0]
-        return _Mixture(k.value, a * k.value_scale, k.slope, a * float(k.slope_scale))
+        return Mixture(k.value, a * k.value_scale, k.slope, a * k.slope_scale)
     out, value = scratch("value", s.shape, s), scratch("values", s.shape, s).zero_()
     slope = scratch("total", s.shape, s).zero_() if gradients else value
     for c, rate, a in zip(components, rates, coefficients, strict=True):
         k = c.function.evaluate(s, rate, c.shape, c.offset, buffer, out)
         value.add_(k.value, alpha=a * k.value_scale)
         if gradients:
-            slope.add_(k.slope, alpha=a * float(k.slope_scale))
-    return _Mixture(value, 1.0, slope, 1.0)
+            add_scaled(slope, k.slope, a * k.slope_scale)
+    return Mixture(value, 1.0, slope, 1.0)
 
 
-def _gradient(k: _Mixture, row_sums: Tensor, u: Tensor, start: int, stop: int) -> Tensor:
+def _gradient(k: Mixture, row_sums: Tensor, u: Tensor, start: int, stop: int) -> Tensor:
     """Σⱼ slopeᵢⱼ·(uᵢ − uⱼ) of some rows [r, d], in the dtype of the slopes; u as ``_prepare``
     made it."""
     slopes, masses = k.slope[start:stop], row_sums[start:stop]
@@ -384,5 +386,6 @@ def _gradient(k: _Mixture, row_sums: Tensor, u: Tensor, start: int, stop: int) -
         slopes = slopes.to(u.dtype)
         masses = slopes.sum(1)
     own = u[start:stop] * masses.unsqueeze(1)
-    gradient = torch.addmm(own, slopes, u, beta=k.slope_scale, alpha=-k.slope_scale)
+    scale = float(k.slope_scale)
+    gradient = torch.addmm(own, slopes, u, beta=scale, alpha=-scale)
     return gradient.to(k.slope.dtype)

@@ -41,6 +41,7 @@ NEAR_PAIRS = 2**14  # recomputed at a time
 CANCELLATION = 2.0**-7  # of |u|² + |v|²: below it an fp32 d² has lost too many digits for its root
 EXPONENT_ERROR = {torch.float32: 1e-5, torch.float64: 1e-11}  # largest allowed in rate·d²
 LEAST = 1e-36  # positive d² that fp32 holds with all its digits
+LEAST_SIZE = 2.0**25 * LEAST**0.5  # fp32 coordinates below it may differ by less than its root
 RANGE = 1e-30, 1e30  # of |u|²: outside it fp32 samples are computed in fp64
 BY_DIFFERENCES = "donot_use_mm_for_euclid_dist"
 
@@ -71,6 +72,8 @@ _scratch = _Scratch()
 
 def scratch(purpose: str, shape: Sequence[int], like: Tensor) -> Tensor:
     """An uninitialised tensor that nothing outside the running sweep may keep."""
+    if torch.compiler.is_compiling():
+        return like.new_empty(shape)
     return _scratch.take(purpose, shape, like)
 
 
@@ -210,7 +213,7 @@ def _fits(x: Tensor, points: Tensor, norms: Tensor) -> bool:
 def has_tiny(x: Tensor) -> bool:
     """Coordinates so near 0 that they may differ by less than √``LEAST``."""
     sizes = x.abs()
-    return bool(((sizes < 2.0**25 * LEAST**0.5) & (sizes > 0.0)).any())
+    return bool(((sizes < LEAST_SIZE) & (sizes > 0.0)).any())
 
 
 class OutOfRange(Exception):
@@ -218,12 +221,12 @@ class OutOfRange(Exception):
     that it does not."""
 
 
-def exponent_error(norm: float, rate: float, dtype: torch.dtype) -> float:
+def exponent_error(norm: Rate, rate: Rate, dtype: torch.dtype) -> Any:
     """Of rate·d² from a Gram product, for ``norm`` = |u|² + |v|²."""
     return 4.0 * torch.finfo(dtype).eps * norm * rate
 
 
-def doubles_suffice(norm: float, rate: float) -> bool:
+def doubles_suffice(norm: Rate, rate: Rate) -> Any:
     """Whether an fp64 Gram product of fp32 samples leaves no error that fp32 shows."""
     return exponent_error(norm, rate, torch.float64) <= 1e-9
 
@@ -377,7 +380,7 @@ def largest_rate(components: Sequence[Component], rates: Sequence[Rate]) -> floa
     """By which an error of d² reaches φ at most. On the host, so for a CPU only."""
     sizes = (float(r.abs().max()) if isinstance(r, Tensor) else abs(r) for r in rates)
     pairs = zip(components, sizes, strict=True)
-    return max(c.function.steepness(rate, c.shape) for c, rate in pairs)
+    return float(max(c.function.steepness(rate, c.shape) for c, rate in pairs))
 
 
 def add_scaled(out: Tensor, addend: Tensor, factor: Rate) -> None:
@@ -446,6 +449,7 @@ def pull_near(
     return to_u, to_v
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # dynamo guards it
 def is_lowered(device_type: str) -> bool:
     """Whether the process has fp32 products made with fewer digits. The setting is read and never
     written: another thread may be computing under it."""

@@ -311,16 +311,84 @@ def test_autocast_does_not_reach_the_products() -> None:
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("gradient", [True, False])
-@pytest.mark.parametrize("kernel", ["gaussian", "energy"])
-def test_a_compiled_small_problem_goes_the_same_way(kernel: str, gradient: bool) -> None:
-    """To the last digit, the median and what its own ladder decides included."""
-    x, y = torch.randn(30, 5), torch.randn(40, 5)
+@contextlib.contextmanager
+def operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The rows of every problem for which a compiled graph calls the operator."""
+    rows = []
+    sweep = small.sweep
+
+    def spy(x: Tensor, *arguments: object) -> object:
+        rows.append(x.shape[1])
+        return sweep(x, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(small, "sweep", spy)
+    yield rows
+
+
+@pytest.mark.parametrize(
+    ("columns", "estimator"), [(2, "biased"), (12, "biased"), (20, "unbiased")]
+)
+@pytest.mark.parametrize(
+    "kernel", [Gaussian("median"), Gaussian([1.0, 3.0]), Energy(), Matern(6.0)], ids=repr
+)
+def test_a_compiled_small_problem_is_plain_operations(
+    kernel: Kernel, estimator: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the operator, at the digits of fp32; the oracle is the fp64 one of this file."""
+    torch._dynamo.reset()
+    x, y = normal(0, 30, columns).float(), normal(1, 40, columns).float() + 0.5
+    inputs = x.requires_grad_(), y.requires_grad_()
     through = torch.compile(mmd2, fullgraph=True, backend="aot_eager", dynamic=False)
-    results = []
-    for loss in (mmd2, through):
-        leaf = x.clone().requires_grad_(gradient)
-        value = loss(leaf, y, kernel=kernel)
-        results.append((value, *torch.autograd.grad(value, leaf)) if gradient else (value,))
-    for ours, theirs in zip(*results, strict=True):
-        assert torch.equal(ours, theirs)
+    with operators(monkeypatch) as rows:
+        ours = through(x, y, kernel=kernel, estimator=estimator)
+        gradients = torch.autograd.grad(ours, inputs)
+    assert rows == []
+    wide = [t.detach().double().requires_grad_() for t in inputs]
+    k = dense(kernel.resolve(x.detach(), y.detach()), torch.cat(wide))
+    n, m, less = len(x), len(y), 1 if estimator == "unbiased" else 0
+    truth = k[:n, :n].sum() / (n * (n - less)) + k[n:, n:].sum() / (m * (m - less))
+    truth = truth - 2 * k[:n, n:].mean() - less * (1 / (n - 1) + 1 / (m - 1)) * k[0, 0].detach()
+    assert abs(ours.item() - truth.item()) < 2e-6 * k.abs().mean().item()
+    for a, b in zip(gradients, torch.autograd.grad(truth, wide), strict=True):
+        assert (a.double() - b).abs().max() < 2e-6 * b.abs().max()
+
+
+@pytest.mark.parametrize("change", ["far", "equal", "tiny", "nan"])
+@pytest.mark.parametrize("columns", [2, 20])
+@pytest.mark.parametrize("kernel", [Gaussian(0.5), Energy()], ids=repr)
+def test_a_compiled_graph_hands_over_what_loses_digits(
+    kernel: Kernel, columns: int, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One graph for all; the eager way, which has tests of its own, is the oracle."""
+    x, y = normal(0, 30, columns).float(), normal(1, 40, columns).float()
+    if change == "far":
+        y[3] += 1e6
+    elif change == "equal":
+        x[5:15], y[:9] = x[15:25], x[:9]
+    elif change == "nan":
+        x[3, 1] = torch.nan
+    else:
+        x, y = x * 1e-22, y * 1e-22
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(mmd2(x, y, kernel=kernel), x)
+    through = torch.compile(mmd2, fullgraph=True, backend="aot_eager", dynamic=False)
+    with operators(monkeypatch) as rows:
+        (found,) = torch.autograd.grad(through(x, y, kernel=kernel), x)
+    if change in ("tiny", "nan") or columns == 20:
+        assert rows == [30]
+    if change == "nan":
+        assert expected.isnan().all() and found.isnan().all()
+    else:
+        error = (found.double() - expected.double()).abs().max()
+        assert error <= 4e-6 * expected.double().abs().max()
+
+
+def test_a_second_size_takes_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes that vary share the graph of the operator."""
+    torch._dynamo.reset()
+    through = torch.compile(energy_distance, fullgraph=True, backend="aot_eager")
+    with operators(monkeypatch) as rows:
+        for n in (30, 40, 50):
+            x, y = normal(0, n, 5).float(), normal(1, n, 5).float()
+            torch.testing.assert_close(through(x, y), energy_distance(x, y), rtol=1e-5, atol=1e-6)
+    assert rows == [40, 50]
