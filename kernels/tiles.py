@@ -17,7 +17,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -449,11 +449,15 @@ def pull_near(
     return to_u, to_v
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # dynamo guards it
 def is_lowered(device_type: str) -> bool:
     """Whether the process has fp32 products made with fewer digits. The setting is read and never
     written: another thread may be computing under it."""
     return _torch.fp32_precision(device_type) not in ("none", "ieee")
+
+
+# A constant of a trace, which guards the setting: as ``torch.compiler.assume_constant_result``
+# says it, but for the import of the whole compiler.
+is_lowered._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def full_precision(device_type: str) -> contextlib.AbstractContextManager[object]:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import has_static_value
 
 from . import compiled
 from .backends import choose
@@ -34,14 +33,17 @@ from .tiles import (
 )
 from .validation import transforms_active
 
+TRACEABLE = torch.__version__ >= "2.13"  # 2.6 does not trace it; others were not run
 FEW_COLUMNS = 8  # up to which sums of differences cost no more than products, and lose no digits
 
 
 def applies(x: Tensor, y: Tensor | None, kernel: Kernel, backend: str | None) -> bool:
     """One problem [n, d], [m, d] in fp32, of static shape and at most ``TILE`` rows each, on
     squared Euclidean distances, while dynamo traces."""
-    if not torch.compiler.is_dynamo_compiling():
+    if not (TRACEABLE and torch.compiler.is_dynamo_compiling()):
         return False
+    from torch.fx.experimental.symbolic_shapes import has_static_value  # dynamo has loaded it
+
     samples = (x,) if y is None else (x, y)
     return (
         kernel.metric == "sqeuclidean"
