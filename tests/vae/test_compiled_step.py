@@ -29,6 +29,7 @@ def test_a_step_is_one_graph(name: str) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 7), reason="the tracer of torch 2.6 has no vars()")
 def test_the_draws_are_in_the_graph_too() -> None:
     """`torch.compile(model)(x)`: ε and the prior's draws from torch's generator, and no break."""
     model = VAE(mlp(12, 6), mlp(3, 12), GaussianLikelihood(), InfoVAE(), StandardNormal(3))
