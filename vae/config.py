@@ -117,7 +117,7 @@ class Config:
     epochs: int = _option(100, "passes over the training rows", COUNT)
     batch_size: int = _option(100, "rows to a step", TWO)
     learning_rate: float = _option(
-        1e-3,
+        2e-3,
         "learning rate at the first step",
         POSITIVE,
     )

@@ -75,7 +75,7 @@ class Guard(TorchDispatchMode):
 def on_device(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     """What runs inside the contexts it makes must not wait; their values are lists of launches."""
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda tensor: tensor.is_meta))
-    monkeypatch.setattr(backends, "_usable", {torch.device("meta"): True})
+    monkeypatch.setattr(backends, "_reasons", {torch.device("meta"): None})
     monkeypatch.setattr(tiles, "is_lowered", lambda _: False)  # "meta" has no such settings
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     made = torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor

@@ -55,7 +55,7 @@ def test_deterministic_algorithms_stay_as_they_were(on: bool, warn_only: bool) -
         assert torch.are_deterministic_algorithms_enabled() is on
         assert torch.is_deterministic_algorithms_warn_only_enabled() is warn_only
     finally:
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(True, warn_only=True)
     assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == workspace
 
 

@@ -35,7 +35,7 @@ def fit(
     *,
     epochs: int,
     batch_size: int = 100,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     seed: int = 0,
     critic_learning_rate: float | None = None,
     critic_steps: int = 1,
