@@ -241,7 +241,10 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     [
         (["train"], "vae: unknown command 'train'; one of fit, resume"),
         (["fit", "--preset", "mdm-vae"], "unknown preset 'mdm-vae'; did you mean mmd-vae"),
-        (["presets", "nothing like it"], "unknown preset 'nothing like it'; known: autoencoder, vae, beta-vae"),
+        (
+            ["presets", "nothing like it"],
+            "unknown preset 'nothing like it'; known: autoencoder, vae, beta-vae",
+        ),
         (["fit", "--latent", "x"], "latent must be an integer, got 'x'"),
         (["fit", "--lambda", "x"], "lambda must be a number or null, got 'x'"),
         (["fit", "--latent", "0"], "latent must be at least 1, got 0"),
