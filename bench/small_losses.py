@@ -1,6 +1,7 @@
 """Small losses on one CPU thread against the copied snippet in the same mode, by CPU time:
 
     python -m bench.small_losses --modes eager compiled --n 64 256 --d 16 --csv
+    python -m bench.small_losses --priors      exact forms against N(0, I) beside losses of a sample
 
 Every cell has one rival, ``workloads.Problem.eager()``: the snippet of ``bench/rivals.py`` for the
 kernel of the cell, run eagerly where ours is, and under ``torch.compile(dynamic=False)`` where ours
@@ -22,6 +23,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from divergences import energy_distance, energy_distance_to_normal, mmd2, mmd2_to_normal
 
 from . import measure, rivals
 from .workloads import Problem, truth
@@ -104,6 +107,30 @@ def cell(mode: str, problem: Problem) -> dict[str, object]:
     }
 
 
+def priors(n: int, d: int) -> list[dict[str, object]]:
+    """Value and gradient of the exact forms, and of our own losses of a sample drawn anew."""
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    pairs: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
+        "mmd2_to_normal": (
+            lambda: mmd2_to_normal(x),
+            lambda: mmd2(x, torch.randn_like(x), bandwidth="dimension"),
+        ),
+        "energy_distance_to_normal": (
+            lambda: energy_distance_to_normal(x),
+            lambda: energy_distance(x, torch.randn_like(x)),
+        ),
+    }
+    rows: list[dict[str, object]] = []
+    for name, (exact, sampled) in pairs.items():
+        losses = {"exact": exact, "sampled": sampled}
+        found = medians({k: lambda loss=loss: loss().backward() for k, loss in losses.items()})
+        ratio = found["sampled"] / found["exact"]
+        numbers = {f"{k}_us": round(1e6 * v) for k, v in found.items()}
+        rows.append({"commit": measure.commit(), "loss": name, "n": n, "d": d, **numbers})
+        rows[-1]["ratio"] = float(f"{ratio:.3g}")
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Small losses against the snippet, by CPU time.")
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"])
@@ -111,8 +138,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--n", nargs="+", type=int, default=list(ROWS))
     parser.add_argument("--d", nargs="+", type=int, default=list(COLUMNS))
     parser.add_argument("--csv", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--priors", action="store_true", help="the exact forms against N(0, I)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    if options.priors:
+        found = [row for n, d in ((64, 8), (128, 16), (256, 32)) for row in priors(n, d)]
+        table = csv.DictWriter(sys.stdout, list(found[0]))
+        table.writeheader()
+        table.writerows(found)
+        if options.csv:
+            measure.append("exact_priors_cpu", found)
+        return 0
     writer, met, count = csv.writer(sys.stdout), 0, 0
     product = itertools.product(options.modes, options.kernels, (False, True), options.n, options.d)
     for mode, kernel, gradient, n, d in product:

@@ -197,10 +197,8 @@ def mmd2_to_normal(
         }  # fmt: skip
         return over_group(x, None, group, functools.partial(mmd2_to_normal, **options))
     x = check_sample(x)
-    d = x.shape[-1]
-    means = torch.zeros(1, d, dtype=x.dtype, device=x.device)
-    scales = torch.ones(1, dtype=x.dtype, device=x.device)
-    return _to_mixture(x, means, scales, None, kernel, bandwidth, estimator, backend)
+    chosen = _checked(x, kernel, bandwidth, estimator)
+    return _to_embedded(x, chosen, normal_embedding(x, chosen), estimator, backend)
 
 
 def mmd2_to_gaussian_mixture(
@@ -245,23 +243,29 @@ def mmd2_to_gaussian_mixture(
         w = weights.detach()
         if count_on_host(~((w >= 0) & torch.isfinite(w))) or count_on_host(w.sum() == 0):
             raise ValueError(f"weights must be finite, ≥ 0 and not all 0; got {w.tolist()}")
-    return _to_mixture(x, means, scales, weights, kernel, bandwidth, estimator, backend)
+    chosen = _checked(x, kernel, bandwidth, estimator)
+    embedding = mixture_embedding(x, means, scales, weights, chosen)
+    return _to_embedded(x, chosen, embedding, estimator, backend)
 
 
-def _to_mixture(
+def _checked(
+    x: Tensor, kernel: KernelLike, bandwidth: Bandwidth | None, estimator: Estimator
+) -> Kernel:
+    """The resolved kernel."""
+    check_estimator(estimator)
+    check_enough_rows(x, "x", estimator)
+    return as_kernel(kernel, bandwidth, "dimension").resolve(x)
+
+
+def _to_embedded(
     x: Tensor,
-    means: Tensor,
-    scales: Tensor,
-    weights: Tensor | None,
-    kernel: KernelLike,
-    bandwidth: Bandwidth | None,
+    chosen: Kernel,
+    embedding: tuple[Tensor, Tensor],
     estimator: Estimator,
     backend: str | None,
 ) -> Tensor:
-    check_estimator(estimator)
-    check_enough_rows(x, "x", estimator)
-    chosen = as_kernel(kernel, bandwidth, "dimension").resolve(x)
-    cross, own = mixture_embedding(x, means, scales, weights, chosen)
+    """The squared MMD to a law of which the embedding's mean over x and squared norm are given."""
+    cross, own = embedding
     within = pair_form(x, None, chosen, (1.0,), means=estimator, backend=backend)
     if estimator == "biased":
         within = within + diagonal_term(x, None, chosen)
@@ -273,11 +277,7 @@ def mixture_embedding(
 ) -> tuple[Tensor, Tensor]:
     """The mean of E k(xᵢ, Z) over x, and E k(Z, Z′), both [...] in fp64, for Z from the mixture and
     a resolved kernel. Raises ValueError unless that is a sum of Gaussian kernels."""
-    if any(t.function is not GAUSSIAN for t in kernel.terms):
-        raise ValueError(
-            f"{kernel!r} has no closed form against a Gaussian prior; use Gaussian kernels, or "
-            "mmd2 with a sample from the prior"
-        )
+    _check_gaussian(kernel)
     m, variance = means.double(), scales.double().square()
     origin = m[:1].detach()  # distances are expanded below, which is exact near the origin only
     points, m = x.double() - origin, m - origin
@@ -297,6 +297,31 @@ def mixture_embedding(
         cross = cross + t.coefficient * (near * w).sum(-1).mean(-1)
         own = own + t.coefficient * (prior * w * w.unsqueeze(-1)).sum((-2, -1))
     return cross, own
+
+
+def normal_embedding(x: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
+    """`mixture_embedding` of N(0, I), in fewer calls."""
+    _check_gaussian(kernel)
+    squared = x.double().square().sum(-1)
+    one = torch.ones((), dtype=torch.float64, device=x.device)
+    cross = own = torch.zeros((), dtype=torch.float64, device=x.device)
+    for t in kernel.terms:
+        variance = 0.5 / t.rate
+        if isinstance(variance, Tensor):
+            variance = variance.double().unsqueeze(-1)
+        near = _smoothed(squared, one, variance, x.shape[-1])
+        prior = _smoothed(0.0 * one, 2.0 * one, variance, x.shape[-1])
+        cross = cross + t.coefficient * near.mean(-1)
+        own = own + t.coefficient * (prior.squeeze(-1) if prior.dim() else prior)
+    return cross, own
+
+
+def _check_gaussian(kernel: Kernel) -> None:
+    if any(t.function is not GAUSSIAN for t in kernel.terms):
+        raise ValueError(
+            f"{kernel!r} has no closed form against a Gaussian prior; use Gaussian kernels, or "
+            "mmd2 with a sample from the prior"
+        )
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
