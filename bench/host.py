@@ -37,7 +37,7 @@ def standing_for_a_gpu() -> Iterator[None]:
     with (
         stub_driver(),
         mock.patch.object(Tensor, "is_cuda", property(lambda _: True)),
-        mock.patch.object(backends, "_usable", {torch.device("cpu"): True}),
+        mock.patch.object(backends, "_reasons", {torch.device("cpu"): None}),
         mock.patch.object(triton_problem, "device_of", return_value=device),
     ):
         yield

@@ -14,7 +14,7 @@ from tolerances import RELATIVE, assert_close
 from torch import Tensor
 
 from divergences import mmd2
-from divergences.kernels import _compat, api, backends, triton_backend
+from divergences.kernels import _compat, api, backends, traced, triton_backend
 
 CAUSES = {
     "capability": r"compute capability 7\.5; the kernels need 8\.0",
@@ -114,7 +114,8 @@ def test_a_compiled_graph_chooses_where_it_runs(
     with monkeypatch.context() as tracing:
         tracing.setattr(torch.compiler, "is_compiling", lambda: True)
         assert backends.choose(x, None) == backends.AUTOMATIC
-    monkeypatch.setattr(api, "choose", lambda _, backend: backend or backends.AUTOMATIC)
+    for module in (api, traced):
+        monkeypatch.setattr(module, "choose", lambda _, backend: backend or backends.AUTOMATIC)
     expected = mmd2(x, y, bandwidth=1.0, backend="reference")
     loss = torch.compile(
         lambda a, b: mmd2(a, b, bandwidth=1.0), fullgraph=True, backend="aot_eager"

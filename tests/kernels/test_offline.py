@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -227,7 +228,9 @@ def test_norms_and_distances_have_one_order_of_summation(
 
 
 def test_tiles_fit_one_another(table: Table) -> None:
-    for values in (*map(table.value_of, (64, 300)), table.difference_value, table.small_value):
+    cases = itertools.product((64, 300), (1, 5, 10), (False, True))
+    grams = [table.value_of(*case) for case in cases]
+    for values in (*grams, table.difference_value, table.small_value):
         assert values.rows % values.columns == 0
     for labels in (table.labels_of(64), table.labels_of(300), table.difference_labels):
         assert triton_problem.ROW_PADDING % labels.rows == 0

@@ -281,7 +281,7 @@ def test_live_plots_are_drawn(tmp_path: Path) -> None:
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "checkpoints", "curves.png", "metrics.csv",
+        ".lock", "checkpoints", "curves.png", "metrics.csv",
     ]  # fmt: skip
 
 
