@@ -31,7 +31,7 @@ from .kernels.labels import LabelForms, product
 from .kernels.permuted import Centred, pairs_of_spans
 from .kernels.tiles import Span
 from .resampling import Restriction
-from .samples import as_strata
+from .samples import as_labels, as_strata
 
 TABLE = 2**27  # numbers: means of kernel rows over strata
 LEAST_SERIES = 20  # rows of which serial dependence is asked
@@ -63,10 +63,10 @@ def design_of(
     whose labels are. Raises ValueError or TypeError where options do not fit each other or the
     sizes.
     """
+    if not isinstance(paired, bool | np.bool_):
+        raise TypeError(f"paired must be True or False; got {paired!r}")
     given = {"paired": paired or None, "strata": strata, "groups": groups, "blocks": blocks}
     names = [name for name, value in given.items() if value is not None]
-    if not isinstance(paired, bool):
-        raise TypeError(f"paired must be True or False; got {paired!r}")
     if len(names) > 1:
         raise ValueError(f"{' and '.join(names)} do not go together; choose one")
     count = sum(sizes)
@@ -83,21 +83,22 @@ def design_of(
     kept, units = as_strata(strata, count), as_strata(groups, count, "groups")
     if kept is not None:
         return Design(Restriction(strata=kept), f"{int(kept.max()) + 1} strata")
-    if units is None:
+    if units is None or groups is None:
         return Design()
     if not together:
         sample = np.repeat(np.arange(len(sizes)), sizes)
         torn = np.flatnonzero(sample != sample[np.unique(units, return_index=True)[1]][units])
         if len(torn):
-            labels = groups.cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
+            label = as_labels(groups, count, "groups").tolist()[torn[0]]
             raise ValueError(
-                f"group {labels[torn[0]].item()!r} has rows in several samples; a group moves as a "
+                f"group {label!r} has rows in several samples; a group moves as a "
                 "whole (use strata for groups that are in all samples)"
             )
     return Design(Restriction(units=units), f"{int(units.max()) + 1} groups that move as a whole")
 
 
 def _blocks(sizes: tuple[int, ...], blocks: Blocks) -> Design:
+    blocks = int(blocks) if isinstance(blocks, np.integer) else blocks
     far = "where the series is cut" if blocks == "shift" else f"beyond about {blocks} rows"
     approximate = f"approximate: the series is taken for stationary, and independent {far}"
     if blocks == "shift":

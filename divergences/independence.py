@@ -156,7 +156,7 @@ def independence_test(
     left_out: tuple[str, ...] = ()
     if drop_nan:
         (x, y), (strata, groups), left_out = complete_rows(
-            (x, y), ("x", "y"), (strata, groups), together=True
+            (x, y), ("x", "y"), {"strata": strata, "groups": groups}, together=True
         )
     x, y = as_pairs(x, y)
     design = design_of((len(x),), strata=strata, groups=groups, blocks=blocks, together=True)

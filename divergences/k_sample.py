@@ -125,7 +125,9 @@ def k_sample_test(
     left_out: tuple[str, ...] = ()
     if drop_nan:
         names = [f"sample {k}" for k in range(len(samples))]
-        kept, (strata, groups), left_out = complete_rows(samples, names, (strata, groups))
+        kept, (strata, groups), left_out = complete_rows(
+            samples, names, {"strata": strata, "groups": groups}
+        )
         samples = tuple(kept)
     given = _as_samples(samples)
     sizes = [len(s) for s in given]

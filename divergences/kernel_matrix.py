@@ -42,7 +42,10 @@ class MatrixForms:
             self.label = getattr(kernel, "__name__", type(kernel).__name__)
             kernel = kernel(z, z)
         try:
-            k = torch.as_tensor(kernel).detach().to(z.device, torch.float64)
+            given = torch.as_tensor(kernel).detach()
+            if given.is_complex():
+                raise TypeError(f"{given.dtype} is not a real number")
+            k = given.to(z.device, torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"the kernel must give a matrix of numbers: {error}") from None
         if k.shape != (len(z), len(z)):

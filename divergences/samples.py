@@ -70,18 +70,25 @@ class Complete(NamedTuple):
 def complete_rows(
     samples: Sequence[Any],
     names: Sequence[str],
-    labels: Sequence[ArrayLike | Tensor | None] = (),
+    labels: dict[str, ArrayLike | Tensor | None] | None = None,
     *,
     together: bool = False,
 ) -> Complete:
-    """What ``drop_nan`` leaves. ``labels`` [N] of all rows in turn, or [n] where row i of all
-    samples belongs ``together`` and is left out as one. Raises ValueError where no row is left."""
+    """What ``drop_nan`` leaves. ``labels``, by name: [N] of all rows in turn, or [n] where row i of
+    all samples belongs ``together`` and is left out as one. Raises ValueError where no row is left,
+    and where samples that belong together, or labels, do not have as many rows."""
     for other, name in zip(samples[1:], names[1:], strict=True):
         if not together:
             _check_columns(samples[0], other, (names[0], name))
     tensors = [as_sample(x, name, missing=True) for x, name in zip(samples, names, strict=True)]
     keeps = [~t.isnan().any(1) for t in tensors]
-    if together and len({len(keep) for keep in keeps}) == 1:
+    if together:
+        sizes = [len(keep) for keep in keeps]
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f"row i of {' and '.join(names)} belong together, so that they need as many rows; "
+                f"got {' and '.join(map(str, sizes))}"
+            )
         common = torch.stack([keep.cpu() for keep in keeps]).all(0)
         keeps = [common.to(keep.device) for keep in keeps]
     notes = []
@@ -93,10 +100,8 @@ def complete_rows(
             notes.append(f"left out {left} of {len(keep)} rows of {name}, which have NaN")
     rows = (keeps[0] if together else torch.cat([k.cpu() for k in keeps])).cpu().numpy()
     kept: list[ArrayLike | None] = []
-    for label in labels:
-        found = label.detach().cpu().numpy() if isinstance(label, Tensor) else label
-        fits = found is not None and np.shape(found) == rows.shape  # else refused where it is read
-        kept.append(np.asarray(found)[rows] if fits else found)
+    for name, label in (labels or {}).items():
+        kept.append(None if label is None else as_labels(label, len(rows), name)[rows])
     return Complete([t[keep] for t, keep in zip(tensors, keeps, strict=True)], kept, tuple(notes))
 
 
@@ -216,20 +221,44 @@ def check_resamples(n_resamples: int) -> int:
     return n_resamples
 
 
+def as_labels(labels: ArrayLike | Tensor, count: int, name: str) -> NDArray[Any]:
+    """Labels of any kind [count], one for each row. Raises ValueError."""
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu()
+        labels = labels.double() if labels.is_floating_point() else labels  # numpy has no bfloat16
+    try:
+        found = np.asarray(labels)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a flat list of labels: {error}") from None
+    if found.dtype.kind in "US":
+        found = np.asarray(labels, dtype=object)  # NaN stays NaN, and is no label "nan"
+    if found.shape != (count,):
+        raise ValueError(
+            f"{name} must hold a label for each of the {count} rows, shape [{count}]; got "
+            f"{list(found.shape)}"
+        )
+    return found
+
+
 def as_strata(
     strata: ArrayLike | Tensor | None, count: int, name: str = "strata"
 ) -> NDArray[np.int64] | None:
     """Stratum numbers 0 … S−1 of ``count`` rows, from labels of any kind [count]."""
     if strata is None:
         return None
-    labels = strata.detach().cpu().numpy() if isinstance(strata, Tensor) else np.asarray(strata)
-    missing = [label is None or label != label for label in labels.ravel().tolist()]
-    if any(missing):
+    labels = as_labels(strata, count, name)
+    listed = labels.tolist()
+    missing = sum(_is_missing(label) for label in listed)
+    if missing:
         one = {"strata": "stratum", "groups": "group"}[name]
-        raise ValueError(f"{sum(missing)} of {len(missing)} rows have no {one}")
-    if labels.shape != (count,):
-        raise ValueError(
-            f"{name} must hold a label for each of the {count} rows, shape [{count}]; got "
-            f"{list(labels.shape)}"
-        )
-    return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
+        raise ValueError(f"{missing} of {count} rows have no {one}")
+    try:
+        return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.int64)
+    except TypeError:  # labels of several types have no order
+        numbers = {label: number for number, label in enumerate(dict.fromkeys(listed))}
+        return np.array([numbers[label] for label in listed], dtype=np.int64)
+
+
+def _is_missing(label: Any) -> bool:
+    """None, NaN, NaT, or the NA of pandas, which is not equal, nor unequal, to anything."""
+    return label is None or type(label).__name__ == "NAType" or bool(label != label)

@@ -156,7 +156,7 @@ def two_sample_test(
     left_out: tuple[str, ...] = ()
     if drop_nan:
         (x, y), (strata, groups), left_out = complete_rows(
-            (x, y), ("x", "y"), (strata, groups), together=paired
+            (x, y), ("x", "y"), {"strata": strata, "groups": groups}, together=paired
         )
     if method == "classifier":
         for name, value in (
@@ -234,6 +234,12 @@ def two_sample_test(
     observed, null = split(statistics, plan.exact)
     if effect is None:
         effect = _energy_effect(setting, x, y, backend) if fuse else found.effect(chosen, x, y)
+    units = plan.units
+    if units is not None and not method.startswith("mmd-"):
+        least = min(len(np.unique(part)) for part in np.split(units, [len(x)]))
+        if least < 2:  # then no pairs within a sample are left, and their mean counts as 0
+            effect = None
+            notes += ("a sample is one group: statistic without the pairs in it, no effect size",)
     return TwoSampleResult(
         statistic=observed,
         pvalue=permutation_pvalue(observed, null, tolerance, exact=plan.exact),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.signal import lfilter
@@ -390,6 +391,9 @@ def test_bad_input() -> None:
          dict(groups=np.arange(6))),
         ("group 3 has rows in several samples", dict(groups=[0, 0, 0, 1, 1, 3, 3, 3, 4, 4, 4, 4])),
         ("1 of 12 rows have no stratum", dict(strata=[None, *range(11)])),
+        ("6 of 12 rows have no stratum", dict(strata=["a", float("nan")] * 6)),  # no label "nan"
+        ("strata must be a flat list of labels", dict(strata=[[1], [1, 2]])),
+        ("group 'b' has rows in several", dict(groups=np.array(["b", "a"] * 6, dtype=object))),
         ("'mmd-block' does not go with a design; got one of paired",
          dict(method="mmd-block", paired=True)),
         ("'fuse-original' does not go with a design", dict(method="fuse-original", paired=True)),
@@ -406,3 +410,33 @@ def test_bad_input() -> None:
             two_sample_test(**({"x": x, "y": y} | options))
     with pytest.raises(TypeError, match="paired must be True or False; got 'yes'"):
         two_sample_test(x, y, paired="yes")  # type: ignore[arg-type]
+
+
+def test_labels_of_any_kind() -> None:
+    x, y = np.random.default_rng(6).normal(size=(2, 6, 1))
+    options: dict[str, Any] = dict(method="energy", rng=0)
+    expected = two_sample_test(x, y, strata=[0, 1] * 6, **options)
+    labels: list[Any] = [
+        np.array(["a", 1] * 6, dtype=object),
+        ["a", "b"] * 6,
+        torch.tensor([0.0, 1.0] * 6, dtype=torch.bfloat16),
+    ]
+    for strata in labels:
+        assert two_sample_test(x, y, strata=strata, **options).pvalue == expected.pvalue
+    count: Any = np.int64(2)
+    found = two_sample_test(x, y, blocks=count, **options)
+    assert found.pvalue == two_sample_test(x, y, blocks=2, **options).pvalue
+    with pytest.raises(TypeError, match="paired must be True or False"):
+        two_sample_test(x, y, paired=np.ones(2))  # type: ignore[arg-type]
+
+
+def test_a_sample_of_one_group_has_no_effect_size() -> None:
+    """No pair of rows within it is left to compare with those of the other sample."""
+    x, y = np.random.default_rng(6).normal(size=(2, 6, 1))
+    for method in ("energy", "fuse"):
+        options: dict[str, Any] = dict(method=method, n_resamples=9, rng=0)
+        one = two_sample_test(x, y, groups=[0] * 6 + [1, 1, 2, 2, 3, 3], **options)
+        assert one.effect_size is None and one.notes[-1].startswith("a sample is one group")
+        assert one.pvalue >= 0.25  # of four groups
+        two = two_sample_test(x, y, groups=[0] * 3 + [4] * 3 + [1, 1, 2, 2, 3, 3], **options)
+        assert two.effect_size is not None and not two.notes

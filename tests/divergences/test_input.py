@@ -94,5 +94,12 @@ def test_drop_nan() -> None:
         two_sample_test(np.full((3, 2), np.nan), Y, drop_nan=True)
     with pytest.raises(ValueError, match="x has 1 rows of 30 with infinite entries, in column 1"):
         two_sample_test(np.where(np.arange(60).reshape(30, 2) == 4, np.inf, X), Y, drop_nan=True)
-    with pytest.raises(ValueError, match=r"strata must hold .* 58 rows, shape \[58\]; got \[59\]"):
-        two_sample_test(with_holes(), Y, drop_nan=True, strata=np.arange(59))
+    for count in (58, 59):  # labels of the rows that are left would meet other rows
+        message = rf"strata must hold .* 60 rows, shape \[60\]; got \[{count}\]"
+        with pytest.raises(ValueError, match=message):
+            two_sample_test(with_holes(), Y, drop_nan=True, strata=np.arange(count))
+    message = "row i of x and y belong together, so that they need as many rows; got 30 and 28"
+    with pytest.raises(ValueError, match=message):
+        independence_test(with_holes(), Y[:28], drop_nan=True)
+    with pytest.raises(ValueError, match=message):
+        two_sample_test(with_holes(), Y[:28], paired=True, drop_nan=True)

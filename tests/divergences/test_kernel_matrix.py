@@ -61,6 +61,7 @@ def test_bad_input() -> None:
         (GAUSSIAN[:30], ValueError, r"shape \[50, 50\]; got \[30, 50\]", {}),
         (lopsided, ValueError, "must be symmetric; .* differ by 0.1", {}),
         (holes, ValueError, "1 of 2500 values of the kernel are NaN or infinite", {}),
+        (np.eye(50) * 1j, TypeError, "complex128 is not a real number", {}),
         (lambda a, b: "k", TypeError, "the kernel must give a matrix of numbers", {}),  # noqa: ARG005
         (
             GAUSSIAN,
