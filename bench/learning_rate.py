@@ -1,7 +1,7 @@
 """Held-out losses by learning rate and decay, over presets: what the default rests on.
 
 python -m bench.learning_rate digits                          five minutes on one core
-python -m bench.learning_rate fashion-mnist --root FOLDER     five minutes; FOLDER holds the IDX files
+python -m bench.learning_rate fashion-mnist --root FOLDER     the same; FOLDER holds the IDX files
 
 Rows go to bench/results/learning_rate.csv: nats per row, of the best and of the last step.
 """
