@@ -198,7 +198,7 @@ def mmd2_to_normal(
         return over_group(x, None, group, functools.partial(mmd2_to_normal, **options))
     x = check_sample(x)
     chosen = _checked(x, kernel, bandwidth, estimator)
-    return _to_embedded(x, chosen, normal_embedding(x, chosen), estimator, backend)
+    return _to_embedded(x, chosen, _normal_embedding(x, chosen), estimator, backend)
 
 
 def mmd2_to_gaussian_mixture(
@@ -299,7 +299,7 @@ def mixture_embedding(
     return cross, own
 
 
-def normal_embedding(x: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
+def _normal_embedding(x: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
     """`mixture_embedding` of N(0, I), in fewer calls."""
     _check_gaussian(kernel)
     squared = x.double().square().sum(-1)
