@@ -168,6 +168,8 @@ class TwoSampleResult(HypothesisResult):
         """As of every test; `names` are what to call the two samples in the figure."""
         from .plots import plot_result
 
+        if self.design == "paired" and self.method != "fuse":  # samples are differences of pairs
+            names = (f"{names[0]} − {names[1]}", f"{names[1]} − {names[0]}")
         return plot_result(self, names=names)
 
 

@@ -160,6 +160,15 @@ def test_samples_have_names(d: int) -> None:
     check_limits(figure)
 
 
+def test_differences_of_pairs_are_named() -> None:
+    x, y = normal(0, 20, 2), normal(1, 20, 2)
+    for method, shown in (("energy", ["x − y", "y − x"]), ("fuse", ["x", "y"])):
+        options: dict[str, Any] = dict(method=method, paired=True, n_resamples=9, rng=0)
+        figure = two_sample_test(x, y, **options).plot()
+        legend = figure.axes[0].get_legend().get_texts()
+        assert [text.get_text() for text in legend] == shown
+
+
 def test_large_samples_are_thinned_and_say_so() -> None:
     x, y = normal(0, 2000, 2), normal(1, 5500, 2)
     result = two_sample_test(x, y, method="mmd-fourier", n_resamples=9, rng=0)
