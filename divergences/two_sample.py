@@ -120,7 +120,8 @@ def two_sample_test(
             remains that of the pooled rows.
         groups: [n + m] labels of the rows of x, then of y: the rows of a group (of one subject,
             all of them in x or all in y) keep one label and are relabelled together. Statistics
-            leave out pairs of rows of one group.
+            leave out pairs of rows of one group (those of the methods for large samples do not); a
+            sample that is one group has no effect size.
         blocks: for rows in the order of time, each of which depends on those before: so many
             consecutive rows keep one label, as a group does, or "shift": the labels of the whole
             series, x and then y, are moved along around its end. Approximate, for stationary
@@ -135,6 +136,10 @@ def two_sample_test(
             * "auto": "robust" where spreads differ by more than a factor of 5, else nothing, and
               nothing where a kernel object or a bandwidth in numbers sets the units.
             * None: nothing.
+
+            Pairs are scaled by the spread of their rows, not of their differences: where pairs
+            differ from each other far more in one column than in others, a difference in that
+            column is hardly seen. Scale x − y yourself then, and pass scale=None.
         drop_nan: leave out rows with NaN (pairs with any) and say how many; else they are refused.
         n_features: frequencies or landmarks of the feature methods (256).
         block_size: rows in a block (√N).
