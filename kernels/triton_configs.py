@@ -148,6 +148,7 @@ _HOPPER_SEVERAL = _HOPPER._replace(
     gram_labels=Config(64, 32, 64, 8, 2),
 )
 _BLACKWELL = _HOPPER._replace(
+    difference_value=Config(256, 16, 1, 4, 2, MOST),
     gram_value=Config(64, 64, 64, 8, 3, MOST),
     gram_gradient=_all_widths(Config(64, 32, 64, 8, 3, MOST)),
     gram_panel=Config(64, 64, 64, 8, 3, MOST),
