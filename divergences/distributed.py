@@ -301,24 +301,21 @@ def _shared_work(
         return factor * potential(u, v, kernel=resolved, backend=backend).double().sum()
 
     here = pair_form(x, y, resolved, (a, b, c), backend=backend)
+    if estimator == "biased":
+        here = here + a * _diagonal_sum(x, resolved) + b * _diagonal_sum(y, resolved)
     across = between(x, rest["x"], a) + between(y, rest["y"], b)
     cross = between(x, rest["y"], c)
-    value = (here + across + cross).detach()
-    if estimator == "biased":
-        value = value + _diagonals(x.detach(), resolved) * a + _diagonals(y.detach(), resolved) * b
-    parts = _each(value, group)
+    parts = _each((here + across + cross).detach(), group)
     total = torch.stack(parts).sum()  # in the order of ranks, so that all have the same bits
     local = here + 2.0 * across + cross
     if y.requires_grad:
         local = local + between(y, rest["x"], c)
-    if estimator == "biased":  # of kernels whose k(x, x) varies
-        local = local + _diagonals(x, resolved) * a + _diagonals(y, resolved) * b
     if local.requires_grad:
         total = total + (local - local.detach())
     return total.to(x.dtype)
 
 
-def _diagonals(x: Tensor, kernel: Kernel) -> Tensor | float:
+def _diagonal_sum(x: Tensor, kernel: Kernel) -> Tensor | float:
     """Σ k(xᵢ, xᵢ)."""
     diagonal = kernel.diagonal(x)
     return diagonal.double().sum() if isinstance(diagonal, Tensor) else len(x) * diagonal

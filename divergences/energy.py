@@ -152,8 +152,9 @@ def energy_distance_to_normal(
     check_enough_rows(x, "x", estimator)
     d = x.shape[-1]
     within = pair_form(x, None, _ENERGY, (1.0,), means=estimator, backend=backend)  # −E‖x − x′‖
-    digits = 13 if x.dtype == torch.float64 else 8
-    cross = expected_distance_to_normal(x.double().square().sum(-1), d, digits=digits).mean(-1)
+    narrow = x.dtype == torch.float32  # whose own digits are fewer than those of the table
+    squared = x.double().square().sum(-1)
+    cross = expected_distance_to_normal(squared, d, interpolated=narrow).mean(-1)
     prior = 2.0 * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
     return (2.0 * cross - prior + within).to(x.dtype)
 

@@ -33,12 +33,12 @@ _CHUNK = 2**20  # elements of [rows, nodes] held at a time
 _KNOTS = 1024  # of the table; its relative error is below 1e-11
 
 
-def expected_distance_to_normal(q: Tensor, d: int, *, digits: int = 13) -> Tensor:
-    """E‖t − Z‖ for q = ‖t‖² [...] in fp64, differentiable to every order. With no more than 8
-    ``digits`` asked for, value and first derivative are interpolated, a hundred times faster."""
+def expected_distance_to_normal(q: Tensor, d: int, *, interpolated: bool = False) -> Tensor:
+    """E‖t − Z‖ for q = ‖t‖² [...] in fp64, differentiable to every order. ``interpolated``: value
+    and first derivative have eleven and nine digits, and take a hundredth of the time."""
     if torch.compiler.is_compiling():  # plain operations, which the compiler differentiates itself
         return _integrate(q.reshape(-1, 1), d, 0, _nodes(0, q)).view(q.shape)
-    out: Tensor = apply(_Expected, q, d, 0, digits <= 8)
+    out: Tensor = apply(_Expected, q, d, 0, interpolated)
     return out
 
 

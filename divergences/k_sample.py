@@ -157,7 +157,13 @@ def k_sample_test(
     else:
         within, total, tolerance = _dispersions_within(*problem, chosen, plan.strata)
     several = 0 if plan.strata is None else int(plan.strata.max())
-    ratio = (len(pooled) - len(sizes) - several) / (len(sizes) - 1)
+    free = len(pooled) - len(sizes) - several
+    if several and free <= 0:
+        raise ValueError(
+            f"{len(pooled)} rows in {len(sizes)} samples and {several + 1} strata leave no rows to "
+            "estimate what varies within them: N − k − S + 1 must be at least 1; merge strata"
+        )
+    ratio = free / (len(sizes) - 1)
     # F rises with S: permutations are compared by it, which stays finite where W = 0
     between, null = split(total - within, plan.exact)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -52,19 +52,22 @@ def scaled(
     auto: bool = True,
     name: str = "",
     columns: list[str] | None = None,
+    spread_of: Tensor | None = None,
 ) -> Scaled:
     """The pooled rows z [N, d] with their columns on one scale.
 
     scale: see ``divergences.two_sample.two_sample_test``. ``auto``: whether "auto" may do anything.
-    ``name`` of the sample and of its ``columns``, for notes. Raises ValueError where "whiten" meets
-    a singular covariance.
+    ``name`` of the sample and of its ``columns``, for notes. ``spread_of``: the rows whose spread
+    "auto", "robust" and "std" divide by, where not z; blind to labels as well. Raises ValueError
+    where "whiten" meets a singular covariance.
     """
     of = f" of {name}" if name else ""
     if scale in ("rank", "whiten"):
         found = _ranks(z) if scale == "rank" else whiten(z.double(), f"the pooled rows{of}")
         return Scaled(found.to(z.dtype), scale, (f"columns{of}: {_WORDS[scale]}",))
     rows = z.double()
-    spread = _std(rows) if scale == "std" else _robust(rows)
+    measured = rows if spread_of is None else spread_of.double()
+    spread = _std(measured) if scale == "std" else _robust(measured)
     varying = spread[spread > 0]
     ratio = float(varying.max() / varying.min()) if len(varying) > 1 else 1.0
     if scale is None or (scale == "auto" and not (auto and ratio > TOO_FAR)):
@@ -77,12 +80,13 @@ def scaled(
     done = "robust" if scale == "auto" else scale
     spread = torch.where(spread > 0, spread, 1.0)
     found = (rows - _median(rows)) / spread
-    return Scaled(found.to(z.dtype), done, (f"columns{of}: {_WORDS[done]}",))
+    where = "the pooled sample" if spread_of is None else "the differences within pairs"
+    return Scaled(found.to(z.dtype), done, (f"columns{of}: {_WORDS[done].format(where)}",))
 
 
 _WORDS = {
-    "robust": "divided by their spread in the pooled sample, without its outer 1 % on either side",
-    "std": "divided by their standard deviation in the pooled sample",
+    "robust": "divided by their spread in {}, without its outer 1 % on either side",
+    "std": "divided by their standard deviation in {}",
     "rank": "replaced by their ranks in the pooled sample",
     "whiten": "whitened by the covariance of the pooled sample",
 }

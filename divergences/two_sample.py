@@ -137,9 +137,7 @@ def two_sample_test(
               nothing where a kernel object or a bandwidth in numbers sets the units.
             * None: nothing.
 
-            Pairs are scaled by the spread of their rows, not of their differences: where pairs
-            differ from each other far more in one column than in others, a difference in that
-            column is hardly seen. Scale x − y yourself then, and pass scale=None.
+            Of pairs, "auto", "robust" and "std" go by the spread of the differences within them.
         drop_nan: leave out rows with NaN (pairs with any) and say how many; else they are refused.
         n_features: frequencies or landmarks of the feature methods (256).
         block_size: rows in a block (√N).
@@ -185,7 +183,8 @@ def two_sample_test(
     if rows_count:
         columns = Scaled(torch.cat([x, y]), None, ())
     else:
-        columns = scaled(torch.cat([x, y]), scale, auto=auto, columns=named)
+        within = torch.cat([x - y, y - x]) if paired else None  # the same whichever is x
+        columns = scaled(torch.cat([x, y]), scale, auto=auto, columns=named, spread_of=within)
     x, y = columns.rows[: len(x)], columns.rows[len(x) :]
     notes = left_out + columns.notes + design.notes
     if not design.words and not rows_count:

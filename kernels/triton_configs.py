@@ -76,7 +76,7 @@ class Table(NamedTuple):
         many = self.gram_value_of_many if width > FUSED_WIDTH else None
         config = many or self.gram_value
         if heavy and components > 1:
-            narrow = config.at_most(32 if config.warps == 8 else 16)
+            narrow = config.at_most(4 * config.warps)  # as many registers to each thread
             return narrow._replace(stages=2, registers=MOST)
         return config.at_most(32) if heavy and many else config
 

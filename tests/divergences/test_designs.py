@@ -201,6 +201,14 @@ def test_k_samples_within_strata(method: Any) -> None:
     assert result.pairs[0].statistic == pytest.approx(pair.statistic, rel=1e-9)
 
 
+def test_k_samples_in_strata_of_one_row_each() -> None:
+    z = np.random.default_rng(3).normal(size=(6, 1))
+    strata = [0, 1, 2, 0, 1, 2]
+    with pytest.raises(ValueError, match="6 rows in 3 samples and 4 strata leave no rows"):
+        k_sample_test(z[:2], z[2:4], z[4:], strata=[*strata[:5], 3])
+    k_sample_test(z[:3], z[3:], strata=strata, n_resamples=9, pairwise=False)  # 6 − 2 − 2 = 2
+
+
 def test_k_samples_of_whole_groups() -> None:
     """Every labelling of the groups, with the F of the rows that it makes."""
     groups = np.array([0, 0, 1, 2, 2, 2, 3, 3])

@@ -98,6 +98,22 @@ def test_the_default_leaves_one_unit_alone() -> None:
     assert two_sample_test(x * wide, y * wide, **options).scale == "robust"
 
 
+@pytest.mark.parametrize("method", ["fuse", "energy", "mmd"])
+def test_what_pairs_share_sets_no_unit(method: Any) -> None:
+    """Pairs at ±1000 in one column, where all of them move by 1.5: divided by the spread of the
+    rows, that column's differences would be a thousandth of the noise in the other."""
+    r = np.random.default_rng(8)
+    pairs = r.normal(size=(30, 2)) * np.array([1000.0, 1.0])
+    x, y = (pairs + r.normal(size=(30, 2)) for _ in range(2))
+    options: dict[str, Any] = {"method": method, "paired": True, "n_resamples": 199, "rng": 0}
+    moved = y + np.array([1.5, 0.0])
+    assert two_sample_test(x, moved, **options).pvalue <= 0.05
+    units = np.array([1.0, 1e4])
+    result = two_sample_test(x * units, moved * units, **options)
+    assert result.pvalue <= 0.05 and result.scale == "robust"
+    assert "their spread in the differences within pairs" in str(result)
+
+
 def test_bandwidths_in_units_of_the_data_are_kept() -> None:
     x, y = mixed_units(30, 0.0, 5)
     options: dict[str, Any] = {"method": "mmd", "n_resamples": 19, "rng": 0}

@@ -53,7 +53,8 @@ class Settings:
             raise ValueError(
                 f"{path} was checked on other held-out rows: resume it with the same ones"
             )
-        unsaid = {"decay": "cosine", "optimizer": "adam", "clip_norm": None}  # by earlier versions
+        fields = dataclasses.fields(self)  # those with a default are unknown to earlier versions
+        unsaid = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
         differ = _differences(_flat({**unsaid, **saved}), _flat(dataclasses.asdict(self)))
         if differ:
             more = len(differ) - MOST_DIFFERENCES
