@@ -1,6 +1,8 @@
 """Energy distance: 2 E‖x − y‖^β − E‖x − x′‖^β − E‖y − y′‖^β, parameter-free at β = 1.
 
-It is zero only where P = Q (Székely & Rizzo 2013) and is the MMD² of the kernel −‖x − y‖^β.
+It is zero only where P = Q (Székely & Rizzo 2013) and is the MMD² of the kernel −‖x − y‖^β. On
+the line, at β = 1, it is 2∫(F − G)² of the distribution functions: twice the Cramér distance of
+Bellemare et al. 2017 (arXiv:1705.10743), whose form in several dimensions is the energy distance.
 Not halved and not rooted: SciPy's ``energy_distance`` is the square root of the biased form here,
 GeomLoss's ``"energy"`` half of it.
 """

@@ -18,7 +18,7 @@ from vae.likelihoods import (
     PixelGaussianLikelihood,
 )
 from vae.model import VAE, Code
-from vae.networks import ImplicitEncoder, conv_decoder, conv_encoder, mlp
+from vae.networks import ConvCritic, ImplicitEncoder, conv_decoder, conv_encoder, mlp
 from vae.objectives import (
     DIVERGENCES,
     AdversarialKL,
@@ -31,6 +31,7 @@ from vae.objectives import (
     Divergence,
     InfoVAE,
     Objective,
+    SampledKL,
     TotalCorrelation,
     WassersteinCritic,
     WeightedKL,
@@ -70,6 +71,7 @@ __all__ = [
     "Code",
     "CodeCritic",
     "Constant",
+    "ConvCritic",
     "Cyclical",
     "Data",
     "DataCritic",
@@ -84,6 +86,7 @@ __all__ = [
     "Objective",
     "PixelGaussianLikelihood",
     "Prior",
+    "SampledKL",
     "StandardNormal",
     "TotalCorrelation",
     "VAEOutput",

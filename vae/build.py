@@ -15,7 +15,7 @@ from vae.likelihoods import (
     PixelGaussianLikelihood,
 )
 from vae.model import VAE
-from vae.networks import ImplicitEncoder, conv_decoder, conv_encoder, mlp
+from vae.networks import ConvCritic, ImplicitEncoder, conv_decoder, conv_encoder, mlp
 from vae.objectives import (
     DIVERGENCES,
     AdversarialKL,
@@ -29,6 +29,7 @@ from vae.objectives import (
     InfoVAE,
     Objective,
     Rate,
+    SampledKL,
     Schedule,
     TotalCorrelation,
     WassersteinCritic,
@@ -63,6 +64,8 @@ def resolve(config: Config, data: Data) -> Config:
         changes["lambda_"] = config.beta + default_weight(config, math.prod(data.shape))
     if config.threads is None:
         changes["threads"] = 1 if config.network == "mlp" else torch.get_num_threads()
+    if config.conv_critics is None and config.criticises_data:
+        changes["conv_critics"] = config.network == "conv"
     if config.schedule_steps is None and config.schedule != "constant":
         per_epoch = max(1, len(data.train) // config.batch_size)
         changes["schedule_steps"] = max(1, config.epochs * per_epoch // 2)
@@ -118,12 +121,12 @@ def _model(config: Config, data: Data) -> VAE:
     n_in, dim = math.prod(data.shape), config.latent
     n_codes = 2 * dim if config.posterior == "gaussian" else dim
     encoder: torch.nn.Module
+    if len(data.shape) != 3 and (config.network == "conv" or config.conv_critics):
+        raise ValueError(
+            f"convolutions need images, but a row of {data.name} has shape {data.shape}: "
+            "take the mlp"
+        )
     if config.network == "conv":
-        if len(data.shape) != 3:
-            raise ValueError(
-                f"convolutions need images, but a row of {data.name} has shape {data.shape}: "
-                "take the mlp"
-            )
         if config.posterior == "implicit":
             raise ValueError("an implicit encoder is an mlp of x and noise: take --network mlp")
         encoder = conv_encoder(data.shape, n_codes, config.hidden)
@@ -135,7 +138,7 @@ def _model(config: Config, data: Data) -> VAE:
         else:
             encoder = mlp(n_in, n_codes, widths)
         decoder = mlp(dim, likelihood.channels * n_in, widths[::-1])
-    objective = build_objective(config, n_in)
+    objective = build_objective(config, data.shape)
     return VAE(encoder, decoder, likelihood, objective, _prior(config), config.posterior)
 
 
@@ -165,24 +168,28 @@ def _prior(config: Config) -> Prior:
             return LearnedMixture(config.latent, config.components)
 
 
-def build_objective(config: Config, n_in: int) -> Objective:
-    """The objective of a resolved configuration for rows of ``n_in`` numbers."""
+def build_objective(config: Config, shape: tuple[int, ...]) -> Objective:
+    """The objective of a resolved configuration for rows of a shape."""
     divergence = _divergence(config)
-    data_critic = DataCritic(n_in) if config.data_critic else None
+    n_in = math.prod(shape)
+    critic = ConvCritic(shape, hidden=config.hidden) if config.conv_critics else None
+    data_critic = DataCritic(n_in, critic) if config.data_critic else None
     plain = config.rate == "kl" and config.schedule == "constant" and data_critic is None
     if divergence is None:
-        return Objective(_rate(config, n_in), data_critic=data_critic)
+        return Objective(_rate(config, shape), data_critic=data_critic)
     assert config.lambda_ is not None
     if plain:
         return InfoVAE(config.alpha, config.lambda_, divergence)
-    weight = config.lambda_ - (config.beta if config.rate == "kl" else 0.0)
-    return Objective(_rate(config, n_in), divergence, weight, data_critic)
+    weight = config.lambda_ - (config.beta if config.rate.startswith("kl") else 0.0)
+    return Objective(_rate(config, shape), divergence, weight, data_critic)
 
 
-def _rate(config: Config, n_in: int) -> Rate:
+def _rate(config: Config, shape: tuple[int, ...]) -> Rate:
     match config.rate:
         case "kl":
             return WeightedKL(_schedule(config, config.beta))
+        case "kl-sampled":
+            return SampledKL(_schedule(config, config.beta))
         case "capacity":
             return Capacity(config.gamma, _schedule(config, config.capacity))
         case "tc":
@@ -193,7 +200,9 @@ def _rate(config: Config, n_in: int) -> Rate:
                 estimator=config.estimator,
             )
         case "adversarial":
-            return AdversarialKL(n_in, config.latent, config.beta)
+            dim, hidden = config.latent, config.hidden
+            critic = ConvCritic(shape, dim, hidden) if config.conv_critics else None
+            return AdversarialKL(math.prod(shape), dim, config.beta, critic)
 
 
 def _schedule(config: Config, final: float) -> Schedule:

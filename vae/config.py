@@ -20,7 +20,7 @@ PriorName = Literal["normal", "gaussian", "mixture"]
 LikelihoodName = Literal[
     "gaussian", "gaussian-learned", "gaussian-pixel", "bernoulli", "laplace", "categorical"
 ]
-RateName = Literal["kl", "capacity", "tc", "adversarial"]
+RateName = Literal["kl", "kl-sampled", "capacity", "tc", "adversarial"]
 ScheduleName = Literal["constant", "linear", "cosine", "cyclical"]
 Decay = Literal["cosine", "none"]
 OptimizerName = Literal["adam", "adamw", "nadam", "radam"]
@@ -91,7 +91,9 @@ class Config:
     levels: int = _option(256, "values of a categorical likelihood", TWO)
 
     rate: RateName = _option(
-        "kl", "KL regulariser: β·KL, γ·|KL − C|, total correlation, or a critic's KL"
+        "kl",
+        "KL regulariser: β·KL in closed form or at the drawn z, γ·|KL − C|, total correlation, or "
+        "a critic's KL",
     )
     beta: float = _option(0.0, "β = 1−α, weight of the KL; of the total correlation for tc", FINITE)
     schedule: ScheduleName = _option("constant", "schedule of β, or of the capacity")
@@ -113,6 +115,10 @@ class Config:
     )
     constraint: Constraint = _option("gradient-penalty", "of a Wasserstein critic")
     data_critic: bool = _option(False, "a critic of reconstructions and samples, as in the α-GAN")
+
+    conv_critics: bool | None = _option(
+        None, "convolutions in critics of images (where encoder and decoder have them)"
+    )
 
     epochs: int = _option(100, "passes over the training rows", COUNT)
     batch_size: int = _option(100, "rows to a step", TWO)
@@ -174,11 +180,12 @@ class Config:
     @property
     def adversarial(self) -> bool:
         """There are critics."""
-        return (
-            self.rate == "adversarial"
-            or self.divergence in ("critic", "wasserstein")
-            or self.data_critic
-        )
+        return self.criticises_data or self.divergence in ("critic", "wasserstein")
+
+    @property
+    def criticises_data(self) -> bool:
+        """There are critics that look at data, not at codes alone."""
+        return self.data_critic or self.rate == "adversarial"
 
     def check_used(self, names: Iterable[str]) -> None:
         """Raises ValueError for a setting among these that has no effect beside the others."""
@@ -250,17 +257,21 @@ MEANT_FOR: Mapping[str, tuple[str, Test]] = {
     "floor": ("likelihood gaussian-pixel", lambda c: c.likelihood == "gaussian-pixel"),
     "scale": ("likelihood laplace", lambda c: c.likelihood == "laplace"),
     "levels": ("likelihood categorical", lambda c: c.likelihood == "categorical"),
-    "schedule": ("rate kl or capacity", lambda c: c.rate in ("kl", "capacity")),
+    "schedule": (
+        "rate kl, kl-sampled or capacity",
+        lambda c: c.rate in ("kl", "kl-sampled", "capacity"),
+    ),
     "start": ("a schedule", lambda c: c.schedule != "constant"),
     "schedule_steps": ("a schedule", lambda c: c.schedule != "constant"),
     "cycles": ("schedule cyclical", lambda c: c.schedule == "cyclical"),
-    "beta": ("rate kl, tc or adversarial", lambda c: c.rate != "capacity"),
+    "beta": ("rate kl, kl-sampled, tc or adversarial", lambda c: c.rate != "capacity"),
     "gamma": ("rate capacity", lambda c: c.rate == "capacity"),
     "capacity": ("rate capacity", lambda c: c.rate == "capacity"),
     "mutual_weight": ("rate tc", lambda c: c.rate == "tc"),
     "dimension_weight": ("rate tc", lambda c: c.rate == "tc"),
     "estimator": ("rate tc", lambda c: c.rate == "tc"),
     "lambda": ("a divergence", lambda c: c.divergence != "none"),
+    "conv_critics": ("a critic of the data", lambda c: c.criticises_data),
     "constraint": ("divergence wasserstein", lambda c: c.divergence == "wasserstein"),
     "critic_learning_rate": ("an objective with critics", lambda c: c.adversarial),
     "critic_steps": ("an objective with critics", lambda c: c.adversarial),

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from divergences.critic import Critic
+
 MOST_HALVINGS = 4
 LEAST_SIDE = 4
 CHANNELS = 32
@@ -101,3 +103,26 @@ def conv_decoder(
         layers.append(nn.ConvTranspose2d(CHANNELS << i, n_out, 4, stride=2, padding=1))
         layers.append(nn.Flatten() if last else nn.ReLU())
     return nn.Sequential(*layers)
+
+
+class ConvCritic(nn.Module):
+    """Logits [B] of images beside codes: the convolutions of ``conv_encoder``, then an MLP of
+    their features and the codes. 0 at the start.
+
+    Args:
+        shape: (C, H, W) of an image.
+        dim: numbers of a code; 0 for images alone.
+        hidden: number of features, and width of the MLP.
+    """
+
+    def __init__(self, shape: Sequence[int], dim: int = 0, hidden: int = 256) -> None:
+        super().__init__()
+        self.n_pixels = math.prod(shape)
+        self.features = conv_encoder(shape, hidden, hidden)
+        self.head = Critic(hidden + dim, (hidden,))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[B, C·H·W + dim] to [B]."""
+        x, codes = rows[:, : self.n_pixels], rows[:, self.n_pixels :]
+        logits: Tensor = self.head(torch.cat([self.features(x), codes], 1))
+        return logits

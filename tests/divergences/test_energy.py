@@ -47,6 +47,15 @@ def test_scipy_is_the_root_of_the_biased_form(backend: str | None, weighted: boo
     assert_close(ours.sqrt(), torch.tensor(theirs), 1e-12)
 
 
+def test_on_the_line_it_is_twice_the_cramer_distance() -> None:
+    """∫(F − G)² of the distribution functions of the samples, which are steps."""
+    x, y = normal(0, 40, 1), 1.5 * normal(1, 30, 1) + 0.3
+    at = torch.cat([x, y]).flatten().sort().values
+    f, g = ((sample.flatten() <= at[:, None]).double().mean(1) for sample in (x, y))
+    cramer = ((f - g)[:-1].square() * at.diff()).sum()
+    assert_close(energy_distance(x, y, estimator="biased"), 2 * cramer, 1e-12)
+
+
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
 @pytest.mark.parametrize("d", [1, 2, 7])

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from vae import ConvCritic
 from vae.build import build_model, resolve
 from vae.config import Config
 from vae.data import Data
@@ -37,6 +38,7 @@ IMAGES = Data(
         ({"gamma": 5.0}, "gamma has no effect here: it needs rate capacity"),
         ({"levels": 4}, "levels has no effect here: it needs likelihood categorical"),
         ({"divergence": "critic", "lambda_": 2.0, "patience": 3}, "a critic's do not"),
+        ({"conv_critics": True}, "conv-critics has no effect here: it needs a critic of the data"),
         ({"cycles": 3}, "cycles has no effect here: it needs schedule cyclical"),
         (
             {"critic_steps": 3},
@@ -134,6 +136,30 @@ def test_every_preset_builds_and_has_a_loss(preset: str, data: Data) -> None:
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad is not None for p in model.autoencoder_parameters())
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"), [("alpha-gan", {}), ("avb", {"posterior": "gaussian"})]
+)
+def test_critics_of_images_are_convolutional_where_the_networks_are(
+    preset: str, changes: dict[str, object]
+) -> None:
+    def critic(data: Data, **given: object) -> torch.nn.Module:
+        objective = build_model(
+            resolve(configure(preset, **changes, **given), data), data
+        ).objective
+        return (objective.data_critic or objective.rate).critic
+
+    assert isinstance(critic(IMAGES, network="conv"), ConvCritic)
+    assert isinstance(critic(IMAGES, conv_critics=True), ConvCritic)
+    assert not isinstance(critic(IMAGES), ConvCritic)
+    assert not isinstance(critic(IMAGES, network="conv", conv_critics=False), ConvCritic)
+    with pytest.raises(ValueError, match="convolutions need images"):
+        critic(FLAT, conv_critics=True)
+    # runs of before, whose settings do not say it, were trained with mlps
+    old = configure(preset, **changes, network="conv")
+    objective = build_model(old.replace(lambda_=1.0), IMAGES).objective
+    assert not isinstance((objective.data_critic or objective.rate).critic, ConvCritic)
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:

@@ -19,7 +19,9 @@ from vae import (
     CategoricalLikelihood,
     GaussianLikelihood,
     InfoVAE,
+    Objective,
     StandardNormal,
+    WeightedKL,
     mlp,
 )
 from vae.data import Data, binarised, shapes
@@ -190,6 +192,8 @@ def test_codes_off_the_prior_and_loose_bounds_are_noted() -> None:
     assert found.importance.mean_ess < 4
     assert loose.startswith(f"of the 200 draws of the IWAE bound {found.importance.mean_ess:.1f} c")
     assert f"note: {loose}" in str(found)
+    model.objective = Objective(WeightedKL(0.0))  # no prior to be off
+    assert not any("off the prior" in note for note in evaluate(model, data, **FEW).notes)
     with torch.no_grad():
         model.encoder.weight.zero_()
         model.encoder.bias.zero_()

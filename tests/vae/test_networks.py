@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vae import ImplicitEncoder, conv_decoder, conv_encoder, mlp
+from vae import ConvCritic, ImplicitEncoder, conv_decoder, conv_encoder, mlp
 
 
 def count(module: nn.Module) -> int:
@@ -76,3 +76,21 @@ def test_an_implicit_encoder_sees_data_and_noise() -> None:
     assert not torch.allclose(encoder(x, noise + 1), z)
     assert not torch.allclose(encoder(x + 1, noise), z)
     assert torch.equal(encoder(x, noise), z)
+
+
+def test_a_convolutional_critic_sees_images_and_codes() -> None:
+    torch.manual_seed(0)
+    critic = ConvCritic((1, 8, 8), dim=2, hidden=16)
+    rows = torch.randn(5, 66)
+    assert torch.equal(critic(rows), torch.zeros(5))  # untrained, it cannot tell
+    for parameter in critic.head.parameters():
+        nn.init.normal_(parameter)
+    logits = critic(rows)
+    for column in (3, 65):  # a pixel of the second row, and a number of its code
+        changed = rows.clone()
+        changed[1, column] += 1
+        assert (critic(changed) != logits).tolist() == [False, True, False, False, False]
+    shifted = torch.zeros(2, 64).view(2, 8, 8)
+    shifted[0, 2, 2], shifted[1, 4, 4] = 1.0, 1.0  # by the stride: the same features, moved
+    maps = critic.features[:4](shifted.flatten(1))
+    torch.testing.assert_close(maps[0, :, :3, :3], maps[1, :, 1:, 1:])

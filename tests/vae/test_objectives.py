@@ -34,6 +34,7 @@ from vae import (
     LearnedGaussian,
     LearnedMixture,
     Objective,
+    SampledKL,
     StandardNormal,
     TotalCorrelation,
     WassersteinCritic,
@@ -177,6 +178,11 @@ def total_correlation(t: Truth, weights: tuple[float, float, float], stratified:
     return sum((a * part for a, part in zip(weights, parts, strict=True)), torch.zeros(()))
 
 
+def sampled_kl(t: Truth) -> Tensor:
+    q, p = Normal(t.mean, t.scale), Normal(0.0, 1.0)
+    return (q.log_prob(t.z) - p.log_prob(t.z)).sum(1).mean()
+
+
 def code_critic(t: Truth) -> Tensor:
     return -t.model.objective.divergence.critic(t.z).mean()
 
@@ -204,6 +210,7 @@ CASES: dict[str, tuple[Callable[[], Objective], Formula]] = {
     "vae": (lambda: Objective(WeightedKL()), lambda t: t.kl.mean()),
     "vae as infovae": (lambda: InfoVAE(0, 1), lambda t: t.kl.mean()),
     "beta": (lambda: Objective(WeightedKL(4.0)), lambda t: 4 * t.kl.mean()),
+    "sampled": (lambda: Objective(SampledKL(4.0)), lambda t: 4 * sampled_kl(t)),
     "beta as infovae": (lambda: InfoVAE(-3, 4), lambda t: 4 * t.kl.mean()),
     "anneal up": (
         lambda: Objective(WeightedKL(Anneal(0, 1, 100))),

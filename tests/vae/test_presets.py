@@ -42,7 +42,7 @@ def test_mmd_vae_has_the_weight_of_its_authors_code(pixels: int, expected: float
     rows = torch.rand(20, pixels)
     data = Data(name="rows", train=rows[:10], heldout=rows[10:], shape=(pixels,))
     config = resolve(configure("mmd-vae"), data)
-    objective = build_objective(config, pixels)
+    objective = build_objective(config, data.shape)
     assert config.lambda_ == expected
     assert objective.divergence_weight == expected
     assert f"λ = {expected:g}" in objective.describe()

@@ -147,6 +147,17 @@ def test_a_short_training_says_that_its_codes_are_off_the_prior(
     assert line.startswith(f"warning: step {last}: q(z) is off the prior by ")
 
 
+def test_an_autoencoder_without_a_prior_is_not_warned_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = build(beta=0.0)
+    model.objective = Objective(WeightedKL(0.0))
+    with torch.no_grad():
+        model.encoder.bias[:2] += 2
+    train(model, heldout=rows(60), learning_rate=1e-9, epochs=3)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("heldout", [None, rows(9)], ids=["batch", "heldout"])
 def test_a_training_says_that_it_collapsed(
     heldout: Tensor | None, capsys: pytest.CaptureFixture[str]

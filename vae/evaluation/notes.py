@@ -36,12 +36,13 @@ def notes(
     text = collapsed(encoded.kl, encoded.kl_per_dimension)
     if text is not None:
         yield text
-    with torch.no_grad():
-        generator = generator_for(model, seed, "moments")
-        prior = model.prior.sample(PRIOR_DRAWS, generator=generator, like=like(model))
-    text = off_prior(encoded.z, prior)
-    if text is not None:
-        yield text
+    if model.objective.matches_prior:
+        with torch.no_grad():
+            generator = generator_for(model, seed, "moments")
+            prior = model.prior.sample(PRIOR_DRAWS, generator=generator, like=like(model))
+        text = off_prior(encoded.z, prior)
+        if text is not None:
+            yield text
     most, information = math.log(measured.aggregate_n), measured.mutual_information
     if information is not None and information > most - CEILING:
         yield (

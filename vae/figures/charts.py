@@ -31,6 +31,7 @@ NAMES = {
     "loss": "loss",
     "distortion": "distortion $-\\log p(x|z)$",
     "kl": "rate KL$(q(z|x)\\|p)$",
+    "sampled_kl": "KL at one sample",
     "divergence": "divergence $D(q(z)\\|p)$",
     "mutual_information": "mutual information",
     "total_correlation": "total correlation",

@@ -10,7 +10,7 @@ from vae.objectives.critics import (
 from vae.objectives.divergences import DIVERGENCES, Divergence
 from vae.objectives.lambda_heuristic import propose_lambda
 from vae.objectives.objective import InfoVAE, Objective, lambda_from_pixel_mean
-from vae.objectives.rates import Capacity, Rate, TotalCorrelation, WeightedKL
+from vae.objectives.rates import Capacity, Rate, SampledKL, TotalCorrelation, WeightedKL
 from vae.objectives.schedules import Anneal, Constant, Cyclical, Schedule
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "InfoVAE",
     "Objective",
     "Rate",
+    "SampledKL",
     "Schedule",
     "TotalCorrelation",
     "WassersteinCritic",

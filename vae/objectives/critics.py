@@ -139,16 +139,20 @@ class AdversarialKL(Rate):
         n_in: D, numbers of a row of x.
         dim: M.
         beta: its weight.
+        critic: maps [B, D + M], x and z side by side, to logits [B]; by default an MLP, 0 at the
+            start.
     """
 
     needs_density = False
 
-    def __init__(self, n_in: int, dim: int, beta: float = 1.0) -> None:
+    def __init__(
+        self, n_in: int, dim: int, beta: float = 1.0, critic: nn.Module | None = None
+    ) -> None:
         super().__init__()
         if not (beta >= 0 and math.isfinite(beta)):
             raise ValueError(f"beta must be finite and at least 0, got {beta}")
         self.beta = beta
-        self.critic = Critic(n_in + dim, HIDDEN)
+        self.critic = Critic(n_in + dim, HIDDEN) if critic is None else critic
 
     def forward(self, terms: ForwardOutput, step: int) -> Loss:  # noqa: ARG002
         kl = kl_from_logits(frozen(self.critic, _pairs(terms.x, terms.z)))

@@ -85,6 +85,12 @@ class Objective(nn.Module):
         return not self.rate.linear or (self.divergence_weight > 0 and of_batch)
 
     @property
+    def matches_prior(self) -> bool:
+        """Some part is there to bring codes to the prior; a plain autoencoder has none."""
+        plain = isinstance(self.rate, WeightedKL) and not self.rate.needs_density
+        return self.divergence is not None or not plain
+
+    @property
     def adversarial(self) -> bool:
         """There are critics, which need steps of their own."""
         return any(True for _ in self.parameters())

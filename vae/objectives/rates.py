@@ -5,6 +5,7 @@ import warnings
 
 from torch import Tensor, nn
 
+from divergences.kl import gaussian_log_density
 from divergences.kl_decomposition import MinibatchEstimator, decompose_kl_minibatch
 from vae.forward_output import ForwardOutput, Loss
 from vae.objectives.schedules import Constant, Schedule
@@ -69,6 +70,23 @@ class WeightedKL(Rate):
 
     def describe(self) -> str:
         return f"β = 1−α = {self.schedule} on KL"
+
+
+class SampledKL(WeightedKL):
+    """β(t)·(log q(z|x) − log p(z)) at the drawn z: the KL of `WeightedKL` by a single sample
+    (Kingma & Welling 2014, arXiv:1312.6114, eq. 6). Unbiased; it needs no closed form, and its
+    noise goes into the gradient. The part ``sampled_kl`` has its values beside those of ``kl``."""
+
+    def forward(self, terms: ForwardOutput, step: int) -> Loss:
+        if not self.needs_density:
+            return Loss(terms.distortion.new_zeros(()), {})
+        assert terms.mean is not None and terms.log_variance is not None
+        log_q = gaussian_log_density(terms.z, terms.mean, terms.log_variance).sum(1)
+        kl = (log_q - terms.prior.log_prob(terms.z)).mean()
+        return Loss(self.schedule(step) * kl, {"sampled_kl": kl})
+
+    def describe(self) -> str:
+        return f"{super().describe()} at one sample"
 
 
 class Capacity(Rate):

@@ -19,10 +19,18 @@ class Alarms:
         say: prints one line.
         n_steps: of the run.
         schedule_steps: until the objective's schedule has ended.
+        prior: whether the objective brings codes to the prior, so that it matters where they lie.
     """
 
-    def __init__(self, say: Callable[[str], None], *, n_steps: int, schedule_steps: int) -> None:
-        self.say = say
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        *,
+        n_steps: int,
+        schedule_steps: int,
+        prior: bool = True,
+    ) -> None:
+        self.say, self.prior = say, prior
         warm_up = max(WARM_UP_STEPS, int(WARM_UP_SHARE * n_steps))
         self.quiet_until = max(warm_up, schedule_steps)
         self._streaks: dict[str, int] = {}  # beyond STREAK: it has been said
@@ -32,7 +40,7 @@ class Alarms:
         """Looks at held-out terms, or those of a batch."""
         found = {
             "collapse": collapsed(terms.kl, terms.kl_per_dimension),
-            "prior": off_prior(terms.z, terms.prior_sample),
+            "prior": off_prior(terms.z, terms.prior_sample) if self.prior else None,
         }
         self._latest = {name: f"step {step}: {text}" for name, text in found.items() if text}
         if step <= self.quiet_until:

@@ -83,8 +83,8 @@ class Training:
         self.step, self.history, self.means = 0, History(), RunningMeans()
         self.best, self.best_step, self.seconds, self.stopped_early = math.inf, 0, 0.0, False
         self._clock = self._drawn = time.monotonic()
-        schedule = model.objective.rate.schedule
-        self.alarms = Alarms(say, n_steps=plan.n_steps, schedule_steps=schedule.length)
+        schedule, prior = model.objective.rate.schedule, model.objective.matches_prior
+        self.alarms = Alarms(say, n_steps=plan.n_steps, schedule_steps=schedule.length, prior=prior)
         self.heldout = None
         if rows.heldout is not None:
             chosen = rows.heldout.to(rows.dtype)
