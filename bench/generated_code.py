@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple, get_type_hints
 
-from divergences.kernels.triton_configs import KIB
+from divergences.kernels.triton_backend.configs import KIB
 
 from .measure import RESULTS
 

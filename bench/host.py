@@ -19,8 +19,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from divergences.kernels import backends, triton_problem
-from divergences.kernels.triton_configs import ARCHITECTURES, Config, Device
+from divergences.kernels import backends
+from divergences.kernels.triton_backend import launcher
+from divergences.kernels.triton_backend.configs import ARCHITECTURES, Config, Device
 from divergences.mmd import MMDLoss
 
 from . import measure, offline
@@ -38,7 +39,7 @@ def standing_for_a_gpu() -> Iterator[None]:
         stub_driver(),
         mock.patch.object(Tensor, "is_cuda", property(lambda _: True)),
         mock.patch.object(backends, "_reasons", {torch.device("cpu"): None}),
-        mock.patch.object(triton_problem, "device_of", return_value=device),
+        mock.patch.object(launcher, "device_of", return_value=device),
     ):
         yield
 
@@ -62,7 +63,7 @@ def workloads() -> dict[str, Callable[[], None]]:
     for launch in offline.record(case, 90):
         # Looked up at the call: the variants replace it.
         def run(launch: offline.Launch = launch) -> None:
-            triton_problem.launch(launch.kernel, (64,), launch.config, **launch.arguments)
+            launcher.launch(launch.kernel, (64,), launch.config, **launch.arguments)
 
         name = f"host, launch of {launch.kernel.__name__}, {len(launch.arguments)} arguments"
         found[name] = run
@@ -80,7 +81,7 @@ def rows(seconds: float) -> list[measure.Row]:
 
             variants: Mapping[str, measure.Run] = {
                 measure.OURS: ours,
-                "ordinary launches": mock.patch.object(triton_problem, "launch", ordinary)(ours),
+                "ordinary launches": mock.patch.object(launcher, "launch", ordinary)(ours),
             }
             times = measure.interleaved(variants, seconds)
             medians = {v: statistics.median(t) / REPEATS for v, t in times.items()}

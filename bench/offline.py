@@ -38,7 +38,7 @@ import torch
 
 from divergences.kernels.functions import REGISTRY
 from divergences.kernels.plan import Blocks, Component, Form, Wanted
-from divergences.kernels.triton_configs import ARCHITECTURES, Config, Device
+from divergences.kernels.triton_backend.configs import ARCHITECTURES, Config, Device
 
 from .generated_code import RENEW, TABLE, Row, committed, ctas, loads_in_flight, visit, worse, write
 
@@ -227,7 +227,7 @@ def _cases(full: bool, first: bool) -> Iterator[Case]:
 @contextmanager
 def recorded(arch: int, processors: int = PROCESSORS) -> Iterator[list[Launch]]:
     """Inside, sweeps do not run: what they would launch on such a GPU is noted down."""
-    from divergences.kernels import triton_problem
+    from divergences.kernels.triton_backend import launcher
 
     found: list[Launch] = []
 
@@ -236,15 +236,15 @@ def recorded(arch: int, processors: int = PROCESSORS) -> Iterator[list[Launch]]:
 
     device = Device(ARCHITECTURES[arch], processors)
     with (
-        mock.patch.object(triton_problem, "launch", record),
-        mock.patch.object(triton_problem, "device_of", return_value=device),
+        mock.patch.object(launcher, "launch", record),
+        mock.patch.object(launcher, "device_of", return_value=device),
     ):
         yield found
 
 
 def record(case: Case, arch: int) -> list[Launch]:
     """The launches of a sweep on one architecture."""
-    from divergences.kernels import triton_backend, triton_labels, triton_median, triton_small
+    from divergences.kernels.triton_backend import median, quadratic_forms, small, sweeps
 
     component = Component(REGISTRY[case.function], case.shape, case.offset)
     components = (component,) * case.copies
@@ -253,25 +253,23 @@ def record(case: Case, arch: int) -> list[Launch]:
         centres = torch.zeros(case.copies, case.rows, dtype=torch.float64)
         labels = torch.ones(case.rows, case.labels, dtype=torch.int8)
         with recorded(arch) as found:
-            triton_labels.landmark_means(x[0], x[0, :64], components, [1.0] * case.copies)
-            triton_labels.label_sweep(x[0], components, [1.0] * case.copies, centres, labels)
-            triton_labels.moments(labels, centres)
+            quadratic_forms.landmark_means(x[0], x[0, :64], components, [1.0] * case.copies)
+            quadratic_forms.label_sweep(x[0], components, [1.0] * case.copies, centres, labels)
+            quadratic_forms.moments(labels, centres)
         return found
     if case.form:
         blocks = tuple(b / case.copies for b in (1.0, 1.0, -2.0) for _ in components)
         metric, ones = component.function.metric, (1.0,) * case.copies
         with recorded(arch) as found:
-            median = triton_median.scales(x[0], x[0], metric, 256, ones, (2,) * case.copies)
+            scales = median.scales(x[0], x[0], metric, 256, ones, (2,) * case.copies)
             form = Form(blocks, "unbiased")
-            triton_small.form(x, x, components, median.rates, form, "all", case.wanted)
+            small.form(x, x, components, scales.rates, form, "all", case.wanted)
         return found
     weights = torch.ones(1, case.rows) if case.weighted else None
     rates = torch.ones(1, case.copies)  # on the device, where more is left open than with numbers
     coefs = [1.0] * (3 if case.blocks == "all" else 1) * case.copies
     with recorded(arch) as found:
-        triton_backend.sweep(
-            x, x, weights, weights, components, rates, coefs, case.blocks, case.wanted
-        )
+        sweeps.sweep(x, x, weights, weights, components, rates, coefs, case.blocks, case.wanted)
     return found
 
 
@@ -301,19 +299,19 @@ def code_key(launch: Launch, arch: int) -> str:
 @lru_cache(maxsize=1)
 def _sources() -> str:
     """A kernel's own ``cache_key`` depends on which of the kernels was asked for it first."""
-    from divergences.kernels import (
-        triton_gradients,
-        triton_gram,
-        triton_kernels,
-        triton_median,
-        triton_panels,
-        triton_redo,
-        triton_small,
+    from divergences.kernels.triton_backend import (
+        differences,
+        gradients,
+        gram,
+        median,
+        panels,
+        redo,
+        small,
     )
 
     kernels = (
-        *(triton_kernels, triton_gradients, triton_gram, triton_redo),
-        *(triton_panels, triton_small, triton_median),
+        *(differences, gradients, gram, redo),
+        *(panels, small, median),
     )
     readers = (
         *(_compile, _read, _slots, visit, loads_in_flight, parse_resources, parse_sass),

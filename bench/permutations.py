@@ -13,7 +13,7 @@ from torch import Tensor
 
 from divergences.energy import energy_distance
 from divergences.kernels import Gaussian
-from divergences.kernels.labels import LabelForms
+from divergences.kernels.statistics.quadratic_forms import LabelForms
 from divergences.mmd import mmd2
 from divergences.resampling import Relabellings
 from divergences.two_sample import two_sample_test

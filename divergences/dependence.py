@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .kernels import Bandwidth, Energy, Kernel
 from .kernels.kernel import as_kernel
-from .kernels.permuted import Centred, PermutedSums
+from .kernels.statistics.permuted import Centred, PermutedSums
 from .samples import as_sample
 
 DEFAULT_BANDWIDTH = "median"

@@ -27,9 +27,9 @@ from torch import Tensor
 from .forms import Forms, Pairs, SortedForms, Source, Tick
 from .kernel_matrix import MatrixForms
 from .kernels import Kernel, potential
-from .kernels.labels import LabelForms, product
-from .kernels.permuted import Centred, pairs_of_spans
-from .kernels.tiles import Span
+from .kernels.reference.tiles import Span
+from .kernels.statistics.permuted import Centred, pairs_of_spans
+from .kernels.statistics.quadratic_forms import LabelForms, product
 from .resampling import Restriction
 from .samples import as_labels, as_strata
 

@@ -19,7 +19,7 @@ from .forms import Forms, Tick
 from .kernels import Kernel
 from .kernels.functions import GAUSSIAN, LAPLACE_L1, Metric
 from .kernels.kernel import Term
-from .kernels.labels import PART, TIES
+from .kernels.statistics.quadratic_forms import PART, TIES
 from .kernels.subsample import hashed_rows
 
 Features = Callable[[Tensor], Tensor]  # rows [n, d] to features [n, F]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .kernels import Kernel
-from .kernels.labels import PART, LabelForms, product
+from .kernels.statistics.quadratic_forms import PART, LabelForms, product
 
 Tick = Callable[[], object]
 ROWS = 2**15  # of sorted numbers: with fewer, several labellings are summed at once

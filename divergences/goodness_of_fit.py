@@ -15,7 +15,7 @@ from torch import Tensor
 from .gaussian_models import Embedded, EmbeddedEnergy, Mixture, standardise, whiten
 from .kernels import Bandwidth, Kernel
 from .kernels.kernel import as_kernel
-from .kernels.stein import check_stein_kernel, stein_steps, stein_sums
+from .kernels.statistics.stein import check_stein_kernel, stein_steps, stein_sums
 from .kernels.validation import check_rows
 from .resampling import TIE, permutation_pvalue, progress
 from .results import HypothesisResult, KernelRow

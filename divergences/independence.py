@@ -28,7 +28,7 @@ from .kernels.backends import check_backend
 from .kernels.bandwidth import MEDIAN_ROWS
 from .kernels.functions import ENERGY
 from .kernels.kernel import as_kernel
-from .kernels.permuted import Centred, PermutedSums
+from .kernels.statistics.permuted import Centred, PermutedSums
 from .resampling import Permutations, permutation_pvalue, progress
 from .results import HypothesisResult, KernelRow
 from .samples import (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .forms import Forms, Tick
-from .kernels.labels import product
+from .kernels.statistics.quadratic_forms import product
 
 KernelMatrix = NDArray[Any] | Tensor | list[Any] | Callable[[Tensor, Tensor], Any]
 SYMMETRIC = 1e-9  # of the largest entry: what k(a, b) and k(b, a) may differ by

@@ -15,7 +15,7 @@ from .goodness_of_fit import kernel_label, stein_kernel
 from .kernels import Bandwidth, Kernel, potential
 from .kernels.bandwidth import MEDIAN_ROWS
 from .kernels.kernel import as_kernel
-from .kernels.stein import stein_sums
+from .kernels.statistics.stein import stein_sums
 from .kernels.subsample import pooled_rows
 from .kernels.validation import check_rows
 from .mmd import DEFAULT_BANDWIDTH

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import compiled, inner, ops, small, traced
+from . import compiled, ops
 from .backends import choose
 from .kernel import Group, Kernel
 from .plan import Blocks, Form, Means, Wanted
+from .reference import inner, small, traced
 from .validation import canonical, check_samples, check_weights
 
 

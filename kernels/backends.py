@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
 from .plan import Blocks, Component, Form, Sweep, Wanted, form_coefs
+from .reference import blocked
 from .validation import is_recorded
 
 BACKENDS = ("reference", "triton")
@@ -65,10 +65,10 @@ def _triton_unavailable(x: Tensor) -> str | None:
     if not HAS_TRITON:
         return "the package triton is not installed"
     try:
-        from . import triton_backend
+        from .triton_backend import sweeps
     except Exception as error:
         return f"the package triton cannot be imported ({type(error).__name__}: {error})"
-    return triton_backend.unavailable(x)
+    return sweeps.unavailable(x)
 
 
 def _runs_triton(x: Tensor) -> bool:
@@ -89,10 +89,10 @@ def _runs_triton(x: Tensor) -> bool:
 def run(backend: str, x: Tensor, *args: Any) -> Sweep:
     """``sweep`` of the backend chosen."""
     if _resolved(backend, x) == "reference":
-        return reference.sweep(x, *args)
-    from . import triton_backend
+        return blocked.sweep(x, *args)
+    from .triton_backend import sweeps
 
-    return triton_backend.sweep(x, *args)
+    return sweeps.sweep(x, *args)
 
 
 def _resolved(backend: str, x: Tensor) -> str:
@@ -113,12 +113,12 @@ def form(
 ) -> tuple[Tensor, ...]:
     """The total of a form [B] and the gradients of its sweep, which need no further operation."""
     if _resolved(backend, x) != "reference":
-        from . import triton_backend
+        from .triton_backend import sweeps
 
-        return triton_backend.form(x, y, wx, wy, components, rates, form, blocks, wanted)
+        return sweeps.form(x, y, wx, wy, components, rates, form, blocks, wanted)
     coefs = form_coefs(form, x.shape[1], 0 if y is None else y.shape[1], blocks)
     wanted = wanted._replace(sums=True)
-    sums, *gradients = reference.sweep(x, y, wx, wy, components, rates, coefs, blocks, wanted)
+    sums, *gradients = blocked.sweep(x, y, wx, wy, components, rates, coefs, blocks, wanted)
     flat = sums.flatten(1)
     total = flat[:, 0] * coefs[0] + form.constant
     for k in range(1, len(coefs)):  # scalar operations, which need no constant on the device

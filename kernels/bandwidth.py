@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .backends import choose
 from .functions import Metric
+from .reference.tiles import BY_DIFFERENCES
 from .subsample import pooled_rows
-from .tiles import BY_DIFFERENCES
 from .validation import is_on_host, is_recorded, transforms_active
 
 Rule = Literal["median", "mean", "dimension"]
@@ -102,10 +102,10 @@ def triton_scales(
     orders: tuple[int, ...] = (),
 ) -> tuple[Tensor, Tensor]:
     """The median [...] and rates [B, C], factor·median^(−order), in two launches."""
-    from . import triton_median
+    from .triton_backend import median
 
     y = None if y is None else y.detach()
-    return triton_median.scales(x.detach(), y, metric, MEDIAN_ROWS, factors, orders)
+    return median.scales(x.detach(), y, metric, MEDIAN_ROWS, factors, orders)
 
 
 def _median_on_host(rows: Tensor, metric: Metric) -> float:

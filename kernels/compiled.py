@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops, small
+from . import ops
 from .ops import Static
 from .plan import Form, Wanted, block_names
+from .reference import small
 
 # Flags of ``Wanted`` travel as a list of bools, ``Static`` as its fields.
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .functions import Rate
 from .plan import Blocks, Component, block_names, metric_of
-from .tiles import UNRESOLVED, add_scaled, centre, matmul, per_item, row_sums, scratch
+from .reference.tiles import UNRESOLVED, add_scaled, centre, matmul, per_item, row_sums, scratch
 
 TILE, TILE_CUDA = 512, 2048  # rows and columns
 LEAST_ROWS = 16

@@ -25,7 +25,7 @@ from divergences import energy_distance, mmd2, mmd2_to_normal, naive, witness
 from divergences.kernels import Energy, Kernel, pair_sums, potential
 
 CHUNK = 500
-# Relative to the same total of absolute values: what ``kernels.tiles`` allows an exponent.
+# Relative to the same total of absolute values: what ``reference.tiles`` allows an exponent.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
 SECOND = 1e-7  # of second derivatives, to the largest entry and |∇|³/|k|, in fp64
 

@@ -25,7 +25,7 @@ from bench.gpu.session import Session, in_parallel, kernels_of, toy  # noqa: E40
 from bench.permutations import balanced_labels, exact_forms  # noqa: E402
 from bench.rivals import materialised_forms  # noqa: E402
 from bench.workloads import Problem  # noqa: E402
-from divergences.kernels.triton_configs import ARCHITECTURES, INTERPRETED, Config  # noqa: E402
+from divergences.kernels.triton_backend.configs import ARCHITECTURES, INTERPRETED, Config  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="a dry run is one of the interpreter"

@@ -13,7 +13,7 @@ if str(ROOT) not in sys.path:
 
 from bench import floors, generated_code, offline  # noqa: E402
 from bench.generated_code import Row, committed, ctas, loads_in_flight, visit, worse  # noqa: E402
-from divergences.kernels.triton_configs import Config  # noqa: E402
+from divergences.kernels.triton_backend.configs import Config  # noqa: E402
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from divergences.kernels import triton_kernels, triton_problem
-from divergences.kernels.triton_configs import Config
+from divergences.kernels.triton_backend import differences, launcher
+from divergences.kernels.triton_backend.configs import Config
 
 from ..measure import Run
 from ..workloads import Problem
@@ -72,7 +72,7 @@ def launches(session: Session) -> None:
     kernel, grid, config, arguments = gradient_launch(session)
     with tempfile.TemporaryDirectory() as folder:
         empty = empty_like(kernel, Path(folder) / "empty.py")
-        launch = partial(triton_problem.launch, empty, grid, config, **arguments)
+        launch = partial(launcher.launch, empty, grid, config, **arguments)
         several = 1 if session.dry else LAUNCHES
 
         def run() -> None:
@@ -88,7 +88,7 @@ def launches(session: Session) -> None:
 def gradient_launch(session: Session) -> tuple[Any, tuple[int, ...], Config, dict[str, Any]]:
     """The first launch of the gradient of a small batch."""
     found: list[tuple[Any, tuple[int, ...], Config, dict[str, Any]]] = []
-    original: Callable[..., Any] = triton_problem.launch
+    original: Callable[..., Any] = launcher.launch
 
     def launch(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any) -> Any:
         found.append((kernel, grid, config, arguments))
@@ -97,7 +97,7 @@ def gradient_launch(session: Session) -> tuple[Any, tuple[int, ...], Config, dic
     problem = Problem(
         "gaussian", 9 if session.dry else 256, 2 if session.dry else 16, True, session.device
     )
-    with mock.patch.object(triton_problem, "launch", launch):
+    with mock.patch.object(launcher, "launch", launch):
         problem.cases({"ours": problem.ours()})["ours"]()
     return found[0]
 
@@ -114,4 +114,4 @@ def empty_like(kernel: Any, path: Path) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return triton_kernels.entry(module.empty)
+    return differences.entry(module.empty)

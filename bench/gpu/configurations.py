@@ -17,10 +17,10 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from divergences.kernels import triton_backend, triton_problem
 from divergences.kernels.functions import REGISTRY
 from divergences.kernels.plan import Component, Sweep, Wanted
-from divergences.kernels.triton_configs import MOST, Config, Device, Table, device_of
+from divergences.kernels.triton_backend import launcher, sweeps
+from divergences.kernels.triton_backend.configs import MOST, Config, Device, Table, device_of
 
 from ..measure import OURS, Run
 from ..workloads import Problem, blocked
@@ -68,7 +68,7 @@ def variants(kernel: str, shipped: Config) -> list[Variant]:
         Variant(kernel, shipped, shipped, name, value)
         for name, values in CONSTANTS.items()
         for value in values
-        if value != getattr(triton_backend, name)
+        if value != getattr(sweeps, name)
     ]
     return [*(Variant(kernel, shipped, config) for config in rest), *constants]
 
@@ -92,9 +92,9 @@ def applied(variant: Variant, device: torch.device) -> Iterator[None]:
     changed = Device(known.architecture._replace(one=one), known.processors)
     with ExitStack() as stack:
         enter = stack.enter_context
-        enter(mock.patch.object(triton_problem, "device_of", return_value=changed))
+        enter(mock.patch.object(launcher, "device_of", return_value=changed))
         if variant.constant:
-            enter(mock.patch.object(triton_backend, variant.constant, variant.value))
+            enter(mock.patch.object(sweeps, variant.constant, variant.value))
         found = enter(configs(variant.kernel))
         yield
     if found != {variant.new}:
@@ -105,14 +105,14 @@ def applied(variant: Variant, device: torch.device) -> Iterator[None]:
 def configs(kernel: str) -> Iterator[set[Config]]:
     """The configurations that a kernel is launched with inside."""
     found: set[Config] = set()
-    original: Any = triton_problem.launch
+    original: Any = launcher.launch
 
     def launch(given: Any, grid: Any, config: Config, *more: Any, **arguments: Any) -> Any:
         if given.__name__ == kernel:
             found.add(config)
         return original(given, grid, config, *more, **arguments)
 
-    with mock.patch.object(triton_problem, "launch", launch):
+    with mock.patch.object(launcher, "launch", launch):
         yield found
 
 
@@ -122,7 +122,7 @@ def sweep(x: Tensor, y: Tensor, gradient: bool) -> Sweep:
     n = float(x.shape[1])
     coefs = [1.0 / n**2, 1.0 / n**2, -2.0 / n**2]
     wanted = Wanted(sums=not gradient, grad_x=gradient)
-    return triton_backend.sweep(
+    return sweeps.sweep(
         x, y, None, None, (component,), [rate], coefs, "all", wanted
     )  # fmt: skip
 

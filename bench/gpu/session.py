@@ -125,17 +125,17 @@ def kernels_of(run: Run) -> dict[str, Ran]:
 @contextmanager
 def launched() -> Iterator[list[str]]:
     """Names of the kernels that are launched inside, and their route: gradient_kernel PANEL."""
-    from divergences.kernels import triton_problem
+    from divergences.kernels.triton_backend import launcher
 
     found: list[str] = []
-    original = triton_problem.launch
+    original = launcher.launch
 
     def launch(kernel: Any, *args: Any, **arguments: Any) -> Any:
         routes = [route for route in ROUTES if arguments.get(route) is True]
         found.append(" ".join([kernel.__name__, *routes]))
         return original(kernel, *args, **arguments)
 
-    with mock.patch.object(triton_problem, "launch", launch):
+    with mock.patch.object(launcher, "launch", launch):
         yield found
 
 
@@ -149,13 +149,13 @@ def in_parallel(function: Callable[[Any], str], items: Sequence[Any]) -> list[st
 @contextmanager
 def toy() -> Iterator[None]:
     """Inside, few rows take the routes of many, in few programs, and only torch is a rival."""
-    from divergences.kernels import triton_backend, triton_problem
+    from divergences.kernels.triton_backend import launcher, sweeps
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(triton_problem, "SMALL", TOY_SMALL))
+        stack.enter_context(mock.patch.object(launcher, "SMALL", TOY_SMALL))
         stack.enter_context(mock.patch.object(rivals, "installed", return_value=False))
         for constant in ("MIN_PROGRAMS", "PROGRAMS_PER_PROCESSOR"):
-            stack.enter_context(mock.patch.object(triton_backend, constant, 1))
+            stack.enter_context(mock.patch.object(sweeps, constant, 1))
         yield
 
 

@@ -14,7 +14,9 @@ from tolerances import RELATIVE, assert_close
 from torch import Tensor
 
 from divergences import mmd2
-from divergences.kernels import _compat, api, backends, traced, triton_backend
+from divergences.kernels import api, backends
+from divergences.kernels.reference import traced
+from divergences.kernels.triton_backend import compat, sweeps
 
 CAUSES = {
     "capability": r"compute capability 7\.5; the kernels need 8\.0",
@@ -25,7 +27,7 @@ CAUSES = {
 }
 
 
-failure = _compat.failure
+failure = compat.failure
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def _on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda _: True))
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    monkeypatch.setattr(_compat, "failure", lambda _: None)
+    monkeypatch.setattr(compat, "failure", lambda _: None)
     monkeypatch.setattr(backends, "_reasons", {})
     monkeypatch.delenv(backends.ENVIRONMENT, raising=False)
     yield
@@ -53,11 +55,11 @@ def cause(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
         case "ROCm":
             monkeypatch.setattr(torch.version, "hip", "6.4")
         case "compiler":
-            monkeypatch.setattr(_compat, "failure", failure.__wrapped__)
+            monkeypatch.setattr(compat, "failure", failure.__wrapped__)
             monkeypatch.setattr(torch.cuda, "device", fail)
         case "import":
-            monkeypatch.setitem(sys.modules, "divergences.kernels.triton_backend", None)
-            monkeypatch.delattr("divergences.kernels.triton_backend")
+            monkeypatch.setitem(sys.modules, "divergences.kernels.triton_backend.sweeps", None)
+            monkeypatch.delattr("divergences.kernels.triton_backend.sweeps")
         case "version":
             install(monkeypatch, "3.2.0")
     return CAUSES[request.param]
@@ -66,7 +68,7 @@ def cause(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 def install(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """A Triton of that version, which nothing has imported yet."""
     monkeypatch.setattr(triton, "__version__", version)
-    for name in ("_compat", "triton_backend"):
+    for name in ("triton_backend.compat", "triton_backend.sweeps"):
         monkeypatch.delitem(sys.modules, f"divergences.kernels.{name}")
         monkeypatch.delattr(f"divergences.kernels.{name}")
 
@@ -136,13 +138,13 @@ def test_asked_for_by_name_it_raises_with_cause_and_remedy(cause: str) -> None:
 
 def test_a_device_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[torch.device] = []
-    unavailable = triton_backend.unavailable
+    unavailable = sweeps.unavailable
 
     def counted(x: Tensor) -> str | None:
         asked.append(x.device)
         return unavailable(x)
 
-    monkeypatch.setattr(triton_backend, "unavailable", counted)
+    monkeypatch.setattr(sweeps, "unavailable", counted)
     for device in ("cpu", "meta", "cpu"):
         assert backends.choose(torch.zeros(2, 2, device=device), None) == "triton"
     assert [device.type for device in asked] == ["cpu", "meta"]
@@ -151,4 +153,4 @@ def test_a_device_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 def test_a_kernel_is_compiled_and_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert _compat.failure(torch.device("cuda", 0)) is None
+    assert compat.failure(torch.device("cuda", 0)) is None

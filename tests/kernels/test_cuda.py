@@ -106,10 +106,10 @@ class TestLabelForms:
 
     @pytest.fixture(autouse=True)
     def _on_gpu(self) -> None:
-        from divergences.kernels import triton_labels
+        from divergences.kernels.triton_backend import quadratic_forms
 
-        self.constants = triton_labels
-        self.sweep = triton_labels.label_sweep
+        self.constants = quadratic_forms
+        self.sweep = quadratic_forms.label_sweep
 
     def labels(self, count: int, columns: int) -> Tensor:
         generator = torch.Generator(device="cuda").manual_seed(2)

@@ -21,17 +21,11 @@ from torch.utils._pytree import tree_leaves
 
 from bench import offline
 from divergences.energy import EnergyLoss
-from divergences.kernels import (
-    Gaussian,
-    InverseMultiquadric,
-    Laplace,
-    Polynomial,
-    backends,
-    tiles,
-    triton_labels,
-)
+from divergences.kernels import Gaussian, InverseMultiquadric, Laplace, Polynomial, backends
 from divergences.kernels.functions import GAUSSIAN
 from divergences.kernels.plan import Component
+from divergences.kernels.reference import tiles
+from divergences.kernels.triton_backend import quadratic_forms
 from divergences.mmd import MMDLoss, mmd2, mmd2_to_gaussian_mixture, mmd2_to_normal, witness
 from vae import DIVERGENCES, VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
 from vae.training.means import RunningMeans
@@ -249,9 +243,9 @@ def test_what_a_batch_of_permutations_launches(on_device: Callable[[], Any]) -> 
     components = (Component(GAUSSIAN),)
     centres = device_tensor(1, 65_536, dtype=torch.float64)
     with offline.recorded(90):
-        triton_labels.label_sweep(z, components, [1.0], centres, labels)
+        quadratic_forms.label_sweep(z, components, [1.0], centres, labels)
     with on_device() as launches, Counter() as counter:
-        triton_labels.label_sweep(z, components, [1.0], centres, labels)
+        quadratic_forms.label_sweep(z, components, [1.0], centres, labels)
     assert len(counter.found) <= PERMUTATIONS[0], counter.found
     assert len(launches) <= PERMUTATIONS[1]
 

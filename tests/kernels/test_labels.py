@@ -8,7 +8,7 @@ from oracle import pair_matrices
 from torch import Tensor
 
 from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Linear, Matern, Polynomial
-from divergences.kernels.labels import LabelForms
+from divergences.kernels.statistics.quadratic_forms import LabelForms
 
 KERNELS = [
     Gaussian(1.0),
@@ -36,8 +36,8 @@ def null_deviation(k: Tensor) -> Tensor:
 @pytest.mark.parametrize("tile", [16, 64])
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 def test_against_dense(kernel: Kernel, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("divergences.kernels.tiles.TILE", tile)
-    monkeypatch.setattr("divergences.kernels.labels.PRODUCTS", 100)
+    monkeypatch.setattr("divergences.kernels.reference.tiles.TILE", tile)
+    monkeypatch.setattr("divergences.kernels.statistics.quadratic_forms.PRODUCTS", 100)
     z, v = samples(45, 3, 7)
     kernel = kernel.resolve(z)
     forms = LabelForms(z, kernel)
@@ -91,7 +91,7 @@ def test_triton_backend_behind_the_same_door(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("shape", [(20, 2), (70, 2), (7, 10, 2), (3, 40, 2)], ids=str)
 def test_progress_is_reported(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("divergences.kernels.tiles.TILE", 16)
+    monkeypatch.setattr("divergences.kernels.reference.tiles.TILE", 16)
     z = torch.randn(shape, dtype=torch.float64)
     forms = LabelForms(z, Gaussian([1.0, 2.0]) + Laplace(1.0, norm="l1") + Linear())
     ticks: list[int] = []

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from divergences.kernels import _compat, triton_problem
-from divergences.kernels.triton_configs import Config
+from divergences.kernels.triton_backend import compat, launcher
+from divergences.kernels.triton_backend.configs import Config
 
 CONFIG = Config(16, 16, 1, 4, 2)
 FLOATS = torch.zeros(64)
@@ -46,14 +46,14 @@ class Kernel:
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    monkeypatch.setattr(_compat, "current_device", lambda: 0)
-    monkeypatch.setattr(triton_problem, "_compiled", {})
+    monkeypatch.setattr(compat, "current_device", lambda: 0)
+    monkeypatch.setattr(launcher, "_compiled", {})
     return Kernel()
 
 
 def launch(kernel: Kernel, config: Config = CONFIG, **changed: Any) -> None:
     given: dict[str, Any] = {"n": 3, "x": FLOATS, "A": True, "y": FLOATS, "m": 5, "B": (1, 2.5)}
-    triton_problem.launch(kernel, (64,), config, **{**given, **changed})
+    launcher.launch(kernel, (64,), config, **{**given, **changed})
 
 
 def test_a_second_launch_is_of_the_compiled_kernel(kernel: Kernel) -> None:
@@ -93,7 +93,7 @@ def test_what_is_compiled_apart(kernel: Kernel, changed: dict[str, Any]) -> None
 
 def test_devices_are_told_apart(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     launch(kernel)
-    monkeypatch.setattr(_compat, "current_device", lambda: 1)
+    monkeypatch.setattr(compat, "current_device", lambda: 1)
     launch(kernel)
     assert (kernel.made, kernel.launched) == (2, [])
 
@@ -102,7 +102,7 @@ ORDINARY = """
 import torch
 from bench import offline
 from bench.stub_driver import stub_driver
-from divergences.kernels import triton_problem
+from divergences.kernels.triton_backend import launcher
 from divergences.kernels.plan import Wanted
 
 case = next(iter(offline._cases(True, True)))
@@ -112,9 +112,9 @@ with stub_driver(keep=True) as driver:
     for launch in (*offline.record(case, 90), *offline.record(form, 90)):
         arguments = launch.config.options() | launch.arguments
         launch.kernel[(7, 2)](**arguments)
-        triton_problem.launch(launch.kernel, (7, 2), launch.config, **launch.arguments)
+        launcher.launch(launch.kernel, (7, 2), launch.config, **launch.arguments)
         driver.stream = 5
-        triton_problem.launch(launch.kernel, (7, 2), launch.config, **launch.arguments)
+        launcher.launch(launch.kernel, (7, 2), launch.config, **launch.arguments)
         ordinary, first, kept = driver.launches[-3:]
         numbers = [g.data_ptr() if isinstance(g, torch.Tensor) else g for g in ordinary[3]]
         assert ordinary[:3] == first[:3] == ((7, 2, 1), 0, launch.kernel.__name__), ordinary

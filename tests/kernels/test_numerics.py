@@ -27,15 +27,14 @@ from divergences.kernels import (
     RationalQuadratic,
     pair_sums,
     potential,
-    small,
-    tiles,
 )
 from divergences.kernels._torch import fp32_precision
 from divergences.kernels.api import pair_form
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.labels import LabelForms
-from divergences.kernels.permuted import Centred, PermutedSums
-from divergences.kernels.stein import stein_sums
+from divergences.kernels.reference import small, tiles
+from divergences.kernels.statistics.permuted import Centred, PermutedSums
+from divergences.kernels.statistics.quadratic_forms import LabelForms
+from divergences.kernels.statistics.stein import stein_sums
 
 COEFS = (1.0, 1.0, -2.0)
 

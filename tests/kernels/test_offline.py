@@ -13,10 +13,15 @@ import pytest
 import torch
 
 from bench import offline
-from divergences.kernels import triton_labels, triton_problem
 from divergences.kernels.functions import REGISTRY
 from divergences.kernels.plan import Component, Wanted
-from divergences.kernels.triton_configs import ARCHITECTURES, Config, Table, architecture_for
+from divergences.kernels.triton_backend import launcher, quadratic_forms
+from divergences.kernels.triton_backend.configs import (
+    ARCHITECTURES,
+    Config,
+    Table,
+    architecture_for,
+)
 
 GOOD = offline.Usage(
     arch=90,
@@ -69,7 +74,7 @@ def test_a_spilling_configuration_fails() -> None:
     """All of 128 coordinates in registers, and tiles that are too large."""
     code = (
         "from bench import offline\n"
-        "from divergences.kernels import triton_configs as c\n"
+        "from divergences.kernels.triton_backend import configs as c\n"
         "wide = c.Config(128, 128, 128, 4, 2)\n"
         "a = c.ARCHITECTURES[80]\n"
         "c.ARCHITECTURES[80] = a._replace(one=a.one._replace(gram_value=wide))\n"
@@ -214,9 +219,9 @@ def test_norms_and_distances_have_one_order_of_summation(
         "gram_gradient_kernel": offline.record(gradient, arch),
     }
     with offline.recorded(arch) as sweeps["panel_kernel"]:
-        z, count = torch.zeros(2080, coordinates), min(components, triton_labels.TOGETHER)
+        z, count = torch.zeros(2080, coordinates), min(components, quadratic_forms.TOGETHER)
         parts = (Component(REGISTRY["gaussian"]),) * count
-        panels = triton_labels._Panels(z, parts, [1.0] * count, torch.zeros(count, len(z)))
+        panels = quadratic_forms._Panels(z, parts, [1.0] * count, torch.zeros(count, len(z)))
         panels.form(panels.panels[0], True)
     for kernel, launches in sweeps.items():
         forming = [of for of in launches if of.kernel.__name__ in ("gram_split_kernel", kernel)]
@@ -233,10 +238,10 @@ def test_tiles_fit_one_another(table: Table) -> None:
     for values in (*grams, table.difference_value, table.small_value):
         assert values.rows % values.columns == 0
     for labels in (table.labels_of(64), table.labels_of(300), table.difference_labels):
-        assert triton_problem.ROW_PADDING % labels.rows == 0
-        assert triton_problem.ROW_PADDING % labels.columns == 0
-        assert triton_labels.PANEL_ROWS % labels.rows == 0
-        assert triton_labels.CHAIN % labels.columns == 0
-    assert triton_problem.ROW_PADDING % triton_labels.FOLD.rows == 0
-    assert triton_problem.ROW_PADDING % triton_labels.FOLD.columns == 0
+        assert launcher.ROW_PADDING % labels.rows == 0
+        assert launcher.ROW_PADDING % labels.columns == 0
+        assert quadratic_forms.PANEL_ROWS % labels.rows == 0
+        assert quadratic_forms.CHAIN % labels.columns == 0
+    assert launcher.ROW_PADDING % quadratic_forms.FOLD.rows == 0
+    assert launcher.ROW_PADDING % quadratic_forms.FOLD.columns == 0
     assert table.gram_panel.rows % table.panel_product.rows == 0

@@ -8,8 +8,8 @@ from oracle import pair_matrices
 from torch import Tensor
 
 from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Linear, Matern, Polynomial
-from divergences.kernels import permuted as engine
-from divergences.kernels.permuted import Centred, PermutedSums
+from divergences.kernels.statistics import permuted as engine
+from divergences.kernels.statistics.permuted import Centred, PermutedSums
 
 KERNELS = [
     Gaussian(1.0),

@@ -8,9 +8,9 @@ import torch
 from tolerances import GRADIENT, RELATIVE, assert_close
 from torch import Tensor
 
-from divergences.kernels import reference, tiles
 from divergences.kernels.functions import REGISTRY, KernelFunction
 from divergences.kernels.plan import Component, Wanted
+from divergences.kernels.reference import blocked, tiles
 
 PROBES = [
     pytest.param(function, *probe, id=f"{function.name}-{probe[1]:g}")
@@ -81,7 +81,7 @@ def test_sums_and_gradients(
     rate = rate / d
     expected = truth(function, rate, shape, offset, tensors, coefs)
     component = (Component(function, shape, offset),)
-    out = reference.sweep(*tensors, component, [rate], coefs.tolist(), "all", EVERYTHING)
+    out = blocked.sweep(*tensors, component, [rate], coefs.tolist(), "all", EVERYTHING)
     assert_close(out.sums[..., 0], expected[0], RELATIVE[dtype])
     for ours, gradient in zip(out[1:], expected[1:], strict=True):
         assert_close(ours, gradient, GRADIENT[dtype])
@@ -93,8 +93,8 @@ def test_without_weights_is_with_ones(function: KernelFunction) -> None:
     rate, shape, offset = function.probe[0]
     component = (Component(function, shape, offset),)
     arguments = (component, [rate], [0.7, -1.3, 0.4], "all", EVERYTHING)
-    plain = reference.sweep(x, y, None, None, *arguments)
-    ones = reference.sweep(x, y, torch.ones_like(wx), torch.ones_like(wy), *arguments)
+    plain = blocked.sweep(x, y, None, None, *arguments)
+    ones = blocked.sweep(x, y, torch.ones_like(wx), torch.ones_like(wy), *arguments)
     for a, b in zip(plain, ones, strict=True):
         assert_close(a, b, 1e-12)
 
@@ -105,10 +105,10 @@ def test_each_gradient_alone(wanted_index: int) -> None:
     tensors = samples(40, 35, 3, torch.float64)
     component = (Component(REGISTRY["laplace"]),)
     arguments = (component, [0.5], [0.7, -1.3, 0.4], "all")
-    full = reference.sweep(*tensors, *arguments, EVERYTHING)
+    full = blocked.sweep(*tensors, *arguments, EVERYTHING)
     flags = [False] * 5
     flags[wanted_index] = True
-    single = reference.sweep(*tensors, *arguments, Wanted(*flags))
+    single = blocked.sweep(*tensors, *arguments, Wanted(*flags))
     for position, (a, b) in enumerate(zip(single, full, strict=True)):
         if position == wanted_index:
             assert torch.equal(a, b)
@@ -119,10 +119,10 @@ def test_each_gradient_alone(wanted_index: int) -> None:
 def test_only_the_wanted_side_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient of x alone visits neither the yy tiles nor the products for y."""
     tiles: list[bool] = []
-    original = reference.Sweeper._tile
+    original = blocked.Sweeper._tile
 
     def counted(
-        self: reference.Sweeper,
+        self: blocked.Sweeper,
         s: Tensor,
         form: str,
         near: Tensor | None,
@@ -132,10 +132,10 @@ def test_only_the_wanted_side_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> N
         tiles.append(tile.itself)
         original(self, s, form, near, tile, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(reference.Sweeper, "_tile", counted)
+    monkeypatch.setattr(blocked.Sweeper, "_tile", counted)
     x, y, _, _ = samples(30, 30, 3, torch.float64, ())
     component = (Component(REGISTRY["gaussian"]),)
-    reference.sweep(
+    blocked.sweep(
         x[None], y[None], None, None, component, [0.5], [1.0] * 3, "all", Wanted(grad_x=True)
     )
     assert tiles == [True, False]  # xx, xy
@@ -154,10 +154,10 @@ def test_components_share_a_sweep(as_tensor: bool) -> None:
     coefs = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     given_rates = torch.tensor([rates, rates], dtype=torch.float64) if as_tensor else rates
     given_coefs = coefs.expand(2, 3, 5) if as_tensor else coefs.flatten().tolist()
-    out = reference.sweep(*tensors, components, given_rates, given_coefs, "all", EVERYTHING)
+    out = blocked.sweep(*tensors, components, given_rates, given_coefs, "all", EVERYTHING)
     gradients = [torch.zeros_like(t) for t in out[1:]]
     for c, component in enumerate(components):
-        single = reference.sweep(
+        single = blocked.sweep(
             *tensors, (component,), [rates[c]], coefs[:, c].tolist(), "all", EVERYTHING
         )
         assert_close(out.sums[..., c], single.sums[..., 0], 1e-12)
@@ -171,12 +171,10 @@ def test_batch_equals_a_loop() -> None:
     component = (Component(REGISTRY["gaussian"]),)
     rates = torch.rand(5, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     arguments = ([1.0, 2.0, 3.0], "all", EVERYTHING)
-    batch = reference.sweep(x, y, wx, wy, component, rates, *arguments)
+    batch = blocked.sweep(x, y, wx, wy, component, rates, *arguments)
     for b in range(5):
         one = slice(b, b + 1)
-        single = reference.sweep(
-            x[one], y[one], wx[one], wy[one], component, rates[one], *arguments
-        )
+        single = blocked.sweep(x[one], y[one], wx[one], wy[one], component, rates[one], *arguments)
         for a, c in zip(batch, single, strict=True):
             assert_close(a[one], c, 1e-12)
 
@@ -194,7 +192,7 @@ def test_single_blocks(blocks: str) -> None:
         torch.eye(3)[0 if blocks == "xx" else 2],
     )
     if blocks == "xx":
-        out = reference.sweep(
+        out = blocked.sweep(
             x, None, wx, None, component, [0.5], [1.0], "xx", Wanted(True, True, False, True)
         )
         assert_close(out.sums[:, 0, 0], expected[0][:, 0], 1e-12)
@@ -202,7 +200,7 @@ def test_single_blocks(blocks: str) -> None:
         assert_close(out.grad_wx, expected[3], 1e-11)
         assert out.grad_y.numel() == out.grad_wy.numel() == 0
     else:
-        out = reference.sweep(x, y, wx, wy, component, [0.5], [1.0], "xy", EVERYTHING)
+        out = blocked.sweep(x, y, wx, wy, component, [0.5], [1.0], "xy", EVERYTHING)
         assert_close(out.sums[:, 0, 0], expected[0][:, 2], 1e-12)
         for ours, gradient in zip(out[1:], expected[1:], strict=True):
             assert_close(ours, gradient, 1e-11)
@@ -212,7 +210,7 @@ def test_single_blocks(blocks: str) -> None:
 def test_empty_and_single_samples(n: int, m: int) -> None:
     x, y, wx, wy = samples(n, m, 3, torch.float32)
     component = (Component(REGISTRY["energy"], 1.0),)
-    out = reference.sweep(x, y, wx, wy, component, [1.0], [1.0] * 3, "all", EVERYTHING)
+    out = blocked.sweep(x, y, wx, wy, component, [1.0], [1.0] * 3, "all", EVERYTHING)
     expected = oracle.sums("energy", x, y, 1.0, 1.0, 0.0, wx, wy)
     assert_close(out.sums[..., 0], expected, RELATIVE[torch.float32])
     assert out.grad_x.shape == x.shape
@@ -235,7 +233,7 @@ def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             return out
 
     with Watch():
-        reference.sweep(
+        blocked.sweep(
             x,
             x + 1,
             None,
@@ -269,7 +267,7 @@ def test_without_a_look_at_the_numbers(
     ones = [torch.ones(t.shape[:2]) for t in (x, y)]
     expected = truth(function, rate, shape, 0.0, (x, y, *ones), coefs)
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda _: True))
-    out = reference.sweep(
+    out = blocked.sweep(
         x, y, None, None, (Component(function, shape),), [rate], coefs.tolist(), "all",
         Wanted(True, True, True),
     )  # fmt: skip

@@ -11,7 +11,8 @@ from oracle import gram
 from torch import Tensor
 
 from divergences.energy import energy_distance
-from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Matern, small
+from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Matern
+from divergences.kernels.reference import small
 from divergences.mmd import mmd2, mmd2_to_normal
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
 from divergences.kernels import Energy, Gaussian, InverseMultiquadric, Kernel, RationalQuadratic
-from divergences.kernels.stein import stein_steps, stein_sums
+from divergences.kernels.statistics.stein import stein_steps, stein_sums
 
 KERNELS = [
     InverseMultiquadric(1.3),
@@ -59,8 +59,8 @@ def dense(kernel: Kernel, x: Tensor) -> tuple[Tensor, Tensor]:
 def test_against_autograd(
     kernel: Kernel, d: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("divergences.kernels.tiles.TILE", tile)
-    monkeypatch.setattr("divergences.kernels.stein.COLUMNS", 4)
+    monkeypatch.setattr("divergences.kernels.reference.tiles.TILE", tile)
+    monkeypatch.setattr("divergences.kernels.statistics.stein.COLUMNS", 4)
     x = points(13, d)
     x[5] = x[0]  # a duplicate
     signs = torch.where(points(13, 7, seed=1) > 0, 1, -1).to(torch.int8)

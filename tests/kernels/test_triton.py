@@ -17,9 +17,9 @@ from tolerances import assert_no_worse_than_eager
 from torch import Tensor
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-from divergences.kernels import triton_backend, triton_problem
 from divergences.kernels.functions import REGISTRY
 from divergences.kernels.plan import Blocks, Component, Sweep, Wanted
+from divergences.kernels.triton_backend import launcher, sweeps
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLOOR = 4 * 2.0**-23
@@ -43,7 +43,7 @@ LINEAR: Spec = ("polynomial", 0.5, 1.0, 0.0)
 @pytest.fixture
 def gram(monkeypatch: pytest.MonkeyPatch) -> None:
     """The split Gram form for samples that are small enough for the interpreter."""
-    monkeypatch.setattr(triton_problem, "SMALL", 0)
+    monkeypatch.setattr(launcher, "SMALL", 0)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ class Problem:
             y = wy = None
         rates = self.rates.to(DEVICE) if isinstance(self.rates, Tensor) else self.rates
         coefs = self.coefs.to(DEVICE)
-        out = triton_backend.sweep(x, y, wx, wy, components, rates, coefs, self.blocks, wanted)
+        out = sweeps.sweep(x, y, wx, wy, components, rates, coefs, self.blocks, wanted)
         return Sweep(*(t.cpu() for t in out))
 
     def truth(self, eager: bool = False) -> Sweep:
@@ -183,7 +183,7 @@ def test_odd_shapes_of_the_gram_form(n: int, m: int, d: int, batch: int) -> None
 @pytest.mark.parametrize("spec", [GAUSSIAN, LAPLACE_L1, CUBIC, ENERGY], ids=lambda s: s[0])
 def test_panels(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     """More coordinates than fit in registers, in several bounded panels of weights."""
-    monkeypatch.setattr(triton_backend, "PANEL_BYTES", 1)
+    monkeypatch.setattr(sweeps, "PANEL_BYTES", 1)
     d = 17 if spec[0] == "laplace_l1" else 130
     Problem(40, 10, d, [spec]).check()
     Problem(10, 34, d, [spec], blocks="xy").check()
@@ -191,7 +191,7 @@ def test_panels(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("tiles", [1, 2, 3, 4, 5, 6])
 def test_every_pair_of_tiles_is_visited_once(tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_backend, "CHUNK", 2)
+    monkeypatch.setattr(sweeps, "CHUNK", 2)
     problem = Problem(32 * tiles - 1, 32, 1, [GAUSSIAN])
     problem.check(wanted=Wanted(sums=True))
 
@@ -200,7 +200,7 @@ def test_every_pair_of_tiles_is_visited_once(tiles: int, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("units", [(4352, 4352, 8192), (1, 1, 100_000), (5, 70, 3), (1000,)])
 def test_programs_fill_the_device_and_no_more(units: tuple[int, ...], target: int) -> None:
     named = dict(zip(("xx", "yy", "xy"), units, strict=False))
-    shares = triton_backend._shares(named, target)
+    shares = sweeps._shares(named, target)
     assert sum(shares.values()) == min(target, sum(units))
     assert all(1 <= shares[name] <= unit for name, unit in named.items())
 
@@ -235,22 +235,22 @@ def test_bandwidths_that_double(name: str, rates: list[float], known: tuple[int,
     specs = [(name, rate, 0.0, 0.0) for rate in rates]
     components = (Component(REGISTRY[name]),) * len(rates)
     expected = known if exponential else (0,) * len(rates)
-    assert triton_problem.powers(components, rates) == expected
+    assert launcher.powers(components, rates) == expected
     problem = Problem(20, 33, 3, specs)
     wanted = Wanted(sums=True)
     listed = problem.sweep(wanted)
     problem.check(listed)
     problem.rates = torch.tensor([rates])
     pairs = (1, 2) * (len(rates) // 2) + (0,) * (len(rates) % 2)
-    found = triton_problem.powers(components, problem.rates)
+    found = launcher.powers(components, problem.rates)
     assert found == (pairs if exponential else (0,) * len(rates))
     assert torch.equal(problem.sweep(wanted).sums, listed.sums)
 
 
 def test_fourth_powers_are_of_equal_functions() -> None:
     gaussian, l1 = (Component(REGISTRY[name]) for name in ("gaussian", "laplace_l1"))
-    assert triton_problem.powers((gaussian, l1), [1.0, 4.0]) == (0, 0)
-    assert triton_problem.powers((l1, gaussian, gaussian), [1.0, 4.0, 1.0]) == (0, 1, 3)
+    assert launcher.powers((gaussian, l1), [1.0, 4.0]) == (0, 0)
+    assert launcher.powers((l1, gaussian, gaussian), [1.0, 4.0, 1.0]) == (0, 1, 3)
 
 
 @pytest.mark.parametrize("d", [2, 20])
@@ -271,7 +271,7 @@ def test_rates_of_each_batch_item(d: int) -> None:
 def test_coefficients_as_numbers() -> None:
     problem = Problem(9, 12, 2, [GAUSSIAN, LAPLACE])
     components = tuple(Component(REGISTRY[f], s, o) for f, _, s, o in problem.specs)
-    listed = triton_backend.sweep(
+    listed = sweeps.sweep(
         problem.x.to(DEVICE), problem.y.to(DEVICE), problem.wx.to(DEVICE), problem.wy.to(DEVICE),
         components, problem.rates, problem.coefs.flatten().tolist(), "all", EVERYTHING,
     )  # fmt: skip
@@ -284,8 +284,8 @@ class TestNumbersOnTheDevice:
 
     def test_they_are_never_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         kept: dict[object, Tensor] = {}
-        monkeypatch.setattr(triton_problem, "_constants", kept)
-        monkeypatch.setattr(triton_problem, "KEPT", 3)
+        monkeypatch.setattr(launcher, "_constants", kept)
+        monkeypatch.setattr(launcher, "KEPT", 3)
         problem = Problem(5, 4, 2, [GAUSSIAN])
         problem.rates = [0.7]
         expected = problem.sweep()
@@ -299,10 +299,10 @@ class TestNumbersOnTheDevice:
         assert torch.equal(problem.sweep().sums, expected.sums)
 
     def test_beyond_that_they_are_written_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(triton_problem, "_constants", {})
-        monkeypatch.setattr(triton_problem, "KEPT", 0)
+        monkeypatch.setattr(launcher, "_constants", {})
+        monkeypatch.setattr(launcher, "KEPT", 0)
         Problem(5, 4, 2, [GAUSSIAN, LAPLACE], weighted=False).check()
-        assert not triton_problem._constants
+        assert not launcher._constants
 
     @pytest.mark.gpu
     def test_numbers_first_met_during_a_capture(self) -> None:
@@ -312,7 +312,7 @@ class TestNumbersOnTheDevice:
         def step(rate: float) -> Sweep:
             numbers = ([rate], [1.0, 1.0, -2.0 * rate])
             wanted = Wanted(True, True)
-            return triton_backend.sweep(x, x, None, None, components, *numbers, "all", wanted)
+            return sweeps.sweep(x, x, None, None, components, *numbers, "all", wanted)
 
         step(0.7)
         graph = torch.cuda.CUDAGraph()
@@ -503,13 +503,13 @@ def test_any_strides(d: int) -> None:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     found: Launches = []
-    launch = triton_problem.launch
+    launch = launcher.launch
 
     def counted(kernel: object, grid: tuple[int, ...], config: object, **arguments: object) -> None:
         found.append((kernel.__name__, grid[0], arguments))
         launch(kernel, grid, config, **arguments)
 
-    monkeypatch.setattr(triton_problem, "launch", counted)
+    monkeypatch.setattr(launcher, "launch", counted)
     return found
 
 
@@ -540,7 +540,7 @@ def test_no_synchronisation_and_graph_capture(d: int) -> None:
     numbers = ([0.7], [1.0, 1.0, -2.0])
 
     def step() -> Sweep:
-        return triton_backend.sweep(x, y, None, None, components, *numbers, "all", EVERYTHING)
+        return sweeps.sweep(x, y, None, None, components, *numbers, "all", EVERYTHING)
 
     expected = step()
     with synchronisation.refused():
@@ -569,7 +569,7 @@ class TestNoWorkInVain:
         self, launches: Launches, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each panel adds the sums of its rows; only pairs in y are left for the values."""
-        monkeypatch.setattr(triton_backend, "PANEL_BYTES", 1)
+        monkeypatch.setattr(sweeps, "PANEL_BYTES", 1)
         problem = Problem(40, 34, 130, [GAUSSIAN, ENERGY])
         problem.check(wanted=Wanted(True, True))
         (arguments,) = (a for name, _, a in launches if name == "gram_value_kernel")
@@ -588,5 +588,5 @@ class TestNoWorkInVain:
 
 
 def test_unavailable() -> None:
-    assert triton_backend.unavailable(torch.zeros(1, device=DEVICE)) is None
-    assert "float32" in (triton_backend.unavailable(torch.zeros(1).double()) or "")
+    assert sweeps.unavailable(torch.zeros(1, device=DEVICE)) is None
+    assert "float32" in (sweeps.unavailable(torch.zeros(1).double()) or "")

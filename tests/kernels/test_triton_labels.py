@@ -14,20 +14,11 @@ import torch
 from test_triton_precision import clusters, far_rows, one_hot, scaled
 from torch import Tensor
 
-from divergences.kernels import (
-    Energy,
-    Gaussian,
-    Kernel,
-    Laplace,
-    Linear,
-    Polynomial,
-    _compat,
-    triton_labels,
-    triton_problem,
-)
+from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Linear, Polynomial
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.labels import LabelForms
 from divergences.kernels.plan import Component, LabelSums
+from divergences.kernels.statistics.quadratic_forms import LabelForms
+from divergences.kernels.triton_backend import compat, launcher, quadratic_forms
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDING = 2.0**-11  # of fp16, relative
@@ -46,11 +37,11 @@ CUBIC: Spec = ("polynomial", 0.25, 3.0, 1.0)
 @pytest.fixture(autouse=True)
 def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Gram form, several panels, chunks and products for samples the interpreter can take."""
-    monkeypatch.setattr(triton_problem, "SMALL", 0)
-    monkeypatch.setattr(triton_labels, "PANEL_ROWS", 128)
-    monkeypatch.setattr(triton_labels, "CHAIN", 64)
-    monkeypatch.setattr(triton_labels, "PANEL_BYTES", 2 * 128 * 192)
-    monkeypatch.setattr(triton_labels, "PRODUCT_BYTES", 2 * 4 * 128 * 128)
+    monkeypatch.setattr(launcher, "SMALL", 0)
+    monkeypatch.setattr(quadratic_forms, "PANEL_ROWS", 128)
+    monkeypatch.setattr(quadratic_forms, "CHAIN", 64)
+    monkeypatch.setattr(quadratic_forms, "PANEL_BYTES", 2 * 128 * 192)
+    monkeypatch.setattr(quadratic_forms, "PRODUCT_BYTES", 2 * 4 * 128 * 128)
 
 
 class Problem:
@@ -84,7 +75,7 @@ class Problem:
         rates = [rate for _, rate, _, _ in self.specs]
         v = self.v if v is None else v
         z, centres = self.z.to(DEVICE), self.centres.to(DEVICE)
-        sums = triton_labels.label_sweep(z, components, rates, centres, v.to(DEVICE))
+        sums = quadratic_forms.label_sweep(z, components, rates, centres, v.to(DEVICE))
         assert all(t.dtype == torch.float64 for t in sums)
         return LabelSums(*(t.cpu() for t in sums))
 
@@ -143,9 +134,9 @@ def test_odd_sizes(n: int) -> None:
 
 
 def test_large_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_labels, "PANEL_ROWS", 384)
-    monkeypatch.setattr(triton_labels, "CHAIN", 256)
-    monkeypatch.setattr(triton_labels, "PANEL_BYTES", 2 * 384 * 512)
+    monkeypatch.setattr(quadratic_forms, "PANEL_ROWS", 384)
+    monkeypatch.setattr(quadratic_forms, "CHAIN", 256)
+    monkeypatch.setattr(quadratic_forms, "PANEL_BYTES", 2 * 384 * 512)
     Problem(701, 10, [ENERGY], columns=100).check()
 
 
@@ -157,7 +148,7 @@ def test_several_components_share_the_distances() -> None:
 
 def test_many_components_are_taken_a_few_at_a_time() -> None:
     specs: list[Spec] = [
-        ("gaussian", 0.3 * 1.5**c, 0.0, 0.0) for c in range(triton_labels.TOGETHER + 2)
+        ("gaussian", 0.3 * 1.5**c, 0.0, 0.0) for c in range(quadratic_forms.TOGETHER + 2)
     ]
     Problem(90, 3, specs).check()
 
@@ -214,8 +205,8 @@ class TestLabels:
     def test_batches_of_bounded_size(self, monkeypatch: pytest.MonkeyPatch) -> None:
         problem = Problem(130, 3, [GAUSSIAN, ENERGY], columns=140)
         expected = problem.sweep()
-        monkeypatch.setattr(triton_labels, "LABEL_BYTES", 1)
-        monkeypatch.setattr(triton_labels, "PRODUCT_BYTES", 1)
+        monkeypatch.setattr(quadratic_forms, "LABEL_BYTES", 1)
+        monkeypatch.setattr(quadratic_forms, "PRODUCT_BYTES", 1)
         sums = problem.sweep()
         problem.check(sums)
         assert torch.equal(sums.row_sums, expected.row_sums)
@@ -261,7 +252,7 @@ def test_sums_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not again with every batch of labels."""
     panels: list[tuple[int, int]] = []
     summed: list[tuple[int, int]] = []
-    launch = triton_problem.launch
+    launch = launcher.launch
 
     def counted(kernel: Any, grid: object, config: object, **arguments: Any) -> None:
         if kernel.__name__ == "panel_kernel":
@@ -269,8 +260,8 @@ def test_sums_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
             summed.extend(panels[-1:] * arguments["SUMMED"])
         launch(kernel, grid, config, **arguments)
 
-    monkeypatch.setattr(triton_problem, "launch", counted)
-    monkeypatch.setattr(triton_labels, "LABEL_BYTES", 1)
+    monkeypatch.setattr(launcher, "launch", counted)
+    monkeypatch.setattr(quadratic_forms, "LABEL_BYTES", 1)
     Problem(130, 3, [GAUSSIAN], columns=140).check()
     assert sorted(summed) == sorted(set(panels))
     assert len(panels) == 2 * len(summed)
@@ -278,22 +269,22 @@ def test_sums_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest product and panel are what the constants say, in rows of whole units."""
-    monkeypatch.setattr(triton_labels, "PANEL_BYTES", 2 * 128 * 128)
-    monkeypatch.setattr(triton_labels, "PRODUCT_BYTES", 4 * 128 * 128)
+    monkeypatch.setattr(quadratic_forms, "PANEL_BYTES", 2 * 128 * 128)
+    monkeypatch.setattr(quadratic_forms, "PRODUCT_BYTES", 4 * 128 * 128)
     sizes: list[tuple[int, int, int]] = []
-    product = _compat.half_product
+    product = compat.half_product
 
     def counted(a: Tensor, b: Tensor) -> Tensor:
         out = product(a, b)
         sizes.append((a.untyped_storage().nbytes(), out.nbytes, a.shape[2]))
         return out
 
-    monkeypatch.setattr(_compat, "half_product", counted)
+    monkeypatch.setattr(compat, "half_product", counted)
     problem = Problem(200, 2, [GAUSSIAN], columns=200)
     problem.check()
-    assert max(panel for panel, _, _ in sizes) <= triton_labels.PANEL_BYTES
-    assert max(products for _, products, _ in sizes) <= triton_labels.PRODUCT_BYTES
-    assert max(chain for _, _, chain in sizes) <= triton_labels.CHAIN
+    assert max(panel for panel, _, _ in sizes) <= quadratic_forms.PANEL_BYTES
+    assert max(products for _, products, _ in sizes) <= quadratic_forms.PRODUCT_BYTES
+    assert max(chain for _, _, chain in sizes) <= quadratic_forms.CHAIN
 
 
 class TestMoments:
@@ -301,17 +292,17 @@ class TestMoments:
 
     @pytest.mark.parametrize(("n", "columns"), [(1, 1), (70, 129), (200, 3)])
     def test_against_fp64(self, n: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(triton_labels, "MOMENT_ROWS", 64)
+        monkeypatch.setattr(quadratic_forms, "MOMENT_ROWS", 64)
         v = torch.randint(-3, 4, (columns, n), dtype=torch.int8).T
         a = torch.randn(2, n, dtype=torch.float64)
-        found = triton_labels.moments(v.to(DEVICE), a.to(DEVICE))
+        found = quadratic_forms.moments(v.to(DEVICE), a.to(DEVICE))
         wide = v.double()
         for ours, truth in zip(found, (wide.sum(0), a @ wide, a @ wide.square()), strict=True):
             torch.testing.assert_close(ours.cpu(), truth, rtol=1e-14, atol=1e-13)
 
     def test_centres_that_are_not_finite(self) -> None:
         a = torch.tensor([[1.0, math.inf]], dtype=torch.float64, device=DEVICE)
-        found = triton_labels.moments(torch.zeros(2, 1, dtype=torch.int8, device=DEVICE), a)
+        found = quadratic_forms.moments(torch.zeros(2, 1, dtype=torch.int8, device=DEVICE), a)
         assert found.linear.isnan().all()
         assert found.square.isnan().all()
 
@@ -325,7 +316,7 @@ class TestLandmarkMeans:
         problem, (name, rate, shape, offset) = Problem(81, d, [spec]), spec
         marks = problem.z[[0, 4, *range(20, 60)]]
         components = (Component(REGISTRY[name], shape, offset),)
-        found = triton_labels.landmark_means(
+        found = quadratic_forms.landmark_means(
             problem.z.to(DEVICE), marks.to(DEVICE), components, [rate]
         )
         k = oracle.gram(name, problem.z, marks, rate, shape, offset)
@@ -339,9 +330,9 @@ class TestLandmarkMeans:
     def test_many_components_and_no_other_landmark(self) -> None:
         z = torch.ones(3, 2, device=DEVICE)
         z[2] = 2.0
-        components = (Component(REGISTRY["gaussian"]),) * (triton_labels.TOGETHER + 1)
+        components = (Component(REGISTRY["gaussian"]),) * (quadratic_forms.TOGETHER + 1)
         rates = [0.1 * (c + 1) for c in range(len(components))]
-        found = triton_labels.landmark_means(z, z[:1], components, rates).cpu()
+        found = quadratic_forms.landmark_means(z, z[:1], components, rates).cpu()
         assert (found[:, :2] == 0.0).all()
         torch.testing.assert_close(found[:, 2], torch.tensor(rates).double().mul(-2.0).exp())
 
@@ -351,7 +342,7 @@ class TestLandmarkMeans:
         z = torch.randn(5, 3, device=DEVICE)
         z[1, 2] = math.nan
         components = (Component(REGISTRY[name], shape, offset),)
-        found = triton_labels.landmark_means(z, z[:1], components, [rate])
+        found = quadratic_forms.landmark_means(z, z[:1], components, [rate])
         assert found[0].isnan().tolist() == [False, True, False, False, False]
 
 
@@ -392,23 +383,23 @@ class TestHostileData:
         self.check(HOSTILE[name][0](90)[0], kernel)
 
     def test_small_problems(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(triton_problem, "SMALL", 2048)
+        monkeypatch.setattr(launcher, "SMALL", 2048)
         self.check(far_rows(90)[0], Energy())
 
     def test_only_what_needs_it_is_formed_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of 10 tiles of columns, which one program visits, those that a near pair is in."""
-        monkeypatch.setattr(triton_labels, "PROGRAMS_PER_PROCESSOR", 1)
-        monkeypatch.setattr(triton_labels, "CHAIN", 512)
-        monkeypatch.setattr(triton_labels, "PANEL_BYTES", 2 * 128 * 512)
+        monkeypatch.setattr(quadratic_forms, "PROGRAMS_PER_PROCESSOR", 1)
+        monkeypatch.setattr(quadratic_forms, "CHAIN", 512)
+        monkeypatch.setattr(quadratic_forms, "PANEL_BYTES", 2 * 128 * 512)
         flags: list[Tensor] = []
-        launch = triton_problem.launch
+        launch = launcher.launch
 
         def kept(kernel: Any, grid: Any, config: Any, **arguments: Any) -> None:
             launch(kernel, grid, config, **arguments)
             if kernel.__name__ == "redo_panel_kernel":
                 flags.append(arguments["flags"].clone())
 
-        monkeypatch.setattr(triton_problem, "launch", kept)
+        monkeypatch.setattr(launcher, "launch", kept)
         z = scaled(1.0)(300)[0]
         self.check(z, Energy(0.5))
         assert flags and not any(word.any() for word in flags)
@@ -454,7 +445,7 @@ class TestHalfProduct:
         monkeypatch.setattr(torch, "bmm", product)
         monkeypatch.setattr(Tensor, "is_cuda", property(lambda _: True))
         a, b = torch.full((1, 2, 4096), 1.0).half(), torch.full((1, 4096, 2), 1.0).half()
-        assert torch.equal(_compat.half_product(a, b), torch.full((1, 2, 2), 4096.0))
+        assert torch.equal(compat.half_product(a, b), torch.full((1, 2, 2), 4096.0))
         assert asked == [torch.float32 if allowed else torch.float16]
 
 
@@ -465,20 +456,20 @@ def test_panels_cover_the_triangle(
 ) -> None:
     """With the constants that are shipped, and little in vain."""
     monkeypatch.undo()
-    panels = list(triton_labels._panels(count, components, 64))
+    panels = list(quadratic_forms._panels(count, components, 64))
     for panel in panels:
-        assert panel.rows <= triton_labels.PANEL_ROWS
-        assert panel.width <= triton_labels.CHAIN
+        assert panel.rows <= quadratic_forms.PANEL_ROWS
+        assert panel.width <= quadratic_forms.CHAIN
         assert panel.width % 64 == 0
         size = 2 * components * panel.rows * panel.chunks * panel.width
-        assert size <= triton_labels.PANEL_BYTES
-    for row in range(0, count, triton_labels.PANEL_ROWS):
+        assert size <= quadratic_forms.PANEL_BYTES
+    for row in range(0, count, quadratic_forms.PANEL_ROWS):
         ours = [p for p in panels if p.row == row]
         assert ours[0].column == row
         for before, after in itertools.pairwise(ours):
             assert before.end == after.column
         assert ours[-1].end >= count
-        assert ours[-1].row + ours[-1].rows >= min(count, row + triton_labels.PANEL_ROWS)
+        assert ours[-1].row + ours[-1].rows >= min(count, row + quadratic_forms.PANEL_ROWS)
     if count > 65536:
         area = sum(p.rows * p.chunks * p.width for p in panels)
         assert area < 1.06 * count**2 / 2

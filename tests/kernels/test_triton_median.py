@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from divergences.kernels import bandwidth, triton_median
+from divergences.kernels import bandwidth
 from divergences.kernels.functions import Metric
+from divergences.kernels.triton_backend import median as median_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def median(x: Tensor, y: Tensor | None = None, metric: Metric = "sqeuclidean") -> Tensor:
     y = None if y is None else y.to(DEVICE)
-    return triton_median.scales(x.to(DEVICE), y, metric, 32).median.cpu()
+    return median_of.scales(x.to(DEVICE), y, metric, 32).median.cpu()
 
 
 @pytest.mark.parametrize("metric", ["sqeuclidean", "l1"])
@@ -59,11 +60,11 @@ def test_not_a_number() -> None:
 
 def test_rates() -> None:
     x, factors, orders = torch.randn(3, 6, 2), (0.5, 8.0, 3.0, 7.0), (2, 2, 1, 0)
-    found = triton_median.scales(x.to(DEVICE), None, "sqeuclidean", 32, factors, orders)
+    found = median.scales(x.to(DEVICE), None, "sqeuclidean", 32, factors, orders)
     powers = zip(factors, orders, strict=True)
     expected = torch.stack([f * found.median.cpu() ** -o for f, o in powers], -1)
     torch.testing.assert_close(found.rates.cpu(), expected, rtol=1e-14, atol=0.0)
-    again = triton_median.scales(x.to(DEVICE), None, "sqeuclidean", 32, factors, orders)
+    again = median.scales(x.to(DEVICE), None, "sqeuclidean", 32, factors, orders)
     assert torch.equal(found.rates, again.rates)
 
 

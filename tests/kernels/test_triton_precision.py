@@ -12,9 +12,10 @@ import torch
 from test_triton import CUBIC, ENERGY, EVERYTHING, GAUSSIAN, LAPLACE, LINEAR, MATERN, Problem, Spec
 from torch import Tensor
 
-from divergences.kernels import reference, triton_backend, triton_problem
 from divergences.kernels.functions import REGISTRY
 from divergences.kernels.plan import Component, Sweep, Wanted
+from divergences.kernels.reference import blocked
+from divergences.kernels.triton_backend import launcher, sweeps
 
 pytestmark = pytest.mark.usefixtures("gram")
 D = 20
@@ -22,7 +23,7 @@ D = 20
 
 @pytest.fixture
 def gram(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_problem, "SMALL", 0)
+    monkeypatch.setattr(launcher, "SMALL", 0)
 
 
 def normal(rows: int) -> Tensor:
@@ -83,7 +84,7 @@ def problem_of(name: str, spec: Spec, weighted: bool) -> Problem:
 def on_the_reference(problem: Problem, wanted: Wanted) -> Sweep:
     components = tuple(Component(REGISTRY[f], s, o) for f, _, s, o in problem.specs)
     rates = cast(list[float], problem.rates)
-    return reference.sweep(
+    return blocked.sweep(
         problem.x, problem.y, problem.wx, problem.wy, components, rates, problem.coefs,
         problem.blocks, wanted,
     )  # fmt: skip
@@ -151,7 +152,7 @@ def test_what_overflows_is_nan() -> None:
 
 def test_flags_of_more_than_32_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Near rows in the first, the 33rd and the last tile of columns, which two programs share."""
-    monkeypatch.setattr(triton_backend, "MAX_SPLITS", 2)
+    monkeypatch.setattr(sweeps, "MAX_SPLITS", 2)
     torch.manual_seed(2)
     problem = Problem(20, 72 * 32 + 5, D, [ENERGY], weighted=False, coef=1.0)
     for row, column in ((0, 7), (1, 32 * 33 + 4), (2, 72 * 32 + 2)):

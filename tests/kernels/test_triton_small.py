@@ -12,9 +12,9 @@ import torch
 from tolerances import RELATIVE, assert_no_worse_than_eager
 from torch import Tensor
 
-from divergences.kernels import triton_problem, triton_small
 from divergences.kernels.functions import REGISTRY
 from divergences.kernels.plan import Component, Form, Means, Wanted
+from divergences.kernels.triton_backend import launcher, small
 from divergences.mmd import mmd2
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -46,13 +46,11 @@ def solve(
     components = tuple(Component(REGISTRY[f], s, o) for f, _, s, o in specs)
     coefs = tuple(b * a for b in blocks_of(y) for a in own(specs))
     form, blocks = Form(coefs, means, **options), "xx" if y is None else "all"
-    assert triton_small.applies(x, y, None, None, components, form, blocks)
+    assert small.applies(x, y, None, None, components, form, blocks)
     wanted = Wanted(True, True, y is not None) if wanted is None else wanted
     numbers: Any = [rate for _, rate, _, _ in specs] if rates is None else rates.to(DEVICE)
     on_device = [None if t is None else t.to(DEVICE) for t in (x, y)]
-    return [
-        t.cpu() for t in triton_small.form(*on_device, components, numbers, form, blocks, wanted)
-    ]
+    return [t.cpu() for t in small.form(*on_device, components, numbers, form, blocks, wanted)]
 
 
 def own(specs: list[Spec]) -> list[float]:
@@ -212,28 +210,28 @@ def test_what_goes_the_general_way() -> None:
     x, y = samples(6, 5, 3)
     components = (Component(REGISTRY["gaussian"]), Component(REGISTRY["laplace"]))
     form = Form((0.5, 0.25, 0.5, 0.25, -1.0, -0.5), "sums")
-    small = triton_small.applies
-    assert small(x, y, None, None, components, form, "all")
-    assert not small(x, y, x[..., 0], None, components, form, "all")
-    assert not small(x, y, None, y[..., 0], components, form, "all")
-    assert not small(x, y[:, :0], None, None, components, form, "all")
-    assert not small(x[:, :0], None, None, None, components, form, "xx")
-    assert not small(x[:0], y[:0], None, None, components, form, "all")
+    applies = small.applies
+    assert applies(x, y, None, None, components, form, "all")
+    assert not applies(x, y, x[..., 0], None, components, form, "all")
+    assert not applies(x, y, None, y[..., 0], components, form, "all")
+    assert not applies(x, y[:, :0], None, None, components, form, "all")
+    assert not applies(x[:, :0], None, None, None, components, form, "xx")
+    assert not applies(x[:0], y[:0], None, None, components, form, "all")
     other = form._replace(coefs=(0.5, 0.25, 0.5, 0.25, -1.0, 0.5))
-    assert not small(x, y, None, None, components, other, "all")
-    large = torch.empty(1, triton_small.ROWS + 1, 1, device="meta")
-    assert not small(large, y, None, None, components, form, "all")
+    assert not applies(x, y, None, None, components, other, "all")
+    large = torch.empty(1, small.ROWS + 1, 1, device="meta")
+    assert not applies(large, y, None, None, components, form, "all")
     wide = torch.empty(1, 512, 100, device="meta")
-    assert not small(wide, wide, None, None, components, form, "all")
+    assert not applies(wide, wide, None, None, components, form, "all")
 
 
 @pytest.mark.parametrize("estimator", ["unbiased", "biased"])
 def test_through_the_loss(estimator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Value, gradients and a gradient penalty of ``mmd2``, in two launches and a multiplication."""
     names = []
-    launch = triton_problem.launch
+    launch = launcher.launch
     monkeypatch.setattr(
-        triton_problem,
+        launcher,
         "launch",
         lambda k, *a, **o: (names.append((k.__name__, a[0])), launch(k, *a, **o)),
     )
@@ -254,10 +252,10 @@ def test_through_the_loss(estimator: Any, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_programs_enough_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     grids = []
-    monkeypatch.setattr(triton_problem, "launch", lambda _, grid, *__, **___: grids.append(grid))
+    monkeypatch.setattr(launcher, "launch", lambda _, grid, *__, **___: grids.append(grid))
     x = torch.empty(1, 256, 16)
     components = (Component(REGISTRY["gaussian"]),)
     form = Form((1.0, 1.0, -2.0), "unbiased")
-    triton_small.form(x, x, components, [0.7], form, "all", Wanted(True, True))
+    small.form(x, x, components, [0.7], form, "all", Wanted(True, True))
     assert grids[0][0] >= 64
     assert len(grids) == 2

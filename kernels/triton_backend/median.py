@@ -19,11 +19,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import triton_problem
-from .functions import Metric
-from .triton_configs import Config
-from .triton_kernels import entry, program_of
-from .triton_problem import cdiv
+from ..functions import Metric
+from . import launcher
+from .configs import Config
+from .differences import entry, program_of
+from .launcher import cdiv
 
 PAIRS = 64  # of a program
 
@@ -131,13 +131,13 @@ def scales(
     width = min(32, 1 << (d - 1).bit_length())
     block = 1 << (slots - 1).bit_length()
     with torch.cuda.device_of(x):
-        triton_problem.launch(
+        launcher.launch(
             distance_kernel, (programs * batch,), Config(PAIRS, PAIRS, width, 4, 1),
             out=distances, x=u, y=v, programs=programs, rows=rows, n=n, m=m, d=d,
             x_sb=x_sb, x_sn=x_sn, x_sd=x_sd, y_sb=y_sb, y_sn=y_sn, y_sd=y_sd,
             METRIC=metric, HASHED=n + m > most, BP=PAIRS, BK=width,
         )  # fmt: skip
-        triton_problem.launch(
+        launcher.launch(
             select_kernel, (batch,), Config(1, block, 1, 16 if block > 2048 else 4, 1),
             median=found.median, rates=found.rates, distances=distances, count=slots,
             FACTORS=factors, ORDERS=orders, BLOCK=block,

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _compat
-from . import triton_gram as gram
-from . import triton_kernels as kernels
-from .plan import Blocks, Component, metric_of
-from .triton_configs import FUSED_WIDTH, Config, Device, Table, device_of
+from ..plan import Blocks, Component, metric_of
+from . import compat, gram
+from . import differences as kernels
+from .configs import FUSED_WIDTH, Config, Device, Table, device_of
 
 FEW = 16  # coordinates up to which differences are cheaper than a Gram matrix
 SMALL = 2048  # rows up to which a panel of all pairs' weights is kept
@@ -61,9 +60,9 @@ def launch(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any)
     Triton binds, types and formats all arguments at every launch, 40 µs for 60 of them. Here a
     kernel is kept under what it was compiled for: the device, the compile-time arguments, the
     dtypes of pointers and whether they are aligned to 16 bytes, and whether integers need 64 bits
-    (nothing else of an integer: see ``triton_kernels.entry``)."""
-    if _compat.interpreting(kernel):
-        with _compat.quiet():
+    (nothing else of an integer: see ``differences.entry``)."""
+    if compat.interpreting(kernel):
+        with compat.quiet():
             kernel[grid](**arguments, **config.options())
         return
     pointers, integers, static, order = _parameters(kernel)
@@ -75,7 +74,7 @@ def launch(kernel: Any, grid: tuple[int, ...], config: Config, **arguments: Any)
     if min(numbers) < -(2**31) or max(numbers) >= 2**31:
         wide = tuple(not -(2**31) <= number < 2**31 for number in numbers)
     dtypes = [tensor.dtype for tensor in tensors]
-    device = _compat.current_device()
+    device = compat.current_device()
     key = (kernel, config, device, constants, aligned, wide, *dtypes)
     found = _compiled.get(key)
     if found is None:
@@ -108,7 +107,7 @@ class Sample(NamedTuple):
 
 
 class Halves(NamedTuple):
-    """The Gram form of a sample (see ``triton_gram``), padded to ``units`` of ``ROW_PADDING``."""
+    """The Gram form of a sample (see ``gram``), padded to ``units`` of ``ROW_PADDING``."""
 
     hi: Tensor  # [B, P, D] float16
     lo: Tensor
@@ -190,7 +189,7 @@ def functions(components: tuple[Component, ...]) -> dict[str, Any]:
     Triton's cache on disk knows the members of a tuple only by name."""
     sources = "".join(inspect.getsource(c.function.device) for c in components)
     digest = hashlib.sha256(sources.encode()).hexdigest()
-    twins = tuple(_compat.device_function(c.function) for c in components)
+    twins = tuple(compat.device_function(c.function) for c in components)
     return {
         "FUNCTIONS": (*twins, digest),
         "SHAPES": tuple(_whole(c.shape) for c in components),

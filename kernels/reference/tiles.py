@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _torch
-from .functions import Metric, Rate
-from .plan import Component
-from .subsample import hashed_rows, pooled_rows
+from .. import _torch
+from ..functions import Metric, Rate
+from ..plan import Component
+from ..subsample import hashed_rows, pooled_rows
 
 TILE = 1024  # rows and columns of a tile on a CPU: 4 MB in fp32
 TILE_CUDA = 4096  # fewer launches

@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import compiled
-from .backends import choose
-from .functions import Rate
-from .kernel import Group, Kernel
-from .plan import Blocks, Component, Form, Wanted, block_names, form_coefs
+from .. import compiled
+from ..backends import choose
+from ..functions import Rate
+from ..kernel import Group, Kernel
+from ..plan import Blocks, Component, Form, Wanted, block_names, form_coefs
+from ..validation import transforms_active
 from .small import mixture
 from .tiles import (
     CANCELLATION,
@@ -31,7 +32,6 @@ from .tiles import (
     exponent_error,
     is_lowered,
 )
-from .validation import transforms_active
 
 TRACEABLE = torch.__version__ >= "2.13"  # 2.6 does not trace it; others were not run
 FEW_COLUMNS = 8  # up to which sums of differences cost no more than products, and lose no digits

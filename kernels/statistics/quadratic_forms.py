@@ -21,13 +21,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .backends import choose
-from .functions import Metric
-from .kernel import Group, Kernel
-from .plan import Component, LabelSums, Wanted, decode, metric_of
-from .reference import Chunk, Role, Sweeper
-from .subsample import hashed_rows
-from .tiles import BY_DIFFERENCES, Tile, full_precision, matmul, scratch, tile_rows
+from ..backends import choose
+from ..functions import Metric
+from ..kernel import Group, Kernel
+from ..plan import Component, LabelSums, Wanted, decode, metric_of
+from ..reference.blocked import Chunk, Role, Sweeper
+from ..reference.tiles import BY_DIFFERENCES, Tile, full_precision, matmul, scratch, tile_rows
+from ..subsample import hashed_rows
 
 LANDMARKS = 64  # rows that the centring looks at
 CHUNK = 2**16  # rows centred at a time
@@ -98,7 +98,7 @@ class LabelForms:
                 self._learn(group, sums)
         self._known = True
         if self.backend == "triton":
-            from .triton_labels import moments
+            from ..triton_backend.quadratic_forms import moments
 
             found = moments(v[0], self.centres[:, 0])
             return forms.add_(found.linear * found.total - found.square, alpha=2.0)
@@ -115,7 +115,7 @@ class LabelForms:
         """Σᵢ vᵢ Σ_{j≠i} k [C, B] of labels v [N, B], or [G, N, B], after the first call."""
         sums, v = self.row_sums.flatten(1), v.reshape(-1, v.shape[-1])
         if self.backend == "triton":
-            from .triton_labels import moments
+            from ..triton_backend.quadratic_forms import moments
 
             return moments(v, sums).linear
         return product(sums, v)
@@ -124,7 +124,7 @@ class LabelForms:
         components, centres = decode(group.components), self.centres[group.positions]
         rates = _rates(group)
         if self.backend == "triton":
-            from .triton_labels import label_sweep
+            from ..triton_backend.quadratic_forms import label_sweep
 
             sums = label_sweep(self.z[0], components, rates, centres[:, 0], v[0])
             tick()
@@ -179,7 +179,7 @@ def _centres(z: Tensor, group: Group, backend: str) -> Tensor:
     landmarks = z[index]
     components, rates = decode(group.components), _rates(group)
     if backend == "triton":
-        from .triton_labels import TRIMMED, landmark_means
+        from ..triton_backend.quadratic_forms import TRIMMED, landmark_means
 
         found = landmark_means(z, landmarks, components, rates)
         edge = len(index) // TRIMMED

@@ -1,6 +1,6 @@
 """The Triton kernels of the difference form, for few coordinates, small problems and L1: Σ(x−y)²,
 Σ|x−y| or Σxy over the raw coordinates; and what they share with those of the Gram form
-(``triton_gram``). A *sample* is (data, weights, count); a pair of samples is a *block*. 0·s is
+(``gram``). A *sample* is (data, weights, count); a pair of samples is a *block*. 0·s is
 added to a distance, so that NaN and what overflows come out as NaN.
 
 ``value_kernel`` visits one triangle of xx and yy. Tile row I meets the columns I, I+1, …, I+T/2
@@ -11,7 +11,7 @@ some architectures a dot result cannot be reduced to a scalar.
 Tiles of the difference form lie *turned*, [columns, rows]: neighbouring threads hold neighbouring
 rows, and all columns of a row are in one thread, which sums them without asking another.
 
-k(s; 4a) = k(s; a)⁴ for some functions (see ``triton_problem.powers``): of two such components the
+k(s; 4a) = k(s; a)⁴ for some functions (see ``launcher.powers``): of two such components the
 wider one is evaluated, and the other one only if its rate is not four times as large, as it is
 where bandwidths double. Two squarings make four times the relative error of exp2, so chains are no
 longer than that.
@@ -34,7 +34,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from . import triton_configs
+from . import configs
 
 _POINTERS = {
     *("x", "centre", "scale", "hi", "lo", "norm", "sums", "out", "rates", "coefs"),
@@ -56,7 +56,7 @@ def entry(function: Callable[..., Any]) -> Any:
     return triton.jit(function, do_not_specialize=numbers)
 
 
-UNROLLED = tl.constexpr(triton_configs.UNROLLED)
+UNROLLED = tl.constexpr(configs.UNROLLED)
 PADDING = tl.constexpr(128)  # rows of the Gram form, columns of a panel: strides come in its units
 
 

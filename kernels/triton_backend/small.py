@@ -1,7 +1,7 @@
 """The form of a small problem on CUDA in two launches: its total, gradients beside it, no weights.
 
 ``pooled_kernel`` gives each program a few rows of one sample and all rows of both as columns, in
-the difference form on the raw coordinates (see ``triton_kernels``): slopes stay in registers while
+the difference form on the raw coordinates (see ``differences``): slopes stay in registers while
 the coordinates are gone through a second time for the gradient, so that it needs no second launch.
 The estimator's factors are formed from n and m in fp64, and kernel values summed in fp64, one
 partial per program. ``total_kernel`` adds these in a fixed order, adds the constant and rounds to
@@ -22,11 +22,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import triton_problem
-from .plan import Blocks, Component, Form, Wanted
-from .triton_configs import MOST, TOGETHER, Config
-from .triton_kernels import entry, program_of
-from .triton_problem import cdiv
+from ..plan import Blocks, Component, Form, Wanted
+from . import launcher
+from .configs import MOST, TOGETHER, Config
+from .differences import entry, program_of
+from .launcher import cdiv
 
 ROWS = 512  # of a sample, up to which its columns fit in the registers of a program
 WORK = 2**24  # pairs·coordinates up to which columns may be loaded anew for every four rows
@@ -183,7 +183,7 @@ def applies(
         0 < n <= ROWS
         and m <= ROWS
         and (m > 0 or y is None)
-        and n + m <= triton_problem.SMALL
+        and n + m <= launcher.SMALL
         and 0 < batch * (n + m) ** 2 * d <= WORK
         and _ratios(form.coefs, len(components)) is not None
     )
@@ -222,16 +222,16 @@ def form(
     partial = x.new_empty((batch, programs), dtype=torch.float64)
     grad_x = x.new_empty(x.shape if wanted.grad_x else (0,))
     grad_y = x.new_empty(y.shape if wanted.grad_y else (0,))
-    held, stride = triton_problem.rates_of(rates, x.device)
+    held, stride = launcher.rates_of(rates, x.device)
     x_sb, x_sn, x_sd = x.stride()
     y_sb, y_sn, y_sd = y.stride()
-    triton_problem.launch(
+    launcher.launch(
         pooled_kernel, (programs * batch,), config,
         partial=partial, grad_x=grad_x, grad_y=grad_y, rates=held,
-        weights=triton_problem.constant(form.coefs[: len(components)], x.device),
+        weights=launcher.constant(form.coefs[: len(components)], x.device),
         x=x, y=y, rate_stride=stride, programs=programs, n=n, m=m, d=d,
         x_sb=x_sb, x_sn=x_sn, x_sd=x_sd, y_sb=y_sb, y_sn=y_sn, y_sd=y_sd,
-        **triton_problem.functions(components),
+        **launcher.functions(components),
         MEANS=form.means, RATIOS=_ratios(form.coefs, len(components)),
         GRADIENT_X=wanted.grad_x, GRADIENT_Y=wanted.grad_y,
         BM=config.rows, BN=config.columns, BK=config.slice,
@@ -246,11 +246,11 @@ def total(terms: Tensor, coefs: list[float] | None, form: Form) -> Tensor:
     out = terms.new_empty(batch, dtype=form.dtype)
     constant = held = flat
     if coefs is not None:
-        held = triton_problem.constant(tuple(coefs), terms.device, torch.float64)
+        held = launcher.constant(tuple(coefs), terms.device, torch.float64)
     if form.constant:
-        constant = triton_problem.constant((form.constant,), terms.device, torch.float64)
+        constant = launcher.constant((form.constant,), terms.device, torch.float64)
     block = max(128, 1 << (count - 1).bit_length())
-    triton_problem.launch(
+    launcher.launch(
         total_kernel, (batch,), Config(1, block, 1, 4, 1),
         out=out, partial=flat, coefs=held, constant=constant, count=count,
         COEFS=coefs is not None, CONSTANT=form.constant != 0.0, BP=block,

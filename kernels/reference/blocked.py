@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..functions import Metric, Rate
+from ..plan import Blocks, Component, Sweep, Wanted, block_names, metric_of
 from . import pooled
-from .functions import Metric, Rate
-from .plan import Blocks, Component, Sweep, Wanted, block_names, metric_of
 from .tiles import (
     FEW_COLUMNS,
     RANGE,

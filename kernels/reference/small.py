@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .backends import choose, run
-from .functions import Rate
-from .kernel import Group, Kernel
-from .plan import (
+from ..backends import choose, run
+from ..functions import Rate
+from ..kernel import Group, Kernel
+from ..plan import (
     Blocks,
     Component,
     Form,
@@ -31,6 +31,7 @@ from .plan import (
     mean_counts,
     metric_of,
 )
+from ..validation import transforms_active
 from .tiles import (
     CANCELLATION,
     EXPONENT_ERROR,
@@ -51,7 +52,6 @@ from .tiles import (
     scratch,
     squared_differences,
 )
-from .validation import transforms_active
 
 # From so many columns and products on, the pairs of yx cost more than a copy and four calls.
 MANY_COLUMNS, MANY_PRODUCTS = 48, 2**20

@@ -8,8 +8,8 @@ ones are masked. What it sums, if asked to, are the rounded values. A tile is su
 128 numbers of 11 bits within a factor of 64 add up exactly, along its rows and along its columns;
 a program keeps one fp64 partial per row, of the values and of their squares, and leaves one partial
 per column for each tile. Tiles that the products of the Gram form do not resolve (see
-``triton_gram``) are left out of the partials of the rows and flagged, one bit of the program's word
-each; ``triton_redo`` writes them. ``WIDE``: differences of small problems, in fp64.
+``gram``) are left out of the partials of the rows and flagged, one bit of the program's word
+each; ``redo`` writes them. ``WIDE``: differences of small problems, in fp64.
 
 ``fold_kernel`` adds up the products of some chunks of columns and multiplies with the labels of the
 rows; it adds to one fp64 partial per tile of rows and label vector, whose only writer it is.
@@ -28,8 +28,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_gram import CANCELLATION, FRAME, GROUP, LARGEST
-from .triton_kernels import PADDING, difference_tile, entry, gram
+from .differences import PADDING, difference_tile, entry, gram
+from .gram import CANCELLATION, FRAME, GROUP, LARGEST
 
 
 @entry

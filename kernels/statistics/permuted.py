@@ -22,11 +22,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .functions import ENERGY
-from .kernel import Kernel
-from .labels import LabelForms
-from .plan import Component, decode, metric_of
-from .tiles import (
+from ..functions import ENERGY
+from ..kernel import Kernel
+from ..plan import Component, decode, metric_of
+from ..reference.tiles import (
     Distances,
     Side,
     Span,
@@ -38,6 +37,7 @@ from .tiles import (
     prepare,
     scratch,
 )
+from .quadratic_forms import LabelForms
 
 STEP = {"cpu": 2**19, "cuda": 2**25}  # pairs, of all permutations in hand, formed at a time
 TILE = 256  # rows of a tile that many permutations meet: K stays in the cache

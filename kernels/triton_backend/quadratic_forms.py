@@ -8,7 +8,7 @@ a come from the same functions at 64 landmarks, by differences in fp64 (``landma
 what they take out of a form from one pass over the labels (``moments``).
 
 Tiles of a panel that tensor-core products do not resolve are flagged on the device and written
-again by differences in fp64 (``triton_redo``): near pairs, narrow kernels, rows far out; and all
+again by differences in fp64 (``redo``): near pairs, narrow kernels, rows far out; and all
 tiles where centring takes nearly everything out of k (``COARSE``), such as wide kernels, or a
 linear one far from 0. Small problems are formed by differences in fp64 from the start.
 
@@ -54,15 +54,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import _compat, triton_problem
-from . import triton_panels as kernels
-from . import triton_redo as redo
-from .labels import LANDMARKS, distances
-from .plan import Component, LabelSums, metric_of
-from .subsample import hashed_rows
-from .tiles import full_precision
-from .triton_configs import TOGETHER, Config
-from .triton_problem import ROW_PADDING, Problem, cdiv, constant, prepare, sliced
+from ..plan import Component, LabelSums, metric_of
+from ..reference.tiles import full_precision
+from ..statistics.quadratic_forms import LANDMARKS, distances
+from ..subsample import hashed_rows
+from . import compat, launcher, redo
+from . import panels as kernels
+from .configs import TOGETHER, Config
+from .launcher import ROW_PADDING, Problem, cdiv, constant, prepare, sliced
 
 PANEL_BYTES = 2**28
 PANEL_ROWS = 2048
@@ -195,13 +194,13 @@ class _Panels:
             "first_column": panel.column // config.columns, "across": across, "each": each,
             "SUMMED": summed, "BM": config.rows,
         }  # fmt: skip
-        triton_problem.launch(
+        launcher.launch(
             kernels.panel_kernel, (tiles * groups,), config,
             **self.arguments, **shared, BK=config.slice, BN=config.columns,
             centre=self.centres if self.arguments["WIDE"] else self.single_centres,
         )  # fmt: skip
         if self.problem.gram:
-            triton_problem.launch(
+            launcher.launch(
                 redo.redo_panel_kernel, (tiles * groups,), config.again(),
                 **self.again, **shared, centre=self.centres,
                 BN=config.again().columns, TILE=config.columns,
@@ -218,7 +217,7 @@ class _Panels:
 def _fold(products: Tensor, labels: Tensor, sums: Tensor) -> None:
     """Adds Σᵢ vᵢ Σ_chunks (P v)ᵢ over each tile of rows to ``sums`` [tiles, columns]."""
     chunks, rows, columns = products.shape
-    triton_problem.launch(
+    launcher.launch(
         kernels.fold_kernel, (rows // FOLD.rows, columns // FOLD.columns), FOLD,
         panel=products, coefs=labels, sums=sums, chunks=chunks, rows_count=rows,
         columns=columns // ROW_PADDING, coef_stride=labels.stride(0) // ROW_PADDING,
@@ -247,7 +246,7 @@ def _forms(panels: _Panels, v: Tensor, summed: bool) -> Tensor:
                 some = slice(chunk, chunk + together)
                 for first in range(0, wide, step):
                     part = slice(first, first + step)
-                    products = _compat.half_product(values[c, some], right[some, :, part])
+                    products = compat.half_product(values[c, some], right[some, :, part])
                     _fold(products, rows[:, part], sums[c, :, part])
     return sums.sum(1)[:, :columns]
 
@@ -266,7 +265,7 @@ def landmark_means(
         )
         config, shared = problem.table.difference_labels, problem.arguments()
         means.append(z.new_empty((len(some), len(z)), dtype=torch.float64))
-        triton_problem.launch(
+        launcher.launch(
             kernels.centre_kernel, (cdiv(len(z), config.rows),), config,
             centre=means[-1], rates=constant(tuple(numbers), z.device, torch.float64),
             **{name: shared[name] for name in (
@@ -290,7 +289,7 @@ def moments(v: Tensor, a: Tensor) -> Moments:
     count, columns = v.shape
     shares = cdiv(count, MOMENT_ROWS)
     sums = a.new_empty((len(a), shares, 3, columns))
-    triton_problem.launch(
+    launcher.launch(
         kernels.moments_kernel, (shares, cdiv(columns, MOMENTS.columns), len(a)), MOMENTS,
         x=v, coefs=a.contiguous(), sums=sums, n=count, columns=columns, x_sn=v.stride(0),
         x_sd=v.stride(1), each=MOMENT_ROWS, BM=MOMENTS.rows, BN=MOMENTS.columns,

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .functions import GAUSSIAN, HIGH_POWER, INVERSE_POWER
-from .kernel import Kernel, Term
-from .tiles import (
+from ..functions import GAUSSIAN, HIGH_POWER, INVERSE_POWER
+from ..kernel import Kernel, Term
+from ..reference.tiles import (
     Distances,
     Span,
     Tile,

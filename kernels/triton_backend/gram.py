@@ -9,7 +9,7 @@ that identical rows are exactly 0 apart. Rates are those of the scaled rows (``f
 scaled back pair by pair, and no distance leaves the range of fp32 because of the data's units.
 
 The error of a squared distance is about 2⁻²² (|u|² + |v|²). Tiles where that is too much are left
-out and flagged, and ``triton_redo`` forms them by differences: where the largest rate times the
+out and flagged, and ``redo`` forms them by differences: where the largest rate times the
 error exceeds 1e-5, where a function that is not smooth at 0 meets pairs nearer than
 ``CANCELLATION`` of the norms, and where a row is so far out that its halves are infinite. A row
 that is not finite gives NaN there.
@@ -37,7 +37,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_kernels import PADDING, entry, gram, gram_slice, gram_slices, in_pair, program_of
+from .differences import PADDING, entry, gram, gram_slice, gram_slices, in_pair, program_of
 
 CENTRE_ROWS = tl.constexpr(33)
 SUBSAMPLE = tl.constexpr(64)  # the next power of two: rows of a tile of that subsample

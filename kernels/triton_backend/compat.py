@@ -16,8 +16,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
-from . import functions
-from .functions import KernelFunction
+from .. import functions
+from ..functions import KernelFunction
 
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
     raise ImportError(f"Triton is {triton.__version__}; the kernels need 3.6, as torch 2.10 has it")

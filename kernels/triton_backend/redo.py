@@ -1,5 +1,5 @@
 """The Triton kernels that form again, by differences of the rows as given, what the kernels of the
-Gram form left out (see ``triton_gram``): the same programs, each of which adds to the partials that
+Gram form left out (see ``gram``): the same programs, each of which adds to the partials that
 it wrote there. Where nothing was flagged a program reads its flags and ends. Panels of label forms
 are formed again in fp64: what centring takes out of a far row is all but a few digits of it.
 """
@@ -13,9 +13,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_gram import FRAME, add_values, evaluate, gradient_pair, value_block, value_unit
-from .triton_kernels import PADDING, column_of, difference_tile, entry, in_pair, program_of
-from .triton_panels import put_values
+from .differences import PADDING, column_of, difference_tile, entry, in_pair, program_of
+from .gram import FRAME, add_values, evaluate, gradient_pair, value_block, value_unit
+from .panels import put_values
 
 COORDINATES = tl.constexpr(16)  # whose gradients are accumulated at a time
 

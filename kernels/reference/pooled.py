@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .functions import Rate
-from .plan import Blocks, Component, Sweep, Wanted, metric_of
+from ..functions import Rate
+from ..plan import Blocks, Component, Sweep, Wanted, metric_of
 from .tiles import (
     Distances,
     Form,

@@ -11,13 +11,13 @@ import math
 import torch
 from torch import Tensor
 
+from ..backends import choose
+from ..kernel import Kernel
+from ..plan import Form, decode, form_coefs
+from ..validation import transforms_active
 from . import small
-from .backends import choose
-from .kernel import Kernel
-from .plan import Form, decode, form_coefs
 from .small import Problem
 from .tiles import RANGE, TILE, full_precision, is_lowered
-from .validation import transforms_active
 
 
 def applies(x: Tensor, y: Tensor, kernel: Kernel, backend: str | None) -> bool:

@@ -13,14 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _compat, triton_problem, triton_small
-from . import triton_gradients as gradients
-from . import triton_gram as gram
-from . import triton_kernels as kernels
-from . import triton_redo as redo
-from .plan import Blocks, Component, Form, Sweep, Wanted, block_names, form_coefs
-from .triton_configs import FUSED_WIDTH, MOST, Config, Device
-from .triton_problem import FEW, ROW_PADDING, Problem, cdiv, prepare, sliced
+from ..plan import Blocks, Component, Form, Sweep, Wanted, block_names, form_coefs
+from . import compat, gradients, gram, launcher, redo, small
+from . import differences as kernels
+from .configs import FUSED_WIDTH, MOST, Config, Device
+from .launcher import FEW, ROW_PADDING, Problem, cdiv, prepare, sliced
 
 PANEL_BYTES = 2**30
 PROGRAMS_PER_PROCESSOR = 4
@@ -34,7 +31,7 @@ def unavailable(x: Tensor) -> str | None:
     if x.dtype != torch.float32:
         return f"the Triton backend computes in float32, not {x.dtype}"
     if not x.is_cuda:
-        if _compat.interpreting(kernels.value_kernel):
+        if compat.interpreting(kernels.value_kernel):
             return None
         return f"the Triton backend needs a CUDA tensor; got one on {x.device}"
     if torch.version.hip is not None:
@@ -43,7 +40,7 @@ def unavailable(x: Tensor) -> str | None:
     if major < 8:
         return f"{x.device} has compute capability {major}.{minor}; the kernels need 8.0 or newer"
     # A compiled graph is made before there is a launch to try.
-    return None if torch.compiler.is_compiling() else _compat.failure(x.device)
+    return None if torch.compiler.is_compiling() else compat.failure(x.device)
 
 
 class Region(NamedTuple):
@@ -115,7 +112,7 @@ def _run_values(problem: Problem, plan: Values, sums: Tensor) -> None:
         "BM": config.rows,
     }
     if not problem.gram:
-        triton_problem.launch(
+        launcher.launch(
             kernels.value_kernel, grid, config,
             **problem.arguments(), **shared, BN=config.columns,
         )  # fmt: skip
@@ -127,12 +124,12 @@ def _run_values(problem: Problem, plan: Values, sums: Tensor) -> None:
         "flags_yy": units[0],
         "flags_xy": units[0] + units[1],
     }
-    triton_problem.launch(
+    launcher.launch(
         gram.gram_value_kernel, grid, config,
         **problem.gram_arguments(), **shared, NEAR=problem.near, CHUNK=CHUNK,
         BK=config.slice, BN=config.columns,
     )  # fmt: skip
-    triton_problem.launch(
+    launcher.launch(
         redo.redo_value_kernel, grid, config.again(),
         **problem.redo_arguments(), **shared, BN=config.again().columns,
     )  # fmt: skip
@@ -261,7 +258,7 @@ def _run_rows(
         elif gradient:
             shape = (batch, slots * lanes, problem.width)
             partial = torch.empty(shape, dtype=torch.float32, device=device)
-        triton_problem.launch(
+        launcher.launch(
             gradients.gradient_kernel, (total * batch,), config,
             **problem.arguments(), **shared, partial=partial, panel=panel,
             panel_stride=panel_stride, panel_y=panel_y, programs=total,
@@ -322,13 +319,13 @@ def _run_gram_rows(
         "panel": panel, "low_panel": low_panel, "panel_scale": panel_scale, "masses": masses,
         "panel_stride": panel_stride, "panel_y": panel_y,
     }  # fmt: skip
-    triton_problem.launch(
+    launcher.launch(
         gram.gram_gradient_kernel, (total * batch,), config,
         **problem.gram_arguments(), **shared, **of_panel, programs=total,
         NEAR=problem.near, BK=config.slice, BN=config.columns,
     )  # fmt: skip
     again = sum(programs // plan.splits[pair] for pair, programs in plan.programs.items())
-    triton_problem.launch(
+    launcher.launch(
         redo.redo_gradient_kernel, (again * batch,), config.again(),
         **problem.redo_arguments(), **shared, programs=again, D=problem.width,
         BN=config.again().columns, TILE=config.columns,
@@ -340,7 +337,7 @@ def _run_gram_rows(
         arguments = problem.gram_arguments()
         kept = ("x0", "x1", "x_weight", "n", "padded_x", "y0", "y1", "y_weight", "m", "padded_y")
         names = ("splits_x", "splits_y", "slots", "partial", "BLOCKS")
-        triton_problem.launch(
+        launcher.launch(
             gram.gram_product_kernel, (tiles * batch,), product,
             **{k: arguments[k] for k in (*kept, "METRIC", "WEIGHTED", "D")},
             **{k: shared[k] for k in names}, **finer, **of_panel, programs=tiles,
@@ -384,7 +381,7 @@ def _finish(
         del shared[name]
     panel = plan is not None and plan.panel and not problem.gram
     scale = dummy if problem.form is None else problem.form.scale
-    triton_problem.launch(
+    launcher.launch(
         gradients.finish_kernel, (total * problem.batch,), config,
         **shared, **common, programs=total, sums=sums, out=out.sums, adds=int(adds),
         sums_stride=sums.stride(0),
@@ -420,13 +417,13 @@ def form(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The total of a form [B] and the gradients, by our kernels alone."""
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        if triton_small.applies(x, y, wx, wy, components, form, blocks):
-            total, grad_x, grad_y = triton_small.form(x, y, components, rates, form, blocks, wanted)
+        if small.applies(x, y, wx, wy, components, form, blocks):
+            total, grad_x, grad_y = small.form(x, y, components, rates, form, blocks, wanted)
             return total, grad_x, grad_y, x.new_empty(0), x.new_empty(0)
         coefs = form_coefs(form, x.shape[1], 0 if y is None else y.shape[1], blocks)
         wanted = wanted._replace(sums=True)
         sums, *gradients = _sweep(x, y, wx, wy, components, rates, coefs, blocks, wanted)
-        return triton_small.total(sums, coefs, form), *gradients
+        return small.total(sums, coefs, form), *gradients
 
 
 def _sweep(
