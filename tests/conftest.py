@@ -1,6 +1,9 @@
 """One mode per process: without a GPU, Triton kernels run in the interpreter."""
 
+import functools
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,25 @@ if WITHOUT_TRITON:
         "test_bench_gpu.py",
         "test_generated_code.py",
     ]
+
+elif not torch.cuda.is_available():
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    patch_language: Callable[[Any], Any] = interpreter._patch_lang
+
+    @functools.cache
+    def languages_of(fn: Callable[..., Any]) -> list[Any]:
+        return [v for v in fn.__globals__.values() if v is tl or v is tl.core]
+
+    def patch_language_once(fn: Callable[..., Any]) -> Any:
+        """The interpreter replaces the functions of ``tl`` at each call of a device function, which
+        is half of its time; what a launch has replaced already needs no second time."""
+        if any(tl.core.is_builtin(language.load) for language in languages_of(fn)):
+            return patch_language(fn)
+        return None
+
+    interpreter._patch_lang = patch_language_once
 
 # Two workers on two cores: a second thread each would only make them wait for one another.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)

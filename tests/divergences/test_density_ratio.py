@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from divergences import density_ratio
 from divergences.critic import Critic, Scaling
 from divergences.density_ratio import (
     critic_loss,
@@ -212,6 +213,7 @@ def test_wider_gaussian() -> None:
     assert np.sqrt((error**2).mean()) < 0.2
 
 
+@pytest.mark.usefixtures("brief_training")
 def test_standard_errors_are_those_of_the_held_out_means() -> None:
     ratio = fit_density_ratio(normal(0, 60, 2) + 1.0, normal(1, 50, 2), rng=0)
     generator = np.random.default_rng(0)
@@ -230,6 +232,7 @@ def test_standard_errors_are_those_of_the_held_out_means() -> None:
     assert [ratio.kl_standard_error, ratio.js_standard_error] == pytest.approx(bootstrap, rel=0.1)
 
 
+@pytest.mark.usefixtures("brief_training")
 def test_logits_are_held_out() -> None:
     """A critic that remembers rows knows nothing of those it has not seen."""
 
@@ -261,6 +264,7 @@ def test_no_overlap_and_no_difference() -> None:
     assert np.isfinite(constant(np.zeros((3, 2)))).all()
 
 
+@pytest.mark.usefixtures("brief_training")
 def test_repeats_with_a_seed_and_leaves_global_generators_alone() -> None:
     x, y = normal(0, 30, 2) + 1.0, normal(1, 25, 2)
     critic = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1)).double()
@@ -301,6 +305,7 @@ def test_an_interrupt_leaves_nothing_behind() -> None:
     assert all((value == 0).all() for value in critic.linear.state_dict().values())
 
 
+@pytest.mark.usefixtures("brief_training")
 def test_what_fitting_refuses() -> None:
     x = normal(0, 20, 2)
     with pytest.raises(ValueError, match=r"y has 9 row.* cross-fitting needs at least 10"):
@@ -316,6 +321,7 @@ def test_what_fitting_refuses() -> None:
         ratio(np.zeros((5, 3)))
 
 
+@pytest.mark.usefixtures("brief_training")
 @pytest.mark.parametrize(
     "mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference"]
 )
@@ -327,7 +333,8 @@ def test_the_modes_of_the_caller_do_not_matter(mode: Any) -> None:
         assert fit_density_ratio(x, y, rng=0).kl == expected
 
 
-def test_threads_do_not_share_randomness() -> None:
+def test_threads_do_not_share_randomness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(density_ratio, "FEW_STEPS", 100)
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(40, 1)), generator.normal(1.0, 1.0, (40, 1))
     expected, before = fit_density_ratio(x, y, rng=0).kl, torch.random.get_rng_state()

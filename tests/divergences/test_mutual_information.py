@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from divergences.critic import Critic
 from divergences.information import mutual_information
 
 Rows = NDArray[np.float64]
@@ -73,26 +74,28 @@ def test_binary_pairs() -> None:
 
 
 class Bilinear(nn.Module):
-    """The right form for ρ known up to a scale; one parameter, so that a test is quick."""
+    """The right form of log p/q for ρ known up to a scale, which starts where ρ is about 0.4."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.weight = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
 
     def forward(self, rows: Tensor) -> Tensor:
         return (self.weight * rows[:, 0] * rows[:, 1]).unsqueeze(1)
 
 
+@pytest.mark.usefixtures("brief_training")
 def test_standard_error_against_other_samples() -> None:
     found = [
         mutual_information(*pairs(seed, 250, 1, 0.7), critic=Bilinear(), rng=seed)
-        for seed in range(10)
+        for seed in range(20)
     ]
     spread = np.std([f.estimate for f in found], ddof=1)
     mean = np.mean([f.standard_error for f in found])
-    assert 0.45 < spread / mean < 1.6  # √(χ²₉/9) lies within these 99 % of the time
+    assert 0.6 < spread / mean < 1.43  # √(χ²₁₉/19) lies within these 99 % of the time
 
 
+@pytest.mark.usefixtures("brief_training")
 def test_mixed_pairs_are_not_pairs() -> None:
     """Of equal columns, a row is mixed where they differ: in training batches all or none are."""
 
@@ -112,6 +115,7 @@ def test_mixed_pairs_are_not_pairs() -> None:
         assert found.estimate == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.usefixtures("brief_training")
 def test_a_critic_knows_nothing_of_held_out_pairs() -> None:
     class Memory(nn.Module):
         def __init__(self) -> None:
@@ -130,6 +134,7 @@ def test_a_critic_knows_nothing_of_held_out_pairs() -> None:
     assert abs(found.estimate) < 1e-3
 
 
+@pytest.mark.usefixtures("brief_training")
 def test_repeats_with_a_seed_and_leaves_the_global_generator_alone() -> None:
     x, y = pairs(0, 60, 1, 0.8)
     torch.manual_seed(0)
@@ -141,15 +146,18 @@ def test_repeats_with_a_seed_and_leaves_the_global_generator_alone() -> None:
     assert first.estimate != mutual_information(x, y, critic=Bilinear(), rng=6).estimate
 
 
+@pytest.mark.usefixtures("brief_training")
 def test_constant_columns_and_few_rows() -> None:
     x, y = pairs(0, 10, 1, 0.5)
     for a, b in ((np.ones((40, 2)), np.arange(40.0)), (np.ones(40), np.ones(40)), (x, y)):
         found = mutual_information(a, b, critic=Bilinear(), rng=0)
         assert math.isfinite(found.estimate)
         assert math.isfinite(found.standard_error)
-    assert mutual_information(np.ones(40), np.ones(40), rng=0).estimate == pytest.approx(
-        0, abs=1e-6
-    )
+
+
+def test_constants_tell_nothing() -> None:
+    found = mutual_information(np.ones(40), np.ones(40), critic=Critic(2, ()), rng=0)
+    assert found.estimate == pytest.approx(0, abs=1e-6)
 
 
 def test_what_is_refused() -> None:
