@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 TRITON := .venv-oldest-triton
 INTERPRETED := $(wildcard tests/kernels/test_triton*.py) tests/test_bench_gpu.py
 
-.PHONY: help demo test test-oldest fuzz lint types bench bench-gpu level kernels-check clean
+.PHONY: help demo test test-oldest docs fuzz lint types bench bench-gpu level kernels-check clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -23,6 +23,10 @@ $(STAMP): $(INSTALLED) # and what the tests and benchmarks compare with
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 demo: $(INSTALLED) ## train a small MMD-VAE on digits and test what it generates (ten seconds)
 	$(BIN)/python examples/demo.py
 
@@ -31,6 +35,9 @@ test: $(STAMP) ## run all tests
 
 test-oldest: $(OLDEST)/.installed ## run them with the oldest versions that pyproject.toml allows (torch 2.6)
 	$(OLDEST)/bin/python -m pytest -o filterwarnings= --disable-warnings
+
+docs: $(VENV)/.installed-docs ## build the site into docs/_build/html, no network needed (QUICK=1: a few steps each)
+	QUICK=$(QUICK) $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 fuzz: $(STAMP) ## 50,000 random cases against the dense formulas; stopped, it goes on where it was (CASES=, SEED=)
 	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),50000) --seed $(or $(SEED),0)
@@ -69,5 +76,5 @@ $(TRITON)/.installed: $(STAMP) # the oldest Triton supported; its interpreter us
 	@touch $@
 
 clean: ## remove what the commands here made
-	rm -rf $(VENV) $(OLDEST) $(TRITON) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(OLDEST) $(TRITON) docs/_build docs/gallery build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,15 +22,6 @@ def run(example: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_textbook_pairs_print_the_table_of_the_page(tmp_path: pathlib.Path) -> None:
-    done = run("textbook_pairs.py", "--out", tmp_path / "pairs.png")
-    assert done.returncode == 0, done.stderr
-    page = (ROOT / "docs" / "choosing-a-test.md").read_text()
-    (table,) = re.findall(r"```\n(different .*?)```", page, re.DOTALL)
-    assert table in done.stdout
-    assert (tmp_path / "pairs.png").read_bytes().startswith(PNG)
-
-
 def write_idx(path: pathlib.Path, values: NDArray[np.uint8]) -> None:
     header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
     path.write_bytes(header + values.tobytes())
