@@ -63,7 +63,9 @@ def test_every_public_name_is_on_a_page() -> None:
         for name in module.__all__:
             if f"{package}.{name}" not in PRIVATE:
                 value = getattr(module, name)
-                assert any(value is one for one in shown), f"{package}.{name}"
+                assert any(value is one for one in shown), (
+                    f"{package}.{name} is on no page of docs/api"
+                )
     lazy = {f"divergences.{name}" for name in importlib.import_module("divergences")._LAZY}
     pages = documented() | set(PACKAGES)
     assert lazy <= pages, lazy - pages
