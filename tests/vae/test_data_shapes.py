@@ -1,5 +1,6 @@
 """The sprites against geometry: areas, centroids, symmetries, and pixels counted one by one."""
 
+import colorsys
 import math
 
 import pytest
@@ -149,8 +150,8 @@ def test_shapes_depend_on_the_seed_alone() -> None:
 @pytest.mark.parametrize(
     ("factors", "size", "message"),
     [
-        (torch.zeros(2, 4, dtype=torch.int64), 32, r"shape \[N, 5\], got torch.int64 of shape \[2"),
-        (torch.zeros(2, 5), 32, r"must be integers of shape \[N, 5\], got torch.float32"),
+        (torch.zeros(2, 4, dtype=torch.int64), 32, r"\[N, 5\] or \[N, 6\], got torch.int64 of"),
+        (torch.zeros(2, 5), 32, r"integers of shape \[N, 5\] or .*, got torch.float32"),
         (torch.tensor([[3, 0, 0, 0, 0]]), 32, "shape must be between 0 and 2, got 3 to 3"),
         (torch.tensor([[0, 0, 0, 0, -1]]), 32, "y must be between 0 and 31, got -1 to -1"),
         (torch.zeros(1, 5, dtype=torch.int64), 7, "size must be at least 8 pixels, got 7"),
@@ -169,3 +170,28 @@ def test_no_more_rows_than_the_grid_has() -> None:
         shapes(train=0)
     with pytest.raises(ValueError, match=r"heldout must be .*, got 0$"):
         shapes(heldout=0)
+
+
+def test_colours_are_hues_of_the_same_sprites() -> None:
+    """Against the standard library's hues; pixels of part are of the same hue, only darker."""
+    white = torch.tensor([[k % 3, 5, k, 2 * k, 31 - k] for k in range(12)])
+    coloured = torch.cat([white, torch.arange(12)[:, None]], 1)
+    grey = render_shapes(white)
+    rgb = render_shapes(coloured).unflatten(1, (3, -1))
+    hues = torch.tensor([colorsys.hsv_to_rgb(k / 12, 1, 1) for k in range(12)])
+    expected = grey.unsqueeze(1) * hues.unsqueeze(-1)
+    assert float((rgb - expected).abs().max()) <= GREY / 2 + 1e-6
+
+
+def test_coloured_shapes_by_name() -> None:
+    data = load("coloured-shapes", limit=60, heldout=20, size=16)
+    assert (data.name, data.shape, data.factor_names[-1]) == (
+        "coloured-shapes",
+        (3, 16, 16),
+        "colour",
+    )
+    assert len(set(map(tuple, data.train_factors.tolist()))) == 60
+    assert torch.equal(render_shapes(data.heldout_factors, 16), data.rows("heldout"))
+    assert data.train_factors[:, 5].unique().tolist() == list(range(12))
+    with pytest.raises(ValueError, match="colour must be between 0 and 11, got 12 to 12"):
+        render_shapes(torch.tensor([[0, 0, 0, 0, 0, 12]]))

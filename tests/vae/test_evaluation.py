@@ -293,8 +293,8 @@ def test_known_factors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_renderer_gives_the_rows_back() -> None:
-    data = shapes(train=10, heldout=5, size=16)
-    for kind in ("none", "fixed"):
+    for kind, coloured in (("none", False), ("none", True), ("fixed", False)):
+        data = shapes(train=10, heldout=5, size=16, coloured=coloured)
         render = renderer(binarised(data, kind, seed=0))
         rendered = render(data.train_factors)
         expected = data.rows("train") if kind == "none" else data.rows("train").round()

@@ -1,8 +1,8 @@
 """Data sets by name, from NumPy's files and from folders, all in memory.
 
 The names of what comes with the installation or is drawn on demand: digits (scikit-learn's 8×8),
-gaussian-mixture (four modes in the plane), shapes (sprites with known factors). mnist and
-fashion-mnist are read from their IDX files; nothing is ever downloaded.
+gaussian-mixture (four modes in the plane), shapes and coloured-shapes (sprites with known factors).
+mnist and fashion-mnist are read from their IDX files; nothing is ever downloaded.
 """
 
 from pathlib import Path
@@ -14,10 +14,10 @@ from vae.data.bundled import LabelledData, digits, gaussian_mixture
 from vae.data.data import Binarise, Data, check_binarise
 from vae.data.idx import FILES, find_idx_folder, idx_files, idx_folder, read_idx
 from vae.data.images import image_folder
-from vae.data.shapes import FACTOR_SIZES, render_shapes, shapes
+from vae.data.shapes import FACTOR_SIZES, FACTORS, render_shapes, shapes
 from vae.data.split import at_least_one
 
-NAMES: tuple[str, ...] = ("digits", "gaussian-mixture", "mnist", "fashion-mnist", "shapes")
+NAMES: tuple[str, ...] = ("digits", "gaussian-mixture", "mnist", "fashion-mnist", *FACTORS)
 ARRAY_SUFFIXES = (".npy", ".npz")
 
 __all__ = [
@@ -86,17 +86,18 @@ def _named(
     limit: int | None,
 ) -> Data | None:
     """The data of one of `NAMES`; None for another source."""
-    if source in NAMES and source != "shapes":
+    if source in NAMES and source not in FACTORS:
         _refuse_size(source, size)
     match source:
         case "digits":
             return digits(heldout=_or(heldout, 600), seed=seed, limit=limit)
         case "gaussian-mixture":
             return gaussian_mixture(_or(limit, 2000), heldout=_or(heldout, 1000), seed=seed)
-        case "shapes":
+        case "shapes" | "coloured-shapes":
             return shapes(
-                train=_or(limit, 8000), heldout=_or(heldout, 2000), size=_or(size, 32), seed=seed
-            )
+                train=_or(limit, 8000), heldout=_or(heldout, 2000), size=_or(size, 32), seed=seed,
+                coloured=source == "coloured-shapes",
+            )  # fmt: skip
         case "mnist" | "fashion-mnist":
             folder = find_idx_folder(source, root)
             return idx_folder(folder, source, heldout=heldout, limit=limit, seed=seed)

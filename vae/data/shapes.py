@@ -7,7 +7,7 @@ same every 90° and an ellipse every 180°.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,28 +19,44 @@ SHAPES = ("square", "ellipse", "heart")
 FACTOR_SIZES = {"shape": len(SHAPES), "scale": 6, "orientation": 40, "x": 32, "y": 32}
 """The number of levels of each factor, in the order of the columns."""
 
+FACTORS: Mapping[str, Mapping[str, int]] = {
+    "shapes": FACTOR_SIZES,
+    "coloured-shapes": {**FACTOR_SIZES, "colour": 12},
+}
+"""The same, by the name of the data; colours are hues at equal distances, red first."""
+
 SIDE = 0.3  # of the square at scale 1; the image has side 1
 MARGIN = 0.26  # of the first and last centre: at scale 1 the ellipse reaches .24 from its own
 SMALLEST = 0.5  # scale, of SMALLEST … 1
 CHUNK = 256  # sprites at once: what one holds stays in cache
 
 
-def shapes(*, train: int = 8000, heldout: int = 2000, size: int = 32, seed: int = 0) -> Data:
+def shapes(
+    *,
+    train: int = 8000,
+    heldout: int = 2000,
+    size: int = 32,
+    seed: int = 0,
+    coloured: bool = False,
+) -> Data:
     """Sprites at random places of the grid of factors, all different in at least one factor.
 
-    Labels are the shapes (0 square, 1 ellipse, 2 heart), factors are all five.
+    Labels are the shapes (0 square, 1 ellipse, 2 heart), factors are all five, or six with colour.
 
     Args:
         train: number of rows to train on.
         heldout: number of rows held out.
         size: side of the images in pixels.
         seed: of the choice.
+        coloured: RGB images of sprites in one of twelve hues; otherwise white ones.
 
     Raises:
-        ValueError: a number below 1, or more rows than the grid has (737,280).
+        ValueError: a number below 1, or more rows than the grid has (737,280 without colours).
     """
     at_least_one(train, "train")
-    cells = math.prod(FACTOR_SIZES.values())
+    name = "coloured-shapes" if coloured else "shapes"
+    sizes = FACTORS[name]
+    cells = math.prod(sizes.values())
     if not 0 < heldout <= cells - train:
         raise ValueError(
             f"heldout must be between 1 and {max(cells - train, 0)}, the rest of the {cells} "
@@ -48,32 +64,39 @@ def shapes(*, train: int = 8000, heldout: int = 2000, size: int = 32, seed: int 
         )
     order = torch.randperm(cells, generator=torch.Generator().manual_seed(seed))
     chosen = order[: train + heldout]
-    factors = torch.stack(torch.unravel_index(chosen, tuple(FACTOR_SIZES.values())), 1)
+    factors = torch.stack(torch.unravel_index(chosen, tuple(sizes.values())), 1)
     images = _render(factors, size)
     return Data(
-        name="shapes",
+        name=name,
         train=images[heldout:],
         heldout=images[:heldout],
-        shape=(1, size, size),
+        shape=(3 if coloured else 1, size, size),
         train_labels=factors[heldout:, 0],
         heldout_labels=factors[:heldout, 0],
         train_factors=factors[heldout:],
         heldout_factors=factors[:heldout],
-        factor_names=tuple(FACTOR_SIZES),
+        factor_names=tuple(sizes),
     )
 
 
+def factor_sizes(data: Data) -> Mapping[str, int] | None:
+    """Levels of the factors of data that were rendered here; None for other data."""
+    sizes = FACTORS.get(data.name)
+    return sizes if sizes is not None and data.factor_names == tuple(sizes) else None
+
+
 def render_shapes(factors: Tensor, size: int = 32) -> Tensor:
-    """White sprites on black, anti-aliased: what `Data.rows` returns for these factors.
+    """Sprites on black, anti-aliased: what `Data.rows` returns for these factors.
 
     x grows to the right, y downwards, the orientation clockwise from upright.
 
     Args:
-        factors: [N, 5] integer levels, in the order of `FACTOR_SIZES`.
+        factors: [N, 5] integer levels, in the order of `FACTOR_SIZES`, for white sprites; [N, 6],
+            with the colour, for coloured ones.
         size: side of the images in pixels, at least 8.
 
     Returns:
-        [N, size²] float32 in [0, 1], in steps of 1/255.
+        [N, size²] float32 in [0, 1], in steps of 1/255; [N, 3·size²] with colours.
 
     Raises:
         ValueError: factors of another shape or type, or levels out of range.
@@ -82,25 +105,38 @@ def render_shapes(factors: Tensor, size: int = 32) -> Tensor:
 
 
 def _render(factors: Tensor, size: int) -> Tensor:
-    """[N, size²] uint8."""
+    """[N, size²] or [N, 3·size²] uint8."""
     _check(factors, size)
     images = torch.empty(len(factors), size * size, dtype=torch.uint8)
     for number, coverage in enumerate(COVERAGES):
         for rows in torch.split((factors[:, 0] == number).nonzero().flatten(), CHUNK):
             u, v, side = _own_coordinates(factors[rows], size)
             images[rows] = (coverage(u, v, side) * 255).round().byte().flatten(1)
-    return images
+    if factors.shape[1] == len(FACTOR_SIZES):
+        return images
+    images = torch.stack([images] * 3, 1)
+    for rows in torch.split(torch.arange(len(images)), CHUNK):
+        images[rows] = (images[rows] * _rgb(factors[rows, -1]).unsqueeze(-1)).round().byte()
+    return images.flatten(1)
+
+
+def _rgb(levels: Tensor) -> Tensor:
+    """Hues [n] as red, green and blue in [0, 1], [n, 3]: the brightest is 1, the darkest 0."""
+    sixths = levels.unsqueeze(-1) * 6 / FACTORS["coloured-shapes"]["colour"]
+    return ((sixths + torch.tensor([0, 4, 2])).remainder(6) - 3).abs().sub(1).clamp(0, 1)
 
 
 def _check(factors: Tensor, size: int) -> None:
     if size < 8:
         raise ValueError(f"size must be at least 8 pixels, got {size}")
-    if factors.dim() != 2 or factors.shape[1] != len(FACTOR_SIZES) or factors.is_floating_point():
+    known = {len(sizes): sizes for sizes in FACTORS.values()}
+    if factors.dim() != 2 or factors.shape[1] not in known or factors.is_floating_point():
         raise ValueError(
-            f"factors must be integers of shape [N, {len(FACTOR_SIZES)}], got {factors.dtype} of "
-            f"shape {list(factors.shape)}"
+            f"factors must be integers of shape [N, {'] or [N, '.join(map(str, known))}], got "
+            f"{factors.dtype} of shape {list(factors.shape)}"
         )
-    for (name, levels), column in zip(FACTOR_SIZES.items(), factors.unbind(1), strict=True):
+    sizes = known[factors.shape[1]]
+    for (name, levels), column in zip(sizes.items(), factors.unbind(1), strict=True):
         if len(column) and not 0 <= int(column.min()) <= int(column.max()) < levels:
             raise ValueError(
                 f"{name} must be between 0 and {levels - 1}, got {int(column.min())} to "
@@ -111,7 +147,7 @@ def _check(factors: Tensor, size: int) -> None:
 def _own_coordinates(factors: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pixel centres in the axes of upright sprites about their centroid, u to the right and v
     downwards, [n, size, size] in pixels; and the side of the square of equal area, [n, 1, 1]."""
-    _, scale, orientation, x, y = factors.float()[:, :, None, None].unbind(1)
+    _, scale, orientation, x, y = factors[:, :5].float()[:, :, None, None].unbind(1)
     step = (1 - 2 * MARGIN) / (FACTOR_SIZES["x"] - 1)
     centres = torch.arange(size) + 0.5
     right = centres - size * (MARGIN + step * x)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from divergences.resampling import progress as bar
-from vae.data import FACTOR_SIZES, Data, render_shapes
+from vae.data import Data, render_shapes
+from vae.data.shapes import factor_sizes
 from vae.evaluation.bounds import importance_weighted_bound, no_density
 from vae.evaluation.codes import against_prior, measure_codes, standard_error
 from vae.evaluation.disentanglement import (
@@ -211,14 +212,14 @@ def _factors(
         return None
     table = mutual_information_table(heldout.encoded.features, heldout.factors)
     score = None
-    render = renderer(data)
+    sizes, render = factor_sizes(data), renderer(data)
     noise = generator_for(model, seed, "factors")
-    if render is None:
+    if sizes is None or render is None:
         absent["disentanglement.factor_vae"] = f"there is no renderer of {data.name}"
     else:
         score = factor_vae_score(
             lambda levels: features(model, render(levels), generator=noise),
-            tuple(FACTOR_SIZES.values()),
+            tuple(sizes.values()),
             heldout.encoded.features.std(0),
             generator=torch.Generator().manual_seed(seed),
             show_progress=show,
@@ -240,7 +241,7 @@ def _factors(
 
 def renderer(data: Data) -> Callable[[Tensor], Tensor] | None:
     """Factors [n, F] to rows [n, D] like those of the data; None where that is not known."""
-    if data.name != "shapes" or data.factor_names != tuple(FACTOR_SIZES):
+    if factor_sizes(data) is None:
         return None
     size, binary = data.shape[-1], data.binarise != "none"
 

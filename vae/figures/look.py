@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae._extras import needs_extra
-from vae.data import FACTOR_SIZES, Data
-from vae.data.shapes import SHAPES
+from vae.data import Data
+from vae.data.shapes import SHAPES, factor_sizes
 
 with needs_extra():
     from divergences.plots.style import GREY, INK, Axes
@@ -81,8 +81,7 @@ class Look:
 
 def class_names(data: Data) -> dict[int, str]:
     """Names of the labels, where the data have some."""
-    sprites = data.name == "shapes" and data.factor_names == tuple(FACTOR_SIZES)
-    return dict(enumerate(SHAPES)) if sprites else {}
+    return {} if factor_sizes(data) is None else dict(enumerate(SHAPES))
 
 
 # --- Images --------------------------------------------------------------------------------------
