@@ -81,7 +81,8 @@ def main() -> None:
     )
     parser.add_argument("data", choices=list(SETTINGS))
     parser.add_argument("--root", help="folder of the IDX files")
-    parser.add_argument("--presets", nargs="*", default=list(PRESETS), choices=list(PRESETS))
+    of_images = [name for name, p in PRESETS.items() if p.settings.get("network") != "gru"]
+    parser.add_argument("--presets", nargs="*", default=of_images, choices=of_images)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the models are too small for more
     settings = SETTINGS[arguments.data]

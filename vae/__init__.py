@@ -16,9 +16,18 @@ from vae.likelihoods import (
     LaplaceLikelihood,
     Likelihood,
     PixelGaussianLikelihood,
+    TokenLikelihood,
 )
 from vae.model import VAE, Code
-from vae.networks import ConvCritic, ImplicitEncoder, conv_decoder, conv_encoder, mlp
+from vae.networks import (
+    ConvCritic,
+    GRUDecoder,
+    GRUEncoder,
+    ImplicitEncoder,
+    conv_decoder,
+    conv_encoder,
+    mlp,
+)
 from vae.objectives import (
     DIVERGENCES,
     AdversarialKL,
@@ -76,6 +85,8 @@ __all__ = [
     "Data",
     "DataCritic",
     "Divergence",
+    "GRUDecoder",
+    "GRUEncoder",
     "GaussianLikelihood",
     "ImplicitEncoder",
     "InfoVAE",
@@ -88,6 +99,7 @@ __all__ = [
     "Prior",
     "SampledKL",
     "StandardNormal",
+    "TokenLikelihood",
     "TotalCorrelation",
     "VAEOutput",
     "WassersteinCritic",

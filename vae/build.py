@@ -13,9 +13,18 @@ from vae.likelihoods import (
     LaplaceLikelihood,
     Likelihood,
     PixelGaussianLikelihood,
+    TokenLikelihood,
 )
 from vae.model import VAE
-from vae.networks import ConvCritic, ImplicitEncoder, conv_decoder, conv_encoder, mlp
+from vae.networks import (
+    ConvCritic,
+    GRUDecoder,
+    GRUEncoder,
+    ImplicitEncoder,
+    conv_decoder,
+    conv_encoder,
+    mlp,
+)
 from vae.objectives import (
     DIVERGENCES,
     AdversarialKL,
@@ -63,7 +72,7 @@ def resolve(config: Config, data: Data) -> Config:
     if config.lambda_ is None and config.divergence != "none":
         changes["lambda_"] = config.beta + default_weight(config, math.prod(data.shape))
     if config.threads is None:
-        changes["threads"] = 1 if config.network == "mlp" else torch.get_num_threads()
+        changes["threads"] = torch.get_num_threads() if config.network == "conv" else 1
     if config.conv_critics is None and config.criticises_data:
         changes["conv_critics"] = config.network == "conv"
     if config.schedule_steps is None and config.schedule != "constant":
@@ -82,7 +91,7 @@ def default_weight(config: Config, n_pixels: int) -> float:
     match config.likelihood:
         case "laplace":
             unit = 1 / config.scale
-        case "bernoulli" | "categorical":
+        case "bernoulli" | "categorical" | "tokens":
             unit = 1.0
         case _:
             unit = 1 / (2 * config.variance)
@@ -121,16 +130,30 @@ def _model(config: Config, data: Data) -> VAE:
     n_in, dim = math.prod(data.shape), config.latent
     n_codes = 2 * dim if config.posterior == "gaussian" else dim
     encoder: torch.nn.Module
+    decoder: torch.nn.Module
     if len(data.shape) != 3 and (config.network == "conv" or config.conv_critics):
         raise ValueError(
             f"convolutions need images, but a row of {data.name} has shape {data.shape}: "
             "take the mlp"
         )
+    if data.text is not (config.likelihood == "tokens"):
+        raise ValueError(
+            f"{data.name} is {'' if data.text else 'not '}text: likelihood tokens is for text, and "
+            "text needs it; see --preset sentence-vae"
+        )
+    if config.network != "mlp" and config.posterior == "implicit":
+        raise ValueError("an implicit encoder is an mlp of x and noise: take --network mlp")
     if config.network == "conv":
-        if config.posterior == "implicit":
-            raise ValueError("an implicit encoder is an mlp of x and noise: take --network mlp")
         encoder = conv_encoder(data.shape, n_codes, config.hidden)
         decoder = conv_decoder(dim, data.shape, likelihood.channels, config.hidden)
+    elif config.network == "gru":
+        if not data.text or config.data_critic:
+            raise ValueError(
+                "network gru reads and writes text, --data FILE.txt, and passes no gradient from a "
+                "critic of what it wrote: take another network, or no data critic"
+            )
+        encoder = GRUEncoder(n_codes, config.hidden)
+        decoder = GRUDecoder(dim, n_in, config.hidden)
     else:
         widths = config.widths
         if config.posterior == "implicit":
@@ -156,6 +179,8 @@ def _likelihood(config: Config) -> Likelihood:
             return LaplaceLikelihood(config.scale)
         case "categorical":
             return CategoricalLikelihood(config.levels)
+        case "tokens":
+            return TokenLikelihood()
 
 
 def _prior(config: Config) -> Prior:

@@ -15,11 +15,12 @@ from vae.model import Posterior
 from vae.objectives.critics import Constraint
 
 Binarise = Literal["none", "dynamic", "fixed"]
-Network = Literal["mlp", "conv"]
+Network = Literal["mlp", "conv", "gru"]
 PriorName = Literal["normal", "gaussian", "mixture"]
 LikelihoodName = Literal[
-    "gaussian", "gaussian-learned", "gaussian-pixel", "bernoulli", "laplace", "categorical"
-]
+    "gaussian", "gaussian-learned", "gaussian-pixel", "bernoulli", "laplace", "categorical",
+    "tokens",
+]  # fmt: skip
 RateName = Literal["kl", "kl-sampled", "capacity", "tc", "adversarial"]
 ScheduleName = Literal["constant", "linear", "cosine", "cyclical"]
 Decay = Literal["cosine", "none"]
@@ -65,16 +66,20 @@ class Config:
 
     preset: str = _option("mmd-vae", "the named objective that the other flags start from")
 
-    data: str = _option("digits", "a named data set, an .npy or .npz file, a folder of images")
+    data: str = _option(
+        "digits", "a named data set, an .npy, .npz or .txt file, a folder of images"
+    )
     root: str | None = _option(None, "folder of the IDX files of mnist and fashion-mnist")
     binarise: Binarise = _option("none", "binarise pixels: at every reading, or once")
     heldout: int | None = _option(
         None, "rows kept from training, where the data bring no split", COUNT
     )
     limit: int | None = _option(None, "train on this many rows at most", COUNT)
-    size: int | None = _option(None, "side in pixels to which a folder's images are brought", COUNT)
+    size: int | None = _option(
+        None, "side in pixels to which a folder's images are brought; bytes of a row of text", COUNT
+    )
 
-    network: Network = _option("mlp", "encoder and decoder")
+    network: Network = _option("mlp", "encoder and decoder: gru for text, conv for images")
     hidden: int = _option(300, "width of the hidden layer", COUNT)
     layers: str | None = _option(
         None, "widths of several hidden layers, 500-300: the encoder's, the decoder's reversed"

@@ -260,6 +260,21 @@ class CategoricalLikelihood(Likelihood):
         return f"levels={self.channels}"
 
 
+class TokenLikelihood(CategoricalLikelihood):
+    """Every number of x is one of 256 tokens without an order, such as bytes of text; cross
+    entropy. ``mean`` is the most probable token. Values as those of a `CategoricalLikelihood`."""
+
+    def __init__(self) -> None:
+        super().__init__(256)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        token = self._logits(parameters).argmax(1)
+        return token.to(parameters.dtype) / (self.channels - 1)
+
+    def describe(self) -> str:
+        return f"categorical over {self.channels} tokens"
+
+
 def _noise(like: Tensor, generator: Generator | None) -> Tensor:
     return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 

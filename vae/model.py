@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from divergences.kl import gaussian_log_density
 from vae.forward_output import ForwardOutput, VAEOutput
 from vae.likelihoods import Likelihood
+from vae.networks import GRUDecoder
 from vae.objectives.objective import Objective
 from vae.priors import Prior
 
@@ -98,7 +99,9 @@ class VAE(nn.Module):
         return Code(mean, log_variance, mean + (0.5 * log_variance).exp() * noise)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Mean of p(x|z): [B, M] to [B, …]."""
+        """Mean of p(x|z), of text the most probable bytes: [B, M] to [B, …]."""
+        if isinstance(self.decoder, GRUDecoder):
+            return self.decoder.generate(z, generator=None, draw=False)
         return self.likelihood.mean(self.decoder(z))
 
     def sample(
@@ -107,10 +110,12 @@ class VAE(nn.Module):
         """[n, …] forward samples: the mean of p(x|z) at draws from the prior, or with
         ``pixel_noise`` a draw from p(x|z)."""
         like = next(self.decoder.parameters(), torch.empty(0))
-        parameters = self.decoder(self.prior.sample(n, generator=generator, like=like))
-        if pixel_noise:
-            return self.likelihood.sample(parameters, generator=generator)
-        return self.likelihood.mean(parameters)
+        z = self.prior.sample(n, generator=generator, like=like)
+        if not pixel_noise:
+            return self.decode(z)
+        if isinstance(self.decoder, GRUDecoder):
+            return self.decoder.generate(z, generator=generator, draw=True)
+        return self.likelihood.sample(self.decoder(z), generator=generator)
 
     # --- A pass ---
 
@@ -163,9 +168,10 @@ class VAE(nn.Module):
 
     # --- Details ---
 
-    def _decoded(self, z: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002 (autoregressive ones look)
-        """Parameters of p(x|z) for the x that is being explained."""
-        decoded: Tensor = self.decoder(z)
+    def _decoded(self, z: Tensor, x: Tensor) -> Tensor:
+        """Parameters of p(x|z) for the x being explained, which an autoregressive one reads."""
+        reads = isinstance(self.decoder, GRUDecoder)
+        decoded: Tensor = self.decoder(z, x) if reads else self.decoder(z)
         return decoded
 
     def _noise(self, x: Tensor, generator: Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Encoders and decoders: MLPs and convolutions."""
+"""Encoders and decoders: MLPs, convolutions, and GRUs for text."""
 
 import itertools
 import math
@@ -126,3 +126,89 @@ class ConvCritic(nn.Module):
         x, codes = rows[:, : self.n_pixels], rows[:, self.n_pixels :]
         logits: Tensor = self.head(torch.cat([self.features(x), codes], 1))
         return logits
+
+
+# --- Sequences -----------------------------------------------------------------------------------
+
+TOKENS = 256  # the bytes; TOKENS itself is what a decoder reads in place of an unknown one
+EMBEDDING = 32
+
+
+def _tokens(x: Tensor) -> Tensor:
+    return (x * (TOKENS - 1)).round().long()
+
+
+class GRUEncoder(nn.Module):
+    """The state of a GRU at the last byte of a row, then a linear map.
+
+    Args:
+        n_out: numbers to return, 2M for a Gaussian q(z|x).
+        hidden: width of the state.
+    """
+
+    def __init__(self, n_out: int, hidden: int = 300) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(TOKENS, EMBEDDING)
+        self.gru = nn.GRU(EMBEDDING, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L] bytes divided by 255, filled with zeros, to [B, n_out]."""
+        tokens = _tokens(x)
+        states, _ = self.gru(self.embedding(tokens))
+        place = torch.arange(x.shape[1], device=x.device)
+        last = torch.where(tokens > 0, place, 0).amax(1)
+        encoded: Tensor = self.head(states[torch.arange(len(x), device=x.device), last])
+        return encoded
+
+
+class GRUDecoder(nn.Module):
+    """p(x|z) = Π_t p(x_t|x_<t, z): a GRU that reads z and the byte before (Bowman et al. 2016,
+    arXiv:1511.06349). In training bytes that it reads are replaced by an unknown one at random
+    (their word dropout), so that it cannot do without z.
+
+    Args:
+        dim: M, latent dimensions.
+        length: L, bytes of a row.
+        hidden: width of the state.
+        dropout: share of the bytes that are replaced.
+    """
+
+    def __init__(self, dim: int, length: int, hidden: int = 300, dropout: float = 0.25) -> None:
+        super().__init__()
+        self.length, self.dropout = length, dropout
+        self.embedding = nn.Embedding(TOKENS + 1, EMBEDDING)
+        self.first = nn.Linear(dim, hidden)
+        self.gru = nn.GRU(EMBEDDING + dim, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, TOKENS)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        """Logits [B, 256·L] of every byte of x [B, L], given those before it and z [B, M]."""
+        read = _tokens(x).roll(1, 1)
+        read[:, 0] = TOKENS
+        if self.training:
+            unknown = torch.rand(read.shape, device=read.device) < self.dropout
+            read = torch.where(unknown, TOKENS, read)
+        logits, _ = self._step(read, z, self.first(z).tanh().unsqueeze(0))
+        return logits.transpose(1, 2).flatten(1)
+
+    def generate(self, z: Tensor, *, generator: torch.Generator | None, draw: bool) -> Tensor:
+        """[B, L] one byte after the other, drawn from p(x|z) or the most probable each time."""
+        token, state = z.new_full((len(z), 1), TOKENS, dtype=torch.long), self.first(z).tanh()
+        state, found = state.unsqueeze(0), []
+        for _ in range(self.length):
+            logits, state = self._step(token, z, state)
+            shares = logits[:, 0].softmax(1)
+            token = (
+                torch.multinomial(shares, 1, generator=generator)
+                if draw
+                else shares.argmax(1, keepdim=True)
+            )
+            found.append(token)
+        return torch.cat(found, 1).to(z.dtype) / (TOKENS - 1)
+
+    def _step(self, read: Tensor, z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, l, 256] behind each byte of [B, l], and the state."""
+        beside = z.unsqueeze(1).expand(-1, read.shape[1], -1)
+        states, state = self.gru(torch.cat([self.embedding(read), beside], 2), state)
+        return self.head(states), state

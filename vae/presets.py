@@ -52,6 +52,19 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "Bowman et al. 2016, arXiv:1511.06349; cyclical: Fu et al. 2019, arXiv:1903.10145",
             {**LEARNED, "beta": 1.0, "divergence": "none", "schedule": "linear"},
         ),
+        "sentence-vae": Preset(
+            "a VAE of lines of text (--data FILE.txt), byte by byte",
+            "−Σ log p(x_t|x_<t, z) + β(t)·KL(q(z|x)‖p), β from 0 to 1 in the first half of the run",
+            "Bowman et al. 2016, arXiv:1511.06349",
+            {
+                "network": "gru",
+                "likelihood": "tokens",
+                "beta": 1.0,
+                "divergence": "none",
+                "schedule": "linear",
+            },
+            differs="GRUs of bytes for LSTMs of words; a quarter of the bytes read is dropped",
+        ),
         "beta-falling": Preset(
             "β that falls: factors enter the code one after the other, the most useful first",
             "−log p(x|z) + β(t)·KL(q(z|x)‖p), β from 100 to 1 in the first half of the run",

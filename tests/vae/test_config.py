@@ -127,8 +127,11 @@ def test_schedules_take_half_of_the_run() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("data", [FLAT, IMAGES], ids=["flat", "images"])
 def test_every_preset_builds_and_has_a_loss(preset: str, data: Data) -> None:
+    text = preset == "sentence-vae"
     conv = data is IMAGES and preset != "avb"
-    config = resolve(configure(preset, latent=2, network="conv" if conv else "mlp"), data)
+    data = dataclasses.replace(FLAT, text=True) if text else data
+    network = "gru" if text else "conv" if conv else "mlp"
+    config = resolve(configure(preset, latent=2, network=network), data)
     model = build_model(config, data)
     if preset == "beta-tcvae":
         model.objective.rate.n_data = len(data.train)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from vae.data import NAMES, Data, binarised, digits, gaussian_mixture, load
+from vae.data.shapes import FACTORS
 from vae.data.split import given_split, split_rows
 
 
@@ -216,7 +217,7 @@ def test_bundled_data_by_name() -> None:
     mixture = load("gaussian-mixture", limit=30, heldout=20, seed=4)
     assert torch.equal(mixture.train, gaussian_mixture(30, heldout=20, seed=4).train)
     assert mixture.shape == (2,) and not mixture.unit
-    assert {"digits", "gaussian-mixture", "mnist", "fashion-mnist", "shapes"} == set(NAMES)
+    assert {"digits", "gaussian-mixture", "mnist", "fashion-mnist", *FACTORS} == set(NAMES)
 
 
 def test_draws_of_earlier_releases() -> None:

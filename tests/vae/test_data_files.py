@@ -307,7 +307,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=re.escape(f"no file or folder {path}")):
             load(str(path))
     (tmp_path / "data.csv").write_text("1,2\n")
-    refused(tmp_path / "data.csv", "data.csv must be a .npy or .npz file, or a folder")
+    refused(tmp_path / "data.csv", "data.csv must be a .npy, .npz or .txt file, or a folder")
     np.save(tmp_path / "a.npy", ROWS)
     refused(tmp_path / "a.npy", "size=8 has no meaning for", size=8)
 

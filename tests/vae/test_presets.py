@@ -27,14 +27,15 @@ def test_the_family_is_complete() -> None:
         "autoencoder", "vae", "beta-vae", "beta-anneal", "beta-falling", "beta-capacity",
         "beta-tcvae", "infovae",
         "infovae-energy", "mmd-vae", "wae-mmd", "aae", "avb", "wae-critic", "wae-sliced",
-        "alpha-gan",
+        "alpha-gan", "sentence-vae",
     }  # fmt: skip
 
 
 def test_the_documented_results_are_those_of_the_benchmark() -> None:
     printed = presets_report()
     assert printed in DOCS.read_text()
-    assert all(printed.count(f"| `{name}` |") == 2 for name in PRESETS)
+    measured = [name for name, preset in PRESETS.items() if preset.settings.get("network") != "gru"]
+    assert all(printed.count(f"| `{name}` |") == 2 for name in measured)
 
 
 @pytest.mark.parametrize(("pixels", "expected"), [(784, 392.0), (64, 32.0)])

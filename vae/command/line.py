@@ -124,7 +124,7 @@ def _picture_arguments(n: int, counted: str, numbers: str = "") -> Callable[[Add
 
 
 def _sample_arguments(add: Add) -> None:
-    _picture_arguments(64, "samples", " or .npy")(add)
+    _picture_arguments(64, "samples", " or .npy, of text .txt")(add)
     add(
         "--pixel-noise", action="store_true",
         help="draw pixels from p(x|z); otherwise pictures show its means, and an .npy file holds "
@@ -151,7 +151,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Add], None], Callable[..., None]]] = {
     "sample": ("generate", _sample_arguments, _picture("sample")),
     "reconstruct": (
         "held-out rows and their reconstructions",
-        _picture_arguments(32, "rows", " or .npy"),
+        _picture_arguments(32, "rows", " or .npy, of text .txt"),
         _picture("reconstruct"),
     ),
     "traverse": (

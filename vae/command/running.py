@@ -14,6 +14,7 @@ from divergences.files import replacing
 from divergences.two_sample import Method, two_sample_test
 from vae.config import Config
 from vae.data import Data
+from vae.data.text import as_text
 from vae.model import VAE
 from vae.presets import PRESETS, configure
 from vae.processes import first_process, threads
@@ -174,12 +175,16 @@ def picture(
     arrays = {"sample": _samples, "reconstruct": _reconstructions}.get(name)
     opened = Run.open(run)
     file = draw.__name__.replace("_figure", ".png")
-    path = _writable(opened.figures / file if out is None else out, arrays is not None)
+    numbers = () if arrays is None else (".npy", ".txt") if opened.data.text else (".npy",)
+    path = _writable(opened.figures / file if out is None else out, numbers)
     model = opened.model(checkpoint)
-    if arrays is not None and path.suffix == ".npy":
+    if arrays is not None and path.suffix in numbers:
         rows = arrays(model, opened.data, n, seed, pixel_noise)
-        with replacing(path) as numbers:
-            np.save(numbers, rows.reshape(*rows.shape[:-1], *opened.data.shape).numpy())
+        if path.suffix == ".txt":
+            write_text(path, "\n".join([*as_text(rows.flatten(0, -2)), ""]))
+        else:
+            with replacing(path) as file_:
+                np.save(file_, rows.reshape(*rows.shape[:-1], *opened.data.shape).numpy())
     else:
         options = {"pixel_noise": True} if pixel_noise else {}
         figures.save_figure(draw(model, opened.data, n=n, seed=seed, **options), path)
@@ -200,8 +205,8 @@ def _reconstructions(model: VAE, data: Data, n: int, seed: int, _: bool) -> Tens
     return torch.stack([rows, reconstruct(model, rows, seed=seed)])
 
 
-def _writable(path: Path, arrays: bool) -> Path:
-    known = (*FIGURES, ".npy") if arrays else FIGURES
+def _writable(path: Path, others: tuple[str, ...] = ()) -> Path:
+    known = (*FIGURES, *others)
     if path.suffix not in known:
         raise ValueError(f"--out must end in {', '.join(known)}, got {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,7 +223,7 @@ def compare(
     from vae.figures import heldout_rows, save_figure
 
     opened = Run.open(run)
-    path = _writable(opened.figures / "comparison.png" if out is None else out, False)
+    path = _writable(opened.figures / "comparison.png" if out is None else out)
     half = min(len(opened.data.heldout) // 2, n or TESTED)
     rows = heldout_rows(opened.data, 2 * half, seed=seed)[0]
     samples = generate(opened.model(checkpoint), opened.data, half, seed=seed)

@@ -16,9 +16,11 @@ from vae.data.idx import FILES, find_idx_folder, idx_files, idx_folder, read_idx
 from vae.data.images import image_folder
 from vae.data.shapes import FACTOR_SIZES, FACTORS, render_shapes, shapes
 from vae.data.split import at_least_one
+from vae.data.text import text_file
 
 NAMES: tuple[str, ...] = ("digits", "gaussian-mixture", "mnist", "fashion-mnist", *FACTORS)
 ARRAY_SUFFIXES = (".npy", ".npz")
+TEXT_SUFFIX = ".txt"
 
 __all__ = [
     "FACTOR_SIZES",
@@ -50,8 +52,9 @@ def load(
 
     Args:
         source: one of `NAMES`, or the path of a .npy or .npz file (`vae.data.arrays.array_file`
-            says what it may hold), of a folder of images (`vae.data.images.image_folder`), or of a
-            folder with the four IDX files of MNIST or its kin.
+            says what it may hold), of a .txt file (`vae.data.text.text_file`), of a folder of
+            images (`vae.data.images.image_folder`), or of a folder with the four IDX files of MNIST
+            or its kin.
         root: where mnist and fashion-mnist are (`vae.data.idx.find_idx_folder`); None looks into
             the folder that the environment variable VAE_DATA names and the usual ones.
         heldout: number of rows held out. None: all test images of data that come with some; 600 of
@@ -59,7 +62,8 @@ def load(
         seed: of the split, of data that are drawn, and of training rows that are binarised once.
         binarise: "none", "dynamic" (training rows anew at each reading) or "fixed"; see
             `binarised`.
-        size: side in pixels: of shapes (32), or to which images of a folder are cut.
+        size: side in pixels: of shapes (32), or to which images of a folder are cut; bytes of a
+            row of text.
         limit: number of rows to train on: for gaussian-mixture and shapes how many are drawn (2000
             and 8000), for others at most so many, at random.
 
@@ -113,8 +117,10 @@ def _at(path: Path, heldout: int | None, seed: int, size: int | None, limit: int
         return idx_folder(path, path.resolve().name, heldout=heldout, limit=limit, seed=seed)
     if not path.exists():
         raise _unknown(path)
+    if path.suffix.lower() == TEXT_SUFFIX:
+        return text_file(path, heldout=heldout, limit=limit, seed=seed, size=size)
     if path.suffix.lower() not in ARRAY_SUFFIXES:
-        raise ValueError(f"{path} must be a .npy or .npz file, or a folder")
+        raise ValueError(f"{path} must be a .npy, .npz or .txt file, or a folder")
     _refuse_size(path, size)
     return array_file(path, heldout=heldout, limit=limit, seed=seed)
 
@@ -125,13 +131,15 @@ def _unknown(path: Path) -> Exception:
         return FileNotFoundError(f"there is no file or folder {path}")
     return ValueError(
         f"unknown data {str(path)!r}{suggest(str(path).lower(), NAMES)} (known: "
-        f"{', '.join(NAMES)}; or the path of a .npy or .npz file or of a folder)"
+        f"{', '.join(NAMES)}; or the path of a .npy, .npz or .txt file or of a folder)"
     )
 
 
 def _refuse_size(source: str | Path, size: int | None) -> None:
     if size is not None:
-        raise ValueError(f"size={size} has no meaning for {source}; it is for shapes and images")
+        raise ValueError(
+            f"size={size} has no meaning for {source}; it is for shapes, images and text"
+        )
 
 
 def _or(given: int | None, default: int) -> int:

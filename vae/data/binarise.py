@@ -29,6 +29,8 @@ def binarised(data: Data, how: Binarise, *, seed: int = 0) -> Data:
     check_binarise(how)
     if how == "none":
         return data
+    if data.text:
+        raise ValueError(f"{data.name} is text, which cannot be binarised")
     if data.binarise != "none":
         raise ValueError(f"{data.name} is binarised already ({data.binarise})")
     if not data.unit:

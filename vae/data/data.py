@@ -29,6 +29,7 @@ class Data:
         binarise: "none"; "dynamic" draws the training rows anew each time they are read, with the
             values as probabilities, and "fixed" says that they are 0 and 1 already. In both cases
             the held-out rows are 0 and 1 already: `vae.data.binarised` makes them so.
+        text: rows are bytes of UTF-8 text, filled with zeros (`vae.data.text`).
 
     Raises:
         ValueError: anything above does not hold; values are not finite (with the number of rows).
@@ -44,6 +45,7 @@ class Data:
     heldout_factors: Tensor | None = None
     factor_names: tuple[str, ...] = ()
     binarise: Binarise = "none"
+    text: bool = False
 
     def __post_init__(self) -> None:
         check_binarise(self.binarise)

@@ -40,7 +40,8 @@ def row_batches(model: VAE, x: Tensor, copies: int = 1) -> list[Tensor]:
 
 def log_likelihood(model: VAE, x: Tensor, z: Tensor) -> Tensor:
     """log p(x|z) [B], formed in fp64 from what the decoder returns."""
-    return model.likelihood.log_prob(x.double(), model.decoder(z).double())
+    parameters = model._decoded(z, x.to(z.dtype)).double()
+    return model.likelihood.log_prob(x.double(), parameters)
 
 
 def wide(code: Code) -> Code:
@@ -106,7 +107,7 @@ def _encode(model: VAE, x: Tensor, generator: Generator | None) -> tuple[Tensor 
     drawn = model.encode(x, generator=generator)
     code = wide(drawn)
     kl, per_dimension = model.kl(code)
-    parameters = model.decoder(drawn.z).double()
+    parameters = model._decoded(drawn.z, x).double()
     distortion = -model.likelihood.log_prob(x.double(), parameters)
     error = (x.double() - model.likelihood.mean(parameters)).square().flatten(1).sum(1)
     return code.z, code.mean, code.log_variance, distortion, error, kl, per_dimension

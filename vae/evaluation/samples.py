@@ -52,7 +52,7 @@ def generate(
         n: how many.
         seed: of every draw.
         pixel_noise: True draws from p(x|z), False takes its mean; None draws where the data are
-            binarised (grey means would differ from black and white whatever was learned).
+            binarised or text (means would differ from them whatever was learned).
         clip: clamp to [0, 1] where all data lie there.
     """
     generator = generator_for(model, seed, "samples")
@@ -67,7 +67,7 @@ def generate(
 
 def has_pixel_noise(data: Data) -> bool:
     """Whether ``generate`` draws from p(x|z) unless it is told."""
-    return data.binarise != "none"
+    return data.binarise != "none" or data.text
 
 
 def what_samples_are(pixel_noise: bool) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from vae._extras import needs_extra
 from vae.data import Data
 from vae.data.shapes import SHAPES, factor_sizes
+from vae.data.text import as_text
 
 with needs_extra():
     from divergences.plots.style import GREY, INK, Axes
@@ -21,15 +22,16 @@ with needs_extra():
 DARK = 0.1  # median below which the ground of images is black, and is shown white on paper
 GOLDEN = (5**0.5 - 1) / 2  # of which multiples fill [0, 1] evenly
 CONTEXT = "0.82"  # of the data behind curves
+FONT, LINE, GROUND = 5.5, 0.125, "0.94"  # of text: points, inches of a line, grey
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
     """How one data set is drawn, so that data, reconstructions and samples look alike.
 
-    ``shape``: (C, H, W) of images, None for points. ``ink``: dark on white. ``low`` and ``high``:
-    of the range of values. ``plane``: mean [D] and basis [D, 2] of the points' plane; None for
-    numbers, which are spread over the height at random.
+    ``shape``: (C, H, W) of images, (L,) of ``text``, None for points. ``ink``: dark on white.
+    ``low`` and ``high``: of the range of values. ``plane``: mean [D] and basis [D, 2] of the
+    points' plane; None for numbers, which are spread over the height at random.
     """
 
     shape: tuple[int, ...] | None
@@ -38,6 +40,7 @@ class Look:
     high: float = 1.0
     plane: tuple[Tensor, Tensor] | None = None
     names: tuple[str, str] = ("$x_1$", "$x_2$")
+    text: bool = False
 
     @classmethod
     def of(cls, data: Data) -> Look:
@@ -48,6 +51,8 @@ class Look:
             ink = data.shape[0] == 1 and float(rows.median()) < low + DARK * (high - low)
             return cls(data.shape, ink, low, high)
         d = rows.shape[1]
+        if data.text:
+            return cls(data.shape, text=True)
         if d == 1:
             return cls(None, names=("$x$", ""))
         if d == 2:
@@ -89,7 +94,7 @@ def class_names(data: Data) -> dict[int, str]:
 
 def _mosaic(axes: Axes, images: Tensor, look: Look, title: str) -> tuple[int, int]:
     """[R, C, D] images in R lines of C; returns the height and width of a cell in pixels."""
-    assert look.shape is not None
+    assert look.shape is not None and not look.text
     channels, height, width = look.shape
     lines, columns = images.shape[:2]
     tiles = ((images - look.low) / (look.high - look.low)).clamp(0, 1)
@@ -120,6 +125,9 @@ def image_grid(
 
     Without a `look` they are square grey ones in [0, 1], dark ink on white.
     """
+    if look is not None and look.text:
+        text_lines(axes, images, title)
+        return
     if look is None:
         side = round(images.shape[1] ** 0.5)
         look = Look((1, side, side))
@@ -136,7 +144,16 @@ def strips(
     labels: Sequence[str] = (),
     ticks: Sequence[str] = (),
 ) -> None:
-    """[R, C, D] images with a label to each line and a tick to each column."""
+    """[R, C, D] images with a label to each line and a tick to each column; of text those in the
+    first, the middle and the last column, one below the other."""
+    if look.text:
+        columns = images.shape[1]
+        few = [0, columns // 2, columns - 1] if columns > 3 else list(range(columns))
+        shown = [ticks[i] if ticks else "" for i in few]
+        names = [f"{name}  {shown[0]}" for name in labels or [""] * len(images)]
+        texts = [text for name in names for text in (name, *shown[1:])]
+        text_lines(axes, images[:, few].flatten(0, 1), title, labels=texts, group=len(few))
+        return
     height, width = _mosaic(axes, images, look, title)
     lines, columns = images.shape[:2]
     axes.tick_params(length=0, pad=2)
@@ -144,6 +161,27 @@ def strips(
         axes.set_yticks([(i + 0.5) * height - 0.5 for i in range(lines)], labels)
     if ticks:
         axes.set_xticks([(i + 0.5) * width - 0.5 for i in range(columns)], ticks)
+
+
+# --- Text ----------------------------------------------------------------------------------------
+
+
+def text_lines(
+    axes: Axes, rows: Tensor, title: str, *, labels: Sequence[str] = (), group: int = 0
+) -> None:
+    """[N, L] rows of text with a label to each; every second ``group`` of lines is on grey."""
+    for i, line in enumerate(as_text(rows)):
+        shown = "".join(c if c.isprintable() else "·" for c in line)
+        if group and i // group % 2 == 0:
+            axes.axhspan(i - 0.5, i + 0.5, color=GROUND, linewidth=0)
+        axes.text(
+            0, i, shown, family="monospace", fontsize=FONT, va="center", clip_on=True,
+            parse_math=False,
+        )  # fmt: skip
+    axes.set(xlim=(-0.01, 1), ylim=(len(rows) - 0.4, -0.6), xticks=[], title=title)
+    axes.set_yticks(range(len(rows)) if labels else [], list(labels))
+    axes.tick_params(length=0, pad=2)
+    axes.spines[:].set_visible(False)
 
 
 # --- Points --------------------------------------------------------------------------------------

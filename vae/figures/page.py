@@ -14,7 +14,7 @@ from vae.model import VAE
 with needs_extra():
     from divergences.plots.style import Figure, SubplotSpec, new_figure, style
     from vae.figures.charts import Rows, curve_names, null_distribution, training_curve
-    from vae.figures.look import Look, image_grid, point_cloud
+    from vae.figures.look import LINE, Look, image_grid, point_cloud
     from vae.figures.views import (
         POINTS,
         heldout_rows,
@@ -25,7 +25,7 @@ with needs_extra():
         use_of_dimensions,
     )
 
-SHOWN = 64
+SHOWN, SHOWN_TEXT = 64, 20
 MOST_CURVES = 4
 LEAST_LINES, MOST_LINES = 3, 10  # of traversals and interpolations
 
@@ -49,18 +49,18 @@ def evaluation_page(
         preset: for the title.
     """
     names = curve_names(history)[:MOST_CURVES] if history else []
+    look = Look.of(data)
     with style():
         lines = min(max(model.prior.dim, LEAST_LINES), MOST_LINES)
         heights = [
             2.6,
-            0.3 + 0.26 * lines if data.is_image else 2.9,
+            0.3 + (0.26 if data.is_image else 3 * LINE) * lines if look.shape else 2.9,
             2.8,
             *([1.5] if names else []),
         ]
         figure = new_figure(7.2, 0.3 + sum(heights))
         grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
         figure.suptitle(_headline(evaluation, preset), x=0.01, ha="left", fontsize=7.5)
-        look = Look.of(data)
         _rows(figure, grid[0], model, data, look, evaluation.seed)
         _ways(figure, grid[1], model, data, look, lines, evaluation.seed)
         _codes_and_tests(figure, grid[2], model, data, evaluation)
@@ -93,18 +93,18 @@ def _headline(found: Evaluation, preset: str) -> str:
 def _rows(
     figure: Figure, place: SubplotSpec, model: VAE, data: Data, look: Look, seed: int
 ) -> None:
-    n = SHOWN if data.is_image else POINTS
+    n = POINTS if look.shape is None else SHOWN_TEXT if look.text else SHOWN
     rows, labels = heldout_rows(data, n, seed=seed)
     samples = generate(model, data, n, seed=seed, pixel_noise=False)
     panels = (
         (rows, labels, "$\\bf{a}$   Held-out data"),
         (reconstruct(model, rows, seed=seed), labels, "$\\bf{b}$   Reconstructions"),
-        (samples, None, f"$\\bf{{c}}$   {samples_title(pixel_noise=False)}"),
+        (samples, None, f"$\\bf{{c}}$   {samples_title(False, data)}"),
     )
     places = place.subgridspec(1, 3)
     first = None
     for column, (shown, classes, title) in enumerate(panels):
-        if data.is_image:
+        if look.shape is not None:
             image_grid(figure.add_subplot(places[0, column]), shown, title, look=look)
             continue
         axes = figure.add_subplot(places[0, column], sharex=first, sharey=first)

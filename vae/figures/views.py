@@ -18,11 +18,21 @@ with needs_extra():
     from divergences.plots.style import Axes, Figure, new_figure, style
     from vae.figures.charts import kl_bars
     from vae.figures.latent import class_legend, latent_line, latent_plane, latent_space
-    from vae.figures.look import Look, class_names, image_grid, paths, point_cloud, strips
+    from vae.figures.look import (
+        LINE,
+        Look,
+        class_names,
+        image_grid,
+        paths,
+        point_cloud,
+        strips,
+        text_lines,
+    )
 
 CELL = 0.42  # inches of an image
 LEAST_WIDTH = 2.6  # inches of a figure, for its title
 MOST_CODES = 3000  # in the latent space
+TEXT_WIDTH = 4.6  # inches, of lines of text
 STEPS = 11
 POINTS = 1000  # of a plane
 RANKED = 2000  # rows by whose KL dimensions are ordered
@@ -55,16 +65,21 @@ def samples_figure(
 ) -> Figure:
     """Forward samples, by ``vae.evaluation.samples.generate``: images in a grid, or points beside
     as many of the data. They are means of p(x|z), or with ``pixel_noise`` draws from it."""
+    look = Look.of(data)
     samples = generate(
         model,
         data,
-        n if data.is_image else max(n, POINTS),
+        max(n, POINTS) if look.shape is None else n,
         seed=seed,
         pixel_noise=pixel_noise,
         clip=clip,
     )
-    look, title = Look.of(data), samples_title(pixel_noise)
+    title = samples_title(pixel_noise, data)
     with style():
+        if look.text:
+            figure = _text_figure(n)
+            text_lines(figure.add_subplot(), samples, title)
+            return figure
         if data.is_image:
             columns = math.ceil(n**0.5)
             width = max(CELL * columns + 0.2, LEAST_WIDTH)
@@ -82,22 +97,33 @@ def samples_figure(
     return figure
 
 
+def _text_figure(lines: int) -> Figure:
+    return new_figure(TEXT_WIDTH, 0.3 + LINE * lines)
+
+
 def _over_all(figure: Figure, title: str) -> None:
     """A title above all axes, which may be too narrow for it."""
     figure.suptitle(title, x=0.01, ha="left", fontsize=8)
 
 
-def samples_title(pixel_noise: bool) -> str:
+def samples_title(pixel_noise: bool, data: Data) -> str:
     """The title of a panel of samples: means or draws."""
+    if data.text and not pixel_noise:
+        return "Samples: the most probable text"
     return f"Samples: {what_samples_are(pixel_noise)}".replace("p(x|z)", "$p(x|z)$")
 
 
 def reconstructions_figure(model: VAE, data: Data, *, n: int = 32, seed: int = 0) -> Figure:
     """Held-out rows, each above its reconstruction at a drawn z; points beside theirs."""
-    rows, labels = heldout_rows(data, n if data.is_image else max(n, POINTS), seed=seed)
-    again = reconstruct(model, rows, seed=seed)
     look = Look.of(data)
+    rows, labels = heldout_rows(data, max(n, POINTS) if look.shape is None else n, seed=seed)
+    again = reconstruct(model, rows, seed=seed)
     with style():
+        if look.text:
+            figure = _text_figure(2 * len(rows))
+            pairs, title = torch.stack([rows, again], 1), "Held-out rows, reconstructions below"
+            strips(figure.add_subplot(), pairs, look, title)
+            return figure
         if not data.is_image:
             figure = new_figure(6.2, 3.2)
             left = figure.add_subplot(1, 2, 1)
@@ -126,6 +152,8 @@ def traversals_figure(model: VAE, data: Data, *, n: int = 10, seed: int = 0) -> 
     with style():
         if data.is_image:
             figure = new_figure(CELL * STEPS + 1.0, CELL * n + 0.6)
+        elif look.text:
+            figure = _text_figure(3 * n)
         else:
             figure = new_figure(4.6, 3.4)
         axes = figure.add_subplot()
@@ -141,6 +169,8 @@ def interpolations_figure(model: VAE, data: Data, *, n: int = 8, seed: int = 0) 
     with style():
         if data.is_image:
             figure = new_figure(CELL * (STEPS + 2) + 0.3, CELL * n + 0.45)
+        elif look.text:
+            figure = _text_figure(3 * n)
         else:
             figure = new_figure(3.6, 3.4)
         interpolations(figure.add_subplot(), model, data, look, "Interpolations", n=n, seed=seed)
