@@ -17,6 +17,7 @@ from PIL import Image
 from divergences import __version__
 from vae.__main__ import main
 from vae.command.line import COMMANDS
+from vae.command.running import _row_number
 from vae.presets import PRESETS
 from vae.runs import Run, read_settings
 from vae.training.checkpoints import locked
@@ -210,6 +211,28 @@ def test_compare_tells_noise_from_digits(run: Path, capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     assert "they differ" in text
     assert "no difference found" in text
+
+
+def test_latent_spaces_of_runs(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    labels = Run.open(run).data.heldout_labels.tolist()
+    for flags in ([], [str(run)], ["--rows", "0", "class-3"], [str(run), "--rows", "1", "2"]):
+        assert main(["latent", str(run), *flags]) == 0
+        assert capsys.readouterr().out == f"{run / 'figures' / 'latent.png'}\n"
+        assert (run / "figures" / "latent.png").read_bytes().startswith(PNG)
+    assert _row_number(Run.open(run).data, "class-3") == labels.index(3)
+    for row, message in (
+        ("99", "rows must be between 0 and 59, got 99"),
+        ("three", "--rows takes numbers of held-out rows, or class-K, got 'three'"),
+        ("class-77", "digits has no held-out row of class 77"),
+    ):
+        assert message in error_of(["latent", str(run), "--rows", row], capsys)
+    other = tmp_path / "other"
+    assert main(["fit", *SHORT, "--seed", "1", "--out", str(other), "--quiet"]) == 0
+    capsys.readouterr()
+    error = error_of(["latent", str(run), str(other), "--rows", "1"], capsys)
+    assert "need the same held-out rows" in error
 
 
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

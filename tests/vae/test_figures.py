@@ -1,5 +1,6 @@
 """Figures hold what the model says: values, labels, finite limits. Their looks are looked at."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from divergences.plots.style import new_figure, style
 from vae import (
@@ -23,6 +25,7 @@ from vae import (
 )
 from vae.data import Data, shapes
 from vae.evaluation import evaluate
+from vae.evaluation.codes import measure_codes, overlap
 from vae.evaluation.passes import encode
 from vae.figures import (
     Look,
@@ -34,6 +37,7 @@ from vae.figures import (
     kl_bars,
     latent_figure,
     latent_space,
+    latents_figure,
     null_distribution,
     reconstruct,
     reconstructions_figure,
@@ -42,8 +46,9 @@ from vae.figures import (
     traversals_figure,
     traverse,
 )
-from vae.figures.latent import latent_plane, planar_mixture
+from vae.figures.latent import latent_plane, planar_mixture, posteriors, rows_plane
 from vae.figures.pictures import rank
+from vae.figures.views import encoded_heldout
 
 FIGURES = (
     samples_figure, reconstructions_figure, traversals_figure, interpolations_figure, latent_figure,
@@ -431,3 +436,78 @@ def test_null_distributions_that_share_an_axis_both_stay_in_view() -> None:
     assert high > far.statistic
     assert low < near.null_distribution.min()
     assert f"observed, p = {far.pvalue:.3g}" in [text.get_text() for text in lower.texts]
+
+
+# --- q(z|x) of chosen rows -----------------------------------------------------------------------
+
+
+def test_the_overlap_is_the_integral_of_the_root_of_the_product() -> None:
+    means = torch.tensor([[0.0, 1.0], [0.5, -0.3], [0.0, 1.0]], dtype=torch.float64)
+    scales = torch.tensor([[1.0, 0.4], [0.3, 2.0], [1.0, 0.4]], dtype=torch.float64)
+    grid = torch.linspace(-20, 20, 40_001, dtype=torch.float64)
+    expected = torch.ones(3, 3, dtype=torch.float64)
+    for i, j, k in itertools.product(range(3), range(3), range(2)):
+        p, q = (Normal(means[r, k], scales[r, k]).log_prob(grid) for r in (i, j))
+        expected[i, j] *= torch.trapezoid(((p + q) / 2).exp(), grid)
+    found = overlap(means, 2 * scales.log())
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=0)
+
+
+def test_ellipses_hold_half_and_nine_tenths_of_the_draws() -> None:
+    axes = new_figure(2, 2).add_subplot()
+    mean = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
+    log_variance = torch.tensor([[0.3, -2.0, 1.0]], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 20_000, 3, dtype=torch.float64, generator=generator)
+    draws = mean + (log_variance / 2).exp() * noise
+    basis = torch.linalg.qr(torch.randn(3, 2, dtype=torch.float64, generator=generator))[0]
+    posteriors(axes, draws, mean, log_variance, basis)
+    points = (draws[0] @ basis).numpy()
+    for ellipse, mass in zip(axes.patches, (0.5, 0.9), strict=True):
+        path = ellipse.get_patch_transform().transform_path(ellipse.get_path())
+        share = float(path.contains_points(points).mean())
+        assert abs(share - mass) < 5 * (mass * (1 - mass) / len(points)) ** 0.5
+
+
+def test_the_plane_of_rows_keeps_their_distances() -> None:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(3, 6, dtype=torch.float64, generator=generator)
+    z = torch.randn(50, 6, dtype=torch.float64, generator=generator)
+    for count in (1, 2, 3):
+        basis = rows_plane(means[:count], z).basis
+        torch.testing.assert_close(basis.T @ basis, torch.eye(2, dtype=torch.float64))
+        flat = means[:count] @ basis
+        torch.testing.assert_close(
+            torch.cdist(flat, flat), torch.cdist(means[:count], means[:count])
+        )
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["grey", "plane"])
+@pytest.mark.parametrize("posterior", ["gaussian", "deterministic"])
+def test_rows_beside_each_other(dim: int, kind: str, posterior: str) -> None:
+    data = DATA[kind]
+    model = model_of(data, dim)
+    if posterior == "deterministic":
+        model = VAE(mlp(data.n_pixels, dim), model.decoder, GaussianLikelihood(),
+                    InfoVAE(1, 1), StandardNormal(dim), posterior)  # fmt: skip
+    pair = [("first", model, data), ("second", model, data)]
+    figure = latents_figure(pair, rows=[4, 0])
+    check(figure)
+    assert titles(figure).count("first") == titles(figure).count("second") == 1
+    assert len(figure.axes) == (4 if kind == "grey" else 2)
+    said = figure.axes[0].get_xlabel()
+    assert ("of rows 4, 0: " in said) is (posterior == "gaussian")
+    if kind == "grey":
+        labels = [text.get_text() for text in figure.axes[1].get_yticklabels()]
+        assert labels == ["4 (1)", "0 (0)"]
+    with pytest.raises(ValueError, match="rows must be between 0 and 40, got 41"):
+        latents_figure(pair, rows=[41])
+
+
+def test_parts_of_the_rate_stand_below_codes() -> None:
+    data, model = DATA["grey"], model_of(DATA["grey"])
+    found = measure_codes(model, encoded_heldout(model, data, 41)[2])
+    said = latents_figure([("t", model, data)]).axes[0].get_xlabel()
+    assert said.endswith(f"KL {found.kl:.2f}, I(z; row) {found.mutual_information:.2f}, "
+                         f"TC {found.total_correlation:.2f} nats")  # fmt: skip

@@ -17,7 +17,7 @@ from divergences.two_sample import Method
 from vae.command import running
 from vae.config import CHOICES, KINDS, Config, from_text
 from vae.presets import PRESETS, configure
-from vae.runs import read_settings
+from vae.runs import as_yaml, read_settings
 
 EPILOG = """\
 exit status  0 done; 1 it failed (diverged, a missing extra, a full disk); 2 wrong usage or input;
@@ -70,7 +70,7 @@ def _fit(
     settings = {**stored, **flags}
     chosen = configure(settings.pop("preset", "mmd-vae"), **settings)
     if print_config:
-        print(running.as_yaml(chosen), end="")
+        print(as_yaml(chosen), end="")
         return
     running.fit(chosen, out=out, overwrite=overwrite, live_plots=live_plots, quiet=quiet)
 
@@ -87,6 +87,10 @@ def _add_watching(add: Add) -> None:
 
 def _add_run(add: Add) -> None:
     add("run", type=Path, help="folder of a run")
+    _add_checkpoint(add)
+
+
+def _add_checkpoint(add: Add) -> None:
     best = "of the least held-out loss, or the last (default: best)"
     add("--checkpoint", choices=("best", "last"), default="best", help=best)
     add("--seed", type=int, default=0, help="of every draw (default: %(default)s)")
@@ -132,6 +136,18 @@ def _sample_arguments(add: Add) -> None:
     )  # fmt: skip
 
 
+def _latent_arguments(add: Add) -> None:
+    add("run", type=Path, help="folder of a run")
+    add("beside", nargs="?", type=Path, help="another run, to be drawn beside it")
+    add(
+        "--rows", nargs="+", default=(), metavar="ROW",
+        help="show q(z|x) of these held-out rows, by number, or class-K for the first of class K",
+    )  # fmt: skip
+    _add_checkpoint(add)
+    add("--n", type=int, default=3000, help="codes, at most (default: %(default)s)")
+    add("--out", type=Path, help=".png, .pdf (in the run)")
+
+
 def _picture(name: str) -> Callable[..., None]:
     return lambda **given: running.picture(name, **given)
 
@@ -163,6 +179,11 @@ COMMANDS: dict[str, tuple[str, Callable[[Add], None], Callable[..., None]]] = {
         "between pairs of held-out rows",
         _picture_arguments(8, "pairs"),
         _picture("interpolate"),
+    ),
+    "latent": (
+        "the latent space of a run, or of two side by side",
+        _latent_arguments,
+        lambda **given: running.latent(**given),
     ),
     "compare": (
         "test generated against held-out rows",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,7 @@ from vae.data.text import as_text
 from vae.model import VAE
 from vae.presets import PRESETS, configure
 from vae.processes import first_process, threads
-from vae.runs import Run, Which, as_json, as_yaml, write_text
-
-__all__ = ["Failed", "as_yaml", "compare", "evaluate", "fit", "picture", "presets", "resume"]
+from vae.runs import Run, Which, as_json, write_text
 
 FIGURES = (".png", ".pdf", ".svg")
 
@@ -189,6 +188,43 @@ def picture(
         options = {"pixel_noise": True} if pixel_noise else {}
         figures.save_figure(draw(model, opened.data, n=n, seed=seed, **options), path)
     print(path)
+
+
+def latent(
+    run: Path, beside: Path | None, checkpoint: Which, *, rows: Sequence[str], n: int,
+    out: Path | None, seed: int,
+) -> None:  # fmt: skip
+    """Draw the codes of one run or two, or q(z|x) of chosen held-out rows; print where."""
+    from vae.figures import latents_figure, save_figure
+
+    if n < 2:
+        raise ValueError(f"--n must be at least 2, got {n}")
+    opened = [Run.open(folder) for folder in (run, beside) if folder is not None]
+    first, last = opened[0], opened[-1]
+    if rows and not torch.equal(first.data.heldout, last.data.heldout):
+        raise ValueError("--rows of two runs need the same held-out rows: the same data and seed")
+    path = _writable(first.figures / "latent.png" if out is None else out)
+    models = [
+        (f"{each.config.preset}, {each.data.name}", each.model(checkpoint), each.data)
+        for each in opened
+    ]
+    chosen = [_row_number(first.data, row) for row in rows]
+    save_figure(latents_figure(models, rows=chosen, n=n, seed=seed), path)
+    print(path)
+
+
+def _row_number(data: Data, text: str) -> int:
+    """The number of a held-out row: as given, or the first of class K for class-K."""
+    kind, _, number = text.rpartition("-")
+    if not number.isdecimal() or kind not in ("", "class"):
+        raise ValueError(f"--rows takes numbers of held-out rows, or class-K, got {text!r}")
+    if not kind:
+        return int(number)
+    labels = data.heldout_labels
+    found = [] if labels is None else (labels == int(number)).nonzero().flatten().tolist()
+    if not found:
+        raise ValueError(f"{data.name} has no held-out row of class {number}")
+    return int(found[0])
 
 
 def _samples(model: VAE, data: Data, n: int, seed: int, pixel_noise: bool) -> Tensor:

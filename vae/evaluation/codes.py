@@ -119,6 +119,16 @@ def standard_error(values: Tensor) -> float:
     return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
+def overlap(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Bhattacharyya coefficients ∫√(q_i q_j) of R diagonal Gaussians [R, M], [R, R]: 1 where two
+    are the same, 0 where they have nothing in common."""
+    variance = log_variance.exp()
+    middle = (variance.unsqueeze(0) + variance.unsqueeze(1)) / 2
+    logs = 0.5 * log_variance
+    exponent = (mean.unsqueeze(0) - mean.unsqueeze(1)).square() / (8 * middle)
+    return ((logs.unsqueeze(0) + logs.unsqueeze(1) - middle.log()) / 2 - exponent).sum(-1).exp()
+
+
 def _whole(model: VAE) -> str:
     return f"the prior {model.prior} does not factorise over dimensions"
 

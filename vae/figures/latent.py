@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from vae.priors import LearnedGaussian, LearnedMixture, Prior, StandardNormal
 
 with needs_extra():
     from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Circle
+    from matplotlib.patches import Circle, Ellipse
 
     from divergences.plots.style import GREY, INK, Axes
 
@@ -67,6 +68,48 @@ def latent_plane(z: Tensor, labels: Tensor | None) -> Plane:
     return Plane(directions[:2].T, "plane of the two principal components")
 
 
+def rows_plane(means: Tensor, z: Tensor) -> Plane:
+    """The plane through the means [R, M] of chosen rows, which keeps the distances of up to three;
+    of fewer, with the principal component of codes [N, M] beside it."""
+    if z.shape[1] == 2:
+        return latent_plane(z, None)
+    between = torch.linalg.svd(means - means.mean(0), full_matrices=False)[2][: len(means) - 1]
+    rest = (z - z.mean(0)) @ (torch.eye(z.shape[1], dtype=z.dtype) - between.T @ between)
+    within = torch.linalg.svd(rest, full_matrices=False)[2]
+    return Plane(torch.cat([between, within])[:2].T, "plane of the rows' means")
+
+
+def posteriors(
+    axes: Axes, draws: Tensor, mean: Tensor | None, log_variance: Tensor | None, basis: Tensor
+) -> None:
+    """Draws [R, K, M] of q(z|x) of R rows as dots, a colour for each row, and the ellipses that
+    hold 50 and 90 % of q(z|x) in the plane of ``basis`` [M, 2]; at M = 1 their densities."""
+    for i, own in enumerate(draws):
+        colour = PALETTE(i % 10)
+        if basis.shape[1] == 1:
+            axes.plot(own.flatten(), torch.zeros(len(own)), "|", color=colour)
+            if mean is not None and log_variance is not None:
+                at = torch.linspace(*axes.get_xlim(), 400, dtype=own.dtype)
+                density = gaussian_log_density(at, mean[i], log_variance[i]).exp()
+                axes.plot(at, density, color=colour, linewidth=1.2)
+            continue
+        x, y = (own @ basis).T
+        axes.scatter(x, y, s=4, color=colour, alpha=0.7, linewidths=0, zorder=3)
+        if mean is None or log_variance is None:
+            continue
+        spread = basis.T @ (log_variance[i].exp().unsqueeze(1) * basis)
+        lengths, directions = torch.linalg.eigh(spread)
+        angle = math.degrees(math.atan2(float(directions[1, 1]), float(directions[0, 1])))
+        for mass in (0.5, 0.9):
+            height, width = (2 * (-2 * math.log(1 - mass) * lengths).sqrt()).tolist()
+            axes.add_patch(
+                Ellipse(
+                    (float(mean[i] @ basis[:, 0]), float(mean[i] @ basis[:, 1])), width, height,
+                    angle=angle, fill=False, color=colour, linewidth=1.4, zorder=4,
+                )
+            )  # fmt: skip
+
+
 def latent_space(
     axes: Axes,
     z: Tensor,
@@ -76,6 +119,7 @@ def latent_space(
     prior: Prior | None = None,
     basis: Tensor | None = None,
     names: Mapping[int, str] | None = None,
+    context: bool = False,
 ) -> None:
     """Codes coloured by class over the contours of the prior that hold 50, 90 and 99 % of it.
 
@@ -85,6 +129,7 @@ def latent_space(
         prior: None is N(0, I). One that is neither that nor one of ours is shown by its draws.
         basis: [M, 2] orthonormal.
         names: of classes; None, or those without one: their numbers.
+        context: codes are small and grey, behind something else.
     """
     flat = z if basis is None else z @ basis
     points = flat.double().numpy()
@@ -93,7 +138,9 @@ def latent_space(
         centre, lowest = np.zeros(2), _circles(axes)
     else:
         centre, lowest = _contours(axes, prior, basis)
-    if labels is None:
+    if context:
+        axes.scatter(points[:, 0], points[:, 1], s=2, color=GREY, alpha=0.5, linewidths=0)
+    elif labels is None:
         axes.scatter(points[:, 0], points[:, 1], s=size, color=INK, alpha=0.5, linewidths=0)
     else:
         classes = sorted(set(labels.tolist()))

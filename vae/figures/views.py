@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from vae._extras import needs_extra
 from vae.data import Data
+from vae.evaluation.codes import measure_codes, overlap
 from vae.evaluation.passes import Encoded, encode, generator_for
 from vae.evaluation.samples import generate, what_samples_are
-from vae.figures.pictures import LIMIT, interpolate, rank, reconstruct, traverse
+from vae.figures.pictures import LIMIT, decode, interpolate, rank, reconstruct, traverse
 from vae.model import VAE
 
 with needs_extra():
     from divergences.plots.style import Axes, Figure, new_figure, style
     from vae.figures.charts import kl_bars
-    from vae.figures.latent import class_legend, latent_line, latent_plane, latent_space
+    from vae.figures.latent import (
+        PALETTE,
+        Plane,
+        class_legend,
+        latent_line,
+        latent_plane,
+        latent_space,
+        posteriors,
+        rows_plane,
+    )
     from vae.figures.look import (
         LINE,
         Look,
@@ -35,6 +47,8 @@ MOST_CODES = 3000  # in the latent space
 TEXT_WIDTH = 4.6  # inches, of lines of text
 STEPS = 11
 POINTS = 1000  # of a plane
+PANEL = 3.2  # inches of a latent space
+DRAWN, SHOWN_DRAWS, MOST_PAIRS = 100, 8, 3  # of q(z|x) of a row; decoded; overlaps in a label
 RANKED = 2000  # rows by whose KL dimensions are ordered
 
 
@@ -177,12 +191,86 @@ def interpolations_figure(model: VAE, data: Data, *, n: int = 8, seed: int = 0) 
     return figure
 
 
-def latent_figure(model: VAE, data: Data, *, n: int = MOST_CODES, seed: int = 0) -> Figure:
-    """Codes drawn for held-out rows, coloured by class, over the contours of the prior."""
+def latent_figure(
+    model: VAE, data: Data, *, n: int = MOST_CODES, seed: int = 0, rows: Sequence[int] = ()
+) -> Figure:
+    """Codes drawn for held-out rows, coloured by class, over the contours of the prior; with
+    ``rows`` as `latents_figure`."""
+    return latents_figure(
+        [("Held-out codes, prior contours", model, data)], n=n, seed=seed, rows=rows
+    )
+
+
+def latents_figure(
+    models: Sequence[tuple[str, VAE, Data]],
+    *,
+    n: int = MOST_CODES,
+    seed: int = 0,
+    rows: Sequence[int] = (),
+) -> Figure:
+    """The latent spaces of models side by side, by class, with the rate and its parts below.
+
+    With ``rows`` (places in ``data.heldout``) instead q(z|x) of those: ellipses that hold 50 and
+    90 % of it, reparametrised draws, how much each pair overlaps (Bhattacharyya coefficient), and
+    below, of images and text, each row and what its draws decode to.
+
+    Args:
+        models: a title, the model and its data of each.
+        n: codes, at most.
+        seed: of the choice of rows and of every draw.
+        rows: held-out rows, by number.
+
+    Raises:
+        ValueError: a row that is not there.
+    """
+    for _, _, data in models:
+        for row in rows:
+            if not 0 <= row < len(data.heldout):
+                raise ValueError(f"rows must be between 0 and {len(data.heldout) - 1}, got {row}")
+    looks = [Look.of(data) for _, _, data in models]
+    decoded = bool(rows) and all(look.shape is not None for look in looks)
+    below = 0.3 + len(rows) * (PANEL / (SHOWN_DRAWS + 1) if not looks[0].text else 4 * LINE)
     with style():
-        figure = new_figure(4.2, 3.6)
-        latent(figure.add_subplot(), model, data, "Held-out codes, prior contours", n=n, seed=seed)
+        figure = new_figure((PANEL + 0.6) * len(models), PANEL + 0.7 + below * decoded)
+        grid = figure.add_gridspec(
+            1 + decoded, len(models), height_ratios=[PANEL + 0.7, *[below] * decoded]
+        )
+        for column, (title, model, data) in enumerate(models):
+            axes = figure.add_subplot(grid[0, column])
+            if not rows:
+                encoded = latent(axes, model, data, title, n=n, seed=seed)
+                axes.set_xlabel(f"{axes.get_xlabel()}\n{_parts_of_rate(model, encoded)}".strip())
+                continue
+            found = posteriors_panel(axes, model, data, title, rows, n=n, seed=seed)
+            if decoded:
+                images = torch.cat([data.rows("heldout", torch.tensor(rows)).unsqueeze(1),
+                                    decode(model, found[:, :SHOWN_DRAWS])], 1)  # fmt: skip
+                lower = figure.add_subplot(grid[1, column])
+                ticks = ["$x$", *[""] * SHOWN_DRAWS]
+                strips(lower, images, looks[column], "Rows, and draws of $q(z|x)$ decoded",
+                       labels=_names_of(data, rows), ticks=ticks)  # fmt: skip
+                labels = lower.get_yticklabels()
+                for i, label in enumerate(labels):
+                    label.set_color(PALETTE(i * len(rows) // len(labels) % 10))
     return figure
+
+
+def _names_of(data: Data, rows: Sequence[int]) -> list[str]:
+    """The number of each held-out row, with its class."""
+    labels, names = data.heldout_labels, class_names(data)
+    classes = [None if labels is None else int(labels[row]) for row in rows]
+    return [
+        f"{row}" if c is None else f"{row} ({names.get(c, c)})"
+        for row, c in zip(rows, classes, strict=True)
+    ]
+
+
+def _parts_of_rate(model: VAE, encoded: Encoded) -> str:
+    """The rate and its parts in a line; nothing where they are not defined."""
+    found = measure_codes(model, encoded)
+    parts = {"KL": found.kl, "I(z; row)": found.mutual_information, "TC": found.total_correlation}
+    named = [f"{name} {value:.2f}" for name, value in parts.items() if value is not None]
+    return f"{', '.join(named)} nats".replace("-0.00", "0.00") if named else ""
 
 
 # --- Panels of a model ---------------------------------------------------------------------------
@@ -238,20 +326,66 @@ def interpolations(
 
 
 def latent(
-    axes: Axes, model: VAE, data: Data, title: str, *, n: int = MOST_CODES, seed: int = 0
-) -> None:
-    """Codes of held-out rows."""
+    axes: Axes,
+    model: VAE,
+    data: Data,
+    title: str,
+    *,
+    n: int = MOST_CODES,
+    seed: int = 0,
+    plane: Plane | None = None,
+) -> Encoded:
+    """Codes of held-out rows, which are returned; in a given ``plane`` they are grey."""
     _, labels, encoded = encoded_heldout(model, data, n, seed=seed)
-    z = encoded.z
+    z, context = encoded.z, plane is not None
     if z.shape[1] == 1:
         latent_line(axes, z, model.prior, title)
-        return
-    plane = latent_plane(z, labels)
-    names = class_names(data)
-    latent_space(axes, z, labels, title, prior=model.prior, basis=plane.basis, names=names)
+        return encoded
+    plane = plane or latent_plane(z, labels)
+    latent_space(
+        axes, z, labels, title, prior=model.prior, basis=plane.basis, names=class_names(data),
+        context=context,
+    )  # fmt: skip
     axes.set_xlabel(plane.name or "$z_0$")
     axes.set_ylabel("" if plane.name else "$z_1$")
     class_legend(axes)
+    return encoded
+
+
+def posteriors_panel(
+    axes: Axes,
+    model: VAE,
+    data: Data,
+    title: str,
+    rows: Sequence[int],
+    *,
+    n: int = MOST_CODES,
+    seed: int = 0,
+) -> Tensor:
+    """q(z|x) of chosen held-out rows over all codes; returns its draws [R, DRAWN, M]."""
+    x = data.rows("heldout", torch.tensor(rows)).repeat_interleave(DRAWN, 0)
+    found = encode(model, x, generator=generator_for(model, seed, "posteriors"))
+    draws = found.z.reshape(len(rows), DRAWN, -1)
+    mean, log_variance = (
+        None if part is None else part[::DRAWN] for part in (found.mean, found.log_variance)
+    )
+    centres = draws.mean(1) if mean is None else mean
+    if draws.shape[2] == 1:
+        plane = Plane(torch.ones(1, 1, dtype=draws.dtype), "")
+    else:
+        plane = rows_plane(centres, encoded_heldout(model, data, n, seed=seed)[2].z)
+    latent(axes, model, data, title, n=n, seed=seed, plane=plane)
+    posteriors(axes, draws, mean, log_variance, plane.basis)
+    if mean is not None and log_variance is not None:
+        shares = overlap(mean, log_variance)
+        pairs = [
+            f"{rows[i]}, {rows[j]}: {float(shares[i, j]):.2f}"
+            for i, j in itertools.combinations(range(len(rows)), 2)
+        ]
+        if pairs:
+            listed = "; ".join(pairs[:MOST_PAIRS]) + (" …" if len(pairs) > MOST_PAIRS else "")
+            axes.set_xlabel(f"{axes.get_xlabel()}\noverlap of $q(z|x)$ of rows {listed}")
+    return draws
 
 
 def use_of_dimensions(
