@@ -1,6 +1,6 @@
 """Compiles the shipped Triton kernels for every architecture without a GPU, and checks the code.
 
-    python -m bench.offline [--full] [--arch 80,90] [--jobs 2] [--write]
+    python -m bench.offline [--full] [--arch 80,90] [--jobs 2] [--write] [--if-changed]
 
 The launches are those of real sweeps: a sweep runs with its launcher replaced by a recorder, and
 what it would launch is compiled. Each result must be a non-empty cubin that fits the shared and
@@ -11,6 +11,8 @@ committed table says (``generated_code``); ``--write`` renews it, for the archit
 By default every configuration is compiled with one function, and for sm_90 every function with one
 configuration; ``--full`` compiles every configuration with every function.
 What became of a kernel is kept in Triton's cache directory: a second run compiles what changed.
+``--write`` also notes the fingerprint of all that the outcome depends on (``CHECKED``), and
+``--if-changed`` compiles nothing where it is that one still.
 """
 
 from __future__ import annotations
@@ -40,8 +42,10 @@ from divergences.kernels.functions import REGISTRY
 from divergences.kernels.plan import Blocks, Component, Form, Wanted
 from divergences.kernels.triton_backend.configs import ARCHITECTURES, Config, Device
 
+from . import generated_code
 from .generated_code import RENEW, TABLE, Row, committed, ctas, loads_in_flight, visit, worse, write
 
+CHECKED = TABLE.with_suffix(".sha256")
 MIN_INSTRUCTIONS = 64
 MAX_TENSOR_MEMORY = 512
 TENSOR_CORES = {80: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
@@ -227,17 +231,21 @@ def _cases(full: bool, first: bool) -> Iterator[Case]:
 @contextmanager
 def recorded(arch: int, processors: int = PROCESSORS) -> Iterator[list[Launch]]:
     """Inside, sweeps do not run: what they would launch on such a GPU is noted down."""
-    from divergences.kernels.triton_backend import launcher
+    from divergences.kernels.triton_backend import compat, launcher
 
     found: list[Launch] = []
 
     def record(kernel: Any, _: tuple[int, ...], config: Config, **arguments: Any) -> None:
         found.append(Launch(kernel, config, arguments))
 
+    def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(a), a.shape[1], b.shape[2])
+
     device = Device(ARCHITECTURES[arch], processors)
     with (
         mock.patch.object(launcher, "launch", record),
         mock.patch.object(launcher, "device_of", return_value=device),
+        mock.patch.object(compat, "half_product", product),
     ):
         yield found
 
@@ -467,6 +475,8 @@ class Job(NamedTuple):
     case: Case
     number: int  # of the launch in the case
     arch: int
+    kernel: str
+    key: str
     known: Usage | None = None
 
 
@@ -493,8 +503,16 @@ def jobs(archs: Sequence[int], full: bool = False) -> list[Job]:
                     key = code_key(launch, arch)
                     if key not in found:
                         known = measure(case, launch, arch) if _kept(key) else None
-                        found[key] = Job(case, number, arch, known)
+                        found[key] = Job(case, number, arch, launch.kernel.__name__, key, known)
     return list(found.values())
+
+
+def fingerprint(work: Sequence[Job]) -> str:
+    """Equal where a run would come to the same result: of the code of the kernels, of what reads
+    and judges it, and of the table."""
+    files = (Path(__file__), Path(generated_code.__file__), TABLE)
+    parts = (sorted(job.key for job in work), ARCHITECTURES, [file.read_text() for file in files])
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def run(archs: Sequence[int], full: bool = False, processes: int = 2) -> list[Usage | str]:
@@ -570,10 +588,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", default=DEFAULT, help=f"default {DEFAULT}")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write", action="store_true", help=f"renew {TABLE.name}")
+    parser.add_argument("--if-changed", action="store_true", help=f"unless {CHECKED.name} is true")
     given = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         parser.error("TRITON_INTERPRET is set: nothing would be compiled; unset it")
     archs = [int(a) for a in given.arch.split(",")]
+    if given.if_changed:
+        work = jobs(archs, given.full)
+        if CHECKED.exists() and fingerprint(work) == CHECKED.read_text().strip():
+            print(*(f"sm_{j.arch} {j.case.function} {j.kernel}" for j in work), sep="\n")
+            print(f"{len(work)} kernels: 0 changed since they were checked")
+            return 0
     results = run(archs, given.full, given.jobs)
     usages = [r for r in results if isinstance(r, Usage)]
     if given.write:
@@ -588,7 +613,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(shipped(usages))} compared with {TABLE.name}, {len(complained)} worse")
     if complained:
         print(*complained, f"If this is meant: {RENEW}", sep="\n")
-    return 1 if failures or faulty or complained else 0
+    failed = bool(failures or faulty or complained)
+    if given.write and not failed and given.arch == DEFAULT and not given.full:
+        CHECKED.write_text(fingerprint(jobs(archs)) + "\n")
+    return int(failed)
 
 
 if __name__ == "__main__":

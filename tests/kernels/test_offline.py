@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,7 +59,8 @@ def compiled(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_representative_set() -> None:
-    result = compiled()
+    """Compiled where anything is not as it was when it was last checked."""
+    result = compiled("--if-changed")
     assert result.returncode == 0, result.stdout + result.stderr
     for arch in ARCHITECTURES:
         assert f"sm_{arch}" in result.stdout
@@ -66,8 +68,44 @@ def test_the_representative_set() -> None:
         assert f" {name} " in result.stdout
     for kernel in ("value_kernel", "gradient_kernel", "panel_kernel", "fold_kernel"):
         assert kernel in result.stdout
-    assert "0 did not, 0 faulty" in result.stdout
-    assert re.search(r"[1-9]\d* compared with generated_code.csv, 0 worse", result.stdout)
+    if "0 changed since they were checked" not in result.stdout:
+        assert "0 did not, 0 faulty" in result.stdout
+        assert re.search(r"[1-9]\d* compared with generated_code.csv, 0 worse", result.stdout)
+
+
+def test_only_what_was_checked_is_not_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    case = next(offline._cases(False, False))
+    work = [offline.Job(case, 0, 80, "value_kernel", "key of its code")]
+    runs: list[list[str]] = []
+    table = tmp_path / "table"
+    table.write_text("rows")
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setattr(offline, "CHECKED", tmp_path / "checked")
+    monkeypatch.setattr(offline, "TABLE", table)
+    monkeypatch.setattr(offline, "write", lambda *_: None)
+    monkeypatch.setattr(offline, "jobs", lambda *_: work)
+    monkeypatch.setattr(offline, "run", lambda *_: runs.pop())
+
+    def compiles() -> bool:
+        runs[:] = [[]]
+        offline.main(["--if-changed"])
+        return not runs
+
+    assert compiles()
+    runs[:] = [["a kernel that does not compile"]]
+    assert offline.main(["--write"]) == 1
+    assert compiles()
+    runs[:] = [[]]
+    assert offline.main(["--write"]) == 0
+    assert not compiles()
+    table.write_text("other rows")
+    assert compiles()
+    table.write_text("rows")
+    assert not compiles()
+    work[0] = work[0]._replace(key="key of other code")
+    assert compiles()
 
 
 def test_a_spilling_configuration_fails() -> None:
@@ -78,7 +116,7 @@ def test_a_spilling_configuration_fails() -> None:
         "wide = c.Config(128, 128, 128, 4, 2)\n"
         "a = c.ARCHITECTURES[80]\n"
         "c.ARCHITECTURES[80] = a._replace(one=a.one._replace(gram_value=wide))\n"
-        "case = next(j.case for j in offline.jobs([80]) if j.case.name == 'value 64')\n"
+        "case = next(c for c in offline._cases(False, False) if c.name == 'value 64')\n"
         "case = case._replace(coordinates=128)\n"
         "launch = next(l for l in offline.record(case, 80) if 'value' in l.kernel.__name__)\n"
         "print(offline.measure(case, launch, 80).faults())\n"
@@ -104,17 +142,13 @@ def test_what_is_checked_of_label_forms(arch: int) -> None:
     assert sum(launch.kernel.__name__ == "fold_kernel" for launch in launches)
 
 
-def test_it_refuses_to_run_interpreted() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    result = subprocess.run(
-        [sys.executable, "-m", "bench.offline"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert "TRITON_INTERPRET" in result.stderr
+def test_it_refuses_to_run_interpreted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(SystemExit, match="2"):
+        offline.main([])
+    assert "TRITON_INTERPRET" in capsys.readouterr().err
 
 
 def test_good_code_has_no_faults() -> None:
