@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import pathlib
 
+import processes
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from divergences.energy import EnergyLoss
@@ -47,7 +47,7 @@ def worker(rank: int, folder: str) -> None:
 
 def test_gradients_are_averaged_over_processes(tmp_path: pathlib.Path) -> None:
     """Each process sees its shard; the gradient is the mean of the shards' gradients."""
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    processes.spawn(worker, str(tmp_path), count=2)
     network = model()
     (0.5 * (loss(network, 0) + loss(network, 1))).backward()
     for rank in range(2):

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import processes
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from divergences import (
@@ -159,7 +159,7 @@ Results = tuple[int, list[dict[str, Any]]]
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
     size: int = request.param
     folder = tmp_path_factory.mktemp(f"of{size}")
-    mp.spawn(worker, args=(size, str(folder)), nprocs=size)  # type: ignore[no-untyped-call]
+    processes.spawn(worker, size, str(folder), count=size)
     return size, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
