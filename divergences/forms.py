@@ -142,40 +142,42 @@ class BlockForms(_FromLabels):
 
 
 class SortedForms:
-    """k = −|z − z′| of numbers z [N, 1], from their sorted gaps alone.
+    """k = −|z − z′| of the numbers in each column of z [N, d], from their sorted gaps alone; every
+    column is a term.
 
     With g_r the gap above the r-th number, C_r the sum of the labels up to there and C that of all,
     Σᵢⱼ vᵢvⱼ|zᵢ − zⱼ| = 2 Σ_r g_r C_r (C − C_r).
     """
 
-    steps = 1
-    coefficients = np.ones(1)
-
     def __init__(self, z: Tensor) -> None:
-        ordered, self._order = z.squeeze(1).double().sort()
-        self._gaps = ordered.diff()
-        count = len(z)
-        self._ordered = ordered - ordered[count // 2]
-        self._row_sums = self.against(torch.ones_like(ordered))
-        spread = self._ordered - self._ordered.mean()
-        self.squares = 2.0 * count * spread.square().sum().unsqueeze(0)
+        ordered, self._order = z.T.double().sort(1)
+        self._gaps = ordered.diff(dim=1)
+        count, self.steps = z.shape
+        self.coefficients = np.ones(self.steps)
+        self._ordered = ordered - ordered[:, count // 2, None]
+        self._row_sums = self.against(torch.ones_like(ordered[0]))
+        spread = self._ordered - self._ordered.mean(1, keepdim=True)
+        self.squares = 2.0 * count * spread.square().sum(1)
         self.rounding = -1e-13 * self._row_sums.sum(1)
 
     def against(self, weights: Tensor) -> Tensor:
-        """Σⱼ wⱼ k(zᵢ, zⱼ) for weights w [N], [1, N]."""
+        """Σⱼ wⱼ k(zᵢ, zⱼ) for weights w [N], [d, N]."""
         z, w = self._ordered, weights[self._order]
-        mass, moment = w.cumsum(0), (w * z).cumsum(0)
-        away = z * (2.0 * mass - mass[-1]) - 2.0 * moment + moment[-1]
-        return torch.empty_like(away).scatter_(0, self._order, -away).unsqueeze(0)
+        mass, moment = w.cumsum(1), (w * z).cumsum(1)
+        away = z * (2.0 * mass - mass[:, -1:]) - 2.0 * moment + moment[:, -1:]
+        return torch.empty_like(away).scatter_(1, self._order, -away)
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
         quadratic = []
         step = max(1, ROWS // len(v))  # a running sum over one row is faster than over many
-        for part in torch.split(v, PART, 1):
-            for labels in torch.split(part[self._order].T.contiguous(), step):
-                through = labels.double().cumsum(1)
-                rest = through[:, -1:] - through
-                quadratic.append((through * rest)[:, :-1] @ (-2.0 * self._gaps))
-        tick()
+        for order, gaps in zip(self._order, self._gaps, strict=True):
+            sums = []
+            for part in torch.split(v, PART, 1):
+                for labels in torch.split(part[order].T.contiguous(), step):
+                    through = labels.double().cumsum(1)
+                    rest = through[:, -1:] - through
+                    sums.append((through * rest)[:, :-1] @ (-2.0 * gaps))
+            quadratic.append(torch.cat(sums))
+            tick()
         linear = product(self._row_sums, v)
-        return Forms(torch.cat(quadratic).unsqueeze(0), linear, self._row_sums.sum(1, keepdim=True))
+        return Forms(torch.stack(quadratic), linear, self._row_sums.sum(1, keepdim=True))
