@@ -148,6 +148,9 @@ def sums_within(
     """Σ k(zᵢ, zⱼ) over the other rows j of the group of row i, [C, N] in fp64, per kernel term."""
     if isinstance(kernel, MatrixForms):
         return kernel.within(groups)
+    if isinstance(source, SortedForms) and z.shape[1] > 1:  # a term for each column
+        alone = (z[:, [column]] for column in range(z.shape[1]))
+        return torch.cat([sums_within(SortedForms(c), c, kernel, groups) for c in alone])
     order = np.argsort(groups, kind="stable")
     sizes = np.bincount(groups)[np.unique(groups)]
     ends = np.cumsum(sizes)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .designs import Stratified
+from .designs import GroupedForms, stratified, sums_within
 from .forms import Forms, GroupSums, Pairs, Source, group_sums
 from .kernel_matrix import MatrixForms
 from .kernels import Kernel
@@ -93,10 +93,18 @@ def evaluate(
     plan: Relabellings,
     pooled: Tensor,
     show_progress: bool | None,
-    within: Stratified | None = None,
+    kernel: Kernel | MatrixForms | None,
 ) -> Evaluation:
-    """The statistics of all labellings, ``within`` strata if given. Raises ValueError where they
-    are not finite."""
+    """The statistics of all labellings of the pooled rows, as the strata or units of the plan have
+    them where the source sums a ``kernel`` over every pair of rows; None: it does not. Raises
+    ValueError where they are not finite."""
+    within = None
+    if plan.units is not None:
+        inside = None if kernel is None else sums_within(source, pooled, kernel, plan.units)
+        source = GroupedForms(source, plan.units, inside)
+    elif plan.strata is not None and kernel is not None:
+        few_of = plan.observed == fewer_of(plan.observed)
+        within = stratified(pooled, kernel, source, plan.strata, few_of)
     few, many = sorted(np.bincount(plan.observed, minlength=2).tolist())
     marked = fewer_of(plan.observed)
     width = label_width(plan, pooled.device.type)

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .designs import Blocks, GroupedForms, Labels, design_of, serial_notes, stratified, sums_within
-from .evaluation import Evaluation, evaluate, fewer_of, share, split
+from .designs import Blocks, Labels, design_of, serial_notes
+from .evaluation import Evaluation, evaluate, share, split
 from .features import FeatureForms, fourier_features, nystrom_features
 from .forms import BlockForms, PairForms, SortedForms, Source
 from .fuse import fuse_kernel, published_fuse, standardised_fuse
@@ -342,16 +342,10 @@ def _evaluate(
     method: str, s: _Setting, backend: str | None, show_progress: bool | None
 ) -> Evaluation:
     """The statistics of all relabellings, as the design of the plan has them."""
-    source, within = _source(method, s, backend), None
-    # every pair, of the kernel itself
-    whole = isinstance(source, PairForms | SortedForms | MatrixForms)
-    if s.plan.units is not None:
-        inside = sums_within(source, s.pooled, s.kernel, s.plan.units) if whole else None
-        source = GroupedForms(source, s.plan.units, inside)
-    elif s.plan.strata is not None and whole:
-        marked = s.plan.observed == fewer_of(s.plan.observed)
-        within = stratified(s.pooled, s.kernel, source, s.plan.strata, marked)
-    return evaluate(source, s.plan, s.pooled, show_progress, within)
+    source = _source(method, s, backend)
+    every_pair = isinstance(source, PairForms | SortedForms | MatrixForms)
+    kernel = s.kernel if every_pair else None
+    return evaluate(source, s.plan, s.pooled, show_progress, kernel)
 
 
 def _source(method: str, s: _Setting, backend: str | None) -> Source:
