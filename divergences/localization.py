@@ -422,6 +422,6 @@ def learn_weights(x: Tensor, y: Tensor) -> Tensor:
             k = k - k.diagonal().diag()
             loss = -(outer * k).sum() / k.square().sum().sqrt().clamp_min(1e-300)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return scores.detach().softmax(0)

@@ -49,7 +49,7 @@ def as_sample(x: Any, name: str, *, missing: bool = False) -> Tensor:
 
 
 def column_names(x: Any) -> list[str] | None:
-    """Of a data frame or an Arrow table; None for other samples."""
+    """Of a data frame, an Arrow table or a file; None for other samples."""
     names = getattr(x, "column_names", None)
     names = getattr(x, "columns", None) if names is None else names
     return None if names is None or callable(names) else [str(name) for name in names]

@@ -19,6 +19,7 @@ from .. import (
     goodness_of_fit,
     independence,
     k_sample,
+    localization,
     power,
     relative,
     two_sample,
@@ -67,6 +68,21 @@ def parser() -> ArgumentParser:
     _add_method(add, two_sample.two_sample_test, two_sample.Method)
     _add_kernel(add)
     _add_scale(add)
+    _add_design(add)
+    _add_columns(add, "--columns")
+    _add_resampling(add)
+    _add_output(add)
+
+    add = command("localize", _localize, "Which columns of two samples differ?")
+    add("x", help="file of the first sample")
+    add("y", help="file of the second")
+    add("--paired", action="store_true", help="row i of x and row i of y are a pair")
+    add("--pairs", action="store_true", help="test correlations of all pairs of columns too")
+    _add_method(add, localization.localize, localization.Method)
+    corrections = get_args(localization.Correction)
+    default = _default(localization.localize, "correction")
+    shown = f"for the number of columns: {', '.join(corrections)} ({default})"
+    add("--correction", choices=corrections, default=default, metavar="NAME", help=shown)
     _add_design(add)
     _add_columns(add, "--columns")
     _add_resampling(add)
@@ -241,6 +257,23 @@ def _two_sample(arguments: Namespace) -> int:
     return running.report(
         arguments, result, files, (f"{both} differ", f"{both} were not found to differ")
     )
+
+
+def _localize(arguments: Namespace) -> int:
+    files = (arguments.x, arguments.y)
+    samples = running.load(arguments, [(file, arguments.columns) for file in files])
+    result = localization.localize(
+        *samples.values,
+        pairs=arguments.pairs,
+        correction=arguments.correction,
+        paired=arguments.paired,
+        **running.settings(arguments) | samples.labels,
+    )
+    both, alpha = " and ".join(files), running.level_of(arguments)
+    named = [row.column for row in result.columns if row.adjusted <= alpha]
+    where = "; ".join(named) or "no column by itself"
+    words = f"{both} differ ({where})", f"{both} were not found to differ in any column"
+    return running.report(arguments, result, files, words)
 
 
 def _independence(arguments: Namespace) -> int:

@@ -12,22 +12,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..files import replacing
 from ..kernels import Bandwidth
+from ..localization import LocalizationResult
 from ..power import PowerRow
 from ..power import benchmark_power as power_rows
 from ..relative import RelativeResult
-from ..results import HypothesisResult, p_in_words
+from ..results import HypothesisResult, TwoSampleResult, p_in_words
 from .delimited import MISSING
 from .tables import Table, complete_rows, is_file, read_labels, read_table
 
 ALPHA = 0.05  # of the verdict in words, unless --fail-below names another
 
 
+class _Named(np.ndarray[Any, np.dtype[np.float64]]):
+    """A sample whose columns have names, as those of a data frame."""
+
+    column_names: tuple[str, ...] | None
+
+
 class Samples(NamedTuple):
-    values: list[NDArray[np.float64]]  # [n, d] each
+    values: list[_Named]  # [n, d] each
     labels: dict[str, Any]  # "strata" or "groups" of the rows of all samples in turn;
     # of the rows if these match
 
@@ -117,7 +123,11 @@ def load(
             names = " and ".join(dict.fromkeys(table.source for table in group))
             missing = f"{int((~keep).sum()):,} of {len(keep):,} rows of {names}"
             say(arguments, f"left out {missing}, which have missing cells")
-    values = [t.values[keep] for group, keep in zip(groups, keeps, strict=True) for t in group]
+    values = []
+    for group, keep in zip(groups, keeps, strict=True):
+        for table in group:
+            values.append(table.values[keep].view(_Named))
+            values[-1].column_names = table.names
     if strata is None:
         return Samples(values, {})
     if column is None:
@@ -190,7 +200,11 @@ def report(
     if isinstance(result, HypothesisResult) and arguments.plot is not None:
         from ..plots.style import save_figure
 
-        save_figure(result.plot(), arguments.plot)
+        if isinstance(result, TwoSampleResult | LocalizationResult):
+            figure = result.plot(names=(files[0], files[1]))
+        else:
+            figure = result.plot()
+        save_figure(figure, arguments.plot)
         say(arguments, f"wrote {arguments.plot}")
     alpha = level_of(arguments)
     verdict = _verdict(result, alpha, words)
