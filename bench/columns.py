@@ -103,7 +103,7 @@ def kolmogorov_smirnov(x: Array, y: Array, correct: bool) -> Named:
 FEW = 10  # columns, up to which pairs are tested
 METHODS: dict[str, Callable[[Array, Array, int], Named]] = {
     "max-t": lambda x, y, seed: ours(x, y, seed),
-    "max-t, pairs": lambda x, y, seed: ours(x, y, seed, pairs=True),
+    "max-t, correlations": lambda x, y, seed: ours(x, y, seed, correlations=True),
     "bh": lambda x, y, seed: ours(x, y, seed, correction="bh"),
     "learned": lambda x, y, seed: ours(x, y, seed, method="learned"),
     "KS, Holm": lambda x, y, _: kolmogorov_smirnov(x, y, True),
@@ -116,9 +116,9 @@ TARGETS = (
     ("two modes in 3 of 50", "max-t", 0.10),
     ("shift 1 of t₂ in 3 of 50", "max-t", -0.03),
     (".3 to .6 ones in 3 of 50", "max-t", 0.0),
-    ("correlation .6 of 2 of 10", "max-t, pairs", 0.60),
+    ("correlation .6 of 2 of 10", "max-t, correlations", 0.60),
 )
-HELD = ("max-t", "max-t, pairs", "learned", "KS, Holm")  # "false" at most LEVEL, everywhere
+HELD = ("max-t", "max-t, correlations", "learned", "KS, Holm")  # "false" at most LEVEL, everywhere
 
 
 def misses(found: dict[tuple[str, str], dict[str, float]], repetitions: int) -> list[str]:
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     found: dict[tuple[str, str], dict[str, float]] = {}
     for alternative, (draw, differ) in ALTERNATIVES.items():
         for method, names in METHODS.items():
-            if method == "max-t, pairs" and draw(np.random.default_rng(0))[0].shape[1] > FEW:
+            if method == "max-t, correlations" and draw(np.random.default_rng(0))[0].shape[1] > FEW:
                 continue
             hits = false = 0.0
             for repetition in range(repetitions):

@@ -9,6 +9,7 @@ python -m bench.report floors           what GPU targets take at least, by count
 python -m bench.report plots [--out docs]   time against n, with the limit of the machine
 python -m bench.report caption          what that figure shows
 python -m bench.report power            power on the perturbed uniform
+python -m bench.report columns          which columns differ, beside tests of each
 python -m bench.report level            rejection rates under the null
 python -m bench.report presets          every preset of vae, trained and evaluated
 """
@@ -165,6 +166,18 @@ def power() -> str:
     return markdown(("method", *(f"scale {float(s):g}" for s in scales)), cells)
 
 
+def columns() -> str:
+    """Of each alternative and method, the share of differing columns found / of false alarms."""
+    rows = newest(read("columns"), "alternative", "method")
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    found = {(r["alternative"], r["method"]): f"{r['found']} / {r['false']}" for r in rows}
+    cells = [
+        (name, *(found.get((name, method), "") for method in methods))
+        for name in dict.fromkeys(row["alternative"] for row in rows)
+    ]
+    return markdown(("", *methods), cells)
+
+
 def level() -> str:
     rows = newest(read("level"), "test", "data", "size")
     names = [k for k in rows[0] if k.startswith("rejected")]
@@ -239,6 +252,8 @@ def text(arguments: Sequence[str]) -> str | None:
             return markdown(floors.HEADER, floors.rows())
         case ["power"]:
             return power()
+        case ["columns"]:
+            return columns()
         case ["level"]:
             return level()
         case ["presets"]:

@@ -22,6 +22,7 @@ from scipy.signal import lfilter
 from divergences.goodness_of_fit import goodness_of_fit_test
 from divergences.independence import independence_test
 from divergences.k_sample import k_sample_test
+from divergences.localization import localize
 from divergences.two_sample import two_sample_test
 
 from .measure import append, commit
@@ -128,6 +129,47 @@ def test_designs_of_others(design: str, data: str) -> None:
         found["independence dcov"].append(pair.pvalue)
     for test, pvalues in found.items():
         check(f"{test}, {design}", data, "N=24", pvalues)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("kind", ["columns", "columns and correlations", "learned"])
+def test_localize(kind: str, data: str, size: str) -> None:
+    """Naming any column or pair. Some columns are others with their signs changed."""
+    r, draw, (n, m) = np.random.default_rng(10), DATA[data], SIZES[size]
+    if kind == "learned" and min(n, m) < 8:
+        pytest.skip("too few rows for halves")
+    options: dict[str, Any] = {
+        "n_resamples": RESAMPLES,
+        "rng": r,
+        "correlations": "correlations" in kind,
+    }
+    method: Any = "learned" if kind == "learned" else "marginal"
+    named, whole = [], []
+    for _ in range(REPEATS):
+        x, y = (np.hstack([z := draw(r, k), -z, draw(r, k)]) for k in (n, m))
+        result = localize(x, y, method=method, **options)
+        named.append(result.columns[0].adjusted)
+        whole.append(result.pvalue)
+    check(f"localize, {kind}", data, size, named)
+    if kind == "learned":
+        check("localize, learned kernel", data, size, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("design", ["paired", "strata", "groups"])
+def test_localize_designs(design: str) -> None:
+    r = np.random.default_rng(11)
+    labels = {"paired": np.tile(np.arange(12), 2), "strata": np.array([0, 0, 1, 2] * 6),
+              "groups": np.arange(24) // 3}[design]  # fmt: skip
+    given: Any = {"paired": True} if design == "paired" else {design: labels}
+    found = []
+    for _ in range(REPEATS):
+        z = r.normal(size=(24, 3)) + 3.0 * r.normal(size=(12, 3))[labels]
+        result = localize(z[:12], z[12:], correlations=True, n_resamples=RESAMPLES, rng=r, **given)
+        found.append(result.columns[0].adjusted)
+    check(f"localize, {design}", "continuous", "n=m=12", found)
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Compare two distributions from samples.
 
 Losses: ``divergences.mmd`` and ``divergences.energy``. Tests: ``two_sample_test``,
-``k_sample_test``, ``independence_test``, ``goodness_of_fit_test``, ``relative_test``; from a shell,
-``python -m divergences``. Strength of dependence: ``distance_correlation``, ``cka``,
+``k_sample_test``, ``independence_test``, ``goodness_of_fit_test``, ``relative_test``; which columns
+differ: ``localize``; from a shell, ``python -m divergences``. Strength of dependence: ``distance_correlation``, ``cka``,
 ``mutual_information``. The engine under all of them, with the kernels they take:
 ``divergences.kernels``.
 """
@@ -29,6 +29,7 @@ from .goodness_of_fit import GoodnessOfFitResult, goodness_of_fit_test
 from .independence import IndependenceResult, independence_test
 from .information import MutualInformation, mutual_information
 from .k_sample import KSampleResult, k_sample_test
+from .localization import LocalizationResult, localize
 from .mmd import MMDLoss, mmd2, mmd2_to_gaussian_mixture, mmd2_to_normal, witness
 from .relative import RelativeResult, relative_test
 from .results import HypothesisResult, TwoSampleResult
@@ -55,6 +56,7 @@ __all__ = [
     "HypothesisResult",
     "IndependenceResult",
     "KSampleResult",
+    "LocalizationResult",
     "MMDLoss",
     "MutualInformation",
     "RelativeResult",
@@ -70,6 +72,7 @@ __all__ = [
     "hsic",
     "independence_test",
     "k_sample_test",
+    "localize",
     "mmd2",
     "mmd2_to_gaussian_mixture",
     "mmd2_to_normal",

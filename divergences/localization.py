@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -114,7 +115,7 @@ def localize(
     y: Any,
     *,
     method: Method = "marginal",
-    pairs: bool = False,
+    correlations: bool = False,
     correction: Correction = "max-t",
     n_resamples: int = 999,
     rng: Rng = None,
@@ -146,7 +147,7 @@ def localize(
             one half of the rows, by the signal-to-noise ratio of the energy distance of the
             weighted columns; then tests, on the other half, that kernel and the columns with more
             than a share 1/d of the weight: fewer columns, of fewer rows. Takes no design.
-        pairs: test the d(d − 1)/2 pairs of columns too, in one family with the columns.
+        correlations: test all d(d − 1)/2 pairs of columns too, in one family with the columns.
         correction: "max-t", or "bh": of the columns named, a share of at most α does not differ on
             average (Benjamini & Hochberg 1995), if statistics depend on each other positively.
         n_resamples, rng, paired, strata, groups, blocks, drop_nan, show_progress: as
@@ -159,7 +160,7 @@ def localize(
     Raises:
         ValueError, TypeError: as ``two_sample_test``; more pairs than fit into memory.
     """
-    _check(method, pairs, correction)
+    _check(method, correlations, correction)
     n_resamples = check_resamples(n_resamples)
     names = column_names(x) or column_names(y)
     notes: tuple[str, ...] = ()
@@ -197,9 +198,15 @@ def localize(
         least = min(len(np.unique(part)) for part in np.split(plan.units, [len(x)]))
         if least < 2:
             raise ValueError("a sample is one group; columns are compared between several in each")
+    count = math.comb(len(kept), 2)
+    if correlations and count * plan.columns > TABLE:
+        raise ValueError(
+            f"{len(kept):,} columns have {count:,} pairs, too many for {plan.columns:,} "
+            "relabellings of each; choose columns, or fewer n_resamples"
+        )
     family = _columns(x[:, kept], y[:, kept], plan, paired, show_progress)
-    if pairs:
-        family += _pairs(torch.cat([x, y])[:, kept], plan, paired)
+    if correlations:
+        family += _correlations(torch.cat([x, y])[:, kept], plan, paired)
     each = np.stack([member.statistics for member in family])
     tolerances = np.array([member.tolerance for member in family])
     largest, null = split(each.max(0), plan.exact)
@@ -250,13 +257,13 @@ def localize(
     )
 
 
-def _check(method: str, pairs: bool, correction: str) -> None:
+def _check(method: str, correlations: bool, correction: str) -> None:
     for name, value, known in (("method", method, Method), ("correction", correction, Correction)):
         if value not in get_args(known):
             options = ", ".join(map(repr, get_args(known)))
             raise ValueError(f"unknown {name} {value!r}; known are {options}")
-    if not isinstance(pairs, bool | np.bool_):
-        raise TypeError(f"pairs must be True or False; got {pairs!r}")
+    if not isinstance(correlations, bool | np.bool_):
+        raise TypeError(f"correlations must be True or False; got {correlations!r}")
 
 
 # --- Joint control -------------------------------------------------------------------------------
@@ -318,15 +325,10 @@ def _columns(
     return members
 
 
-def _pairs(z: Tensor, plan: Relabellings, paired: bool) -> list[_Member]:
+def _correlations(z: Tensor, plan: Relabellings, paired: bool) -> list[_Member]:
     """Squared differences between the rank correlations of either sample, of all pairs of the
     columns of the pooled rows z [N, d]."""
     first, second = torch.triu_indices(z.shape[1], z.shape[1], 1)
-    if len(first) * plan.columns > TABLE:
-        raise ValueError(
-            f"{z.shape[1]:,} columns have {len(first):,} pairs, too many for {plan.columns:,} "
-            "relabellings of each; choose columns, or fewer n_resamples"
-        )
     a = scaled(z, "rank").rows.double()
     a = a - a.mean(0)
     if plan.strata is not None and not paired:  # what differs between strata is no correlation

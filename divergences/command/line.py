@@ -77,7 +77,7 @@ def parser() -> ArgumentParser:
     add("x", help="file of the first sample")
     add("y", help="file of the second")
     add("--paired", action="store_true", help="row i of x and row i of y are a pair")
-    add("--pairs", action="store_true", help="test correlations of all pairs of columns too")
+    add("--correlations", action="store_true", help="test those of all pairs of columns too")
     _add_method(add, localization.localize, localization.Method)
     corrections = get_args(localization.Correction)
     default = _default(localization.localize, "correction")
@@ -264,7 +264,7 @@ def _localize(arguments: Namespace) -> int:
     samples = running.load(arguments, [(file, arguments.columns) for file in files])
     result = localization.localize(
         *samples.values,
-        pairs=arguments.pairs,
+        correlations=arguments.correlations,
         correction=arguments.correction,
         paired=arguments.paired,
         **running.settings(arguments) | samples.labels,
