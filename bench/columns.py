@@ -90,7 +90,7 @@ ALTERNATIVES = {
 
 
 def ours(x: Array, y: Array, seed: int, **options: object) -> Named:
-    result = localize(x, y, n_resamples=RESAMPLES, rng=seed, **options)  # type: ignore[arg-type]
+    result = localize(x, y, rng=seed, **{"n_resamples": RESAMPLES} | options)  # type: ignore[arg-type]
     return {row.positions for row in result.columns if row.adjusted <= LEVEL}
 
 
@@ -104,7 +104,7 @@ FEW = 10  # columns, up to which pairs are tested
 METHODS: dict[str, Callable[[Array, Array, int], Named]] = {
     "max-t": lambda x, y, seed: ours(x, y, seed),
     "max-t, correlations": lambda x, y, seed: ours(x, y, seed, correlations=True),
-    "bh": lambda x, y, seed: ours(x, y, seed, correction="bh"),
+    "bh, B = 1999": lambda x, y, seed: ours(x, y, seed, correction="bh", n_resamples=1999),
     "learned": lambda x, y, seed: ours(x, y, seed, method="learned"),
     "KS, Holm": lambda x, y, _: kolmogorov_smirnov(x, y, True),
     "KS, each": lambda x, y, _: kolmogorov_smirnov(x, y, False),

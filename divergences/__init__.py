@@ -2,9 +2,9 @@
 
 Losses: ``divergences.mmd`` and ``divergences.energy``. Tests: ``two_sample_test``,
 ``k_sample_test``, ``independence_test``, ``goodness_of_fit_test``, ``relative_test``; which columns
-differ: ``localize``; from a shell, ``python -m divergences``. Strength of dependence: ``distance_correlation``, ``cka``,
-``mutual_information``. The engine under all of them, with the kernels they take:
-``divergences.kernels``.
+differ: ``localize``; from a shell, ``python -m divergences``. Strength of dependence:
+``distance_correlation``, ``cka``, ``mutual_information``. The engine under all of them, with the
+kernels they take: ``divergences.kernels``.
 """
 
 import importlib

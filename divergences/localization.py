@@ -18,7 +18,7 @@ from .evaluation import evaluate, label_width, share, split
 from .forms import SortedForms
 from .fuse import standardised_fuse
 from .kernels import Energy
-from .kernels.labels import product
+from .kernels.statistics.quadratic_forms import product
 from .resampling import Relabellings, permutation_pvalue
 from .results import HypothesisResult
 from .samples import (
