@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.signal import lfilter
 
+from divergences.effect import effect_size
 from divergences.goodness_of_fit import goodness_of_fit_test
 from divergences.independence import independence_test
 from divergences.k_sample import k_sample_test
@@ -230,6 +231,31 @@ def test_normality(method: Any, estimate: bool, n: int) -> None:
         for _ in range(REPEATS)
     ]
     check(f"normality {method}, estimate={estimate}", "normal", f"n={n}", found)
+
+
+def shift_effect(shift: float) -> float:
+    """E/2E|x − y| of N(0, 1) and N(shift, 1)."""
+    between, within = (float(stats.foldnorm(c / 2**0.5, scale=2**0.5).mean()) for c in (shift, 0.0))
+    return (between - within) / between
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["n=50, m=50", "n=150, m=75"])
+@pytest.mark.parametrize("shift", [0.2, 0.5, 1.0])
+def test_effect_size(shift: float, size: str) -> None:
+    """Asymptotic: equivalence at the margin, and what intervals miss, up to twice the level."""
+    r, found, missed = np.random.default_rng(12), [], 0
+    n, m = (50, 50) if size == "n=50, m=50" else (150, 75)
+    margin = shift_effect(shift)
+    for _ in range(REPEATS):
+        result = effect_size(r.normal(size=n), r.normal(shift, 1.0, m), margin=margin)
+        assert result.pvalue is not None
+        found.append(result.pvalue)
+        low, high = result.confidence_interval
+        missed += not low <= margin <= high
+    print(f"\nintervals miss {missed / REPEATS:.3f}", end="")
+    assert missed <= stats.binom.ppf(1 - 1e-4, REPEATS, 0.1)
+    check("effect size below its value", f"shift {shift}", size, found, 2.0)
 
 
 @pytest.mark.slow

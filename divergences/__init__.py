@@ -24,6 +24,7 @@ if pathlib.Path(__file__).with_name("kernels").is_file():
 from .classifier import ClassifierResult, classifier_test
 from .density_ratio import DensityRatio, fit_density_ratio
 from .dependence import cka, distance_correlation, distance_covariance, hsic
+from .effect import EffectSize, effect_size
 from .energy import EnergyLoss, energy_distance, energy_distance_to_normal
 from .goodness_of_fit import GoodnessOfFitResult, goodness_of_fit_test
 from .independence import IndependenceResult, independence_test
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ClassifierResult",
     "DensityRatio",
+    "EffectSize",
     "EnergyLoss",
     "GoodnessOfFitResult",
     "HypothesisResult",
@@ -65,6 +67,7 @@ __all__ = [
     "classifier_test",
     "distance_correlation",
     "distance_covariance",
+    "effect_size",
     "energy_distance",
     "energy_distance_to_normal",
     "fit_density_ratio",

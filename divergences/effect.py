@@ -66,11 +66,12 @@ def effect_size(
     a margin.
 
     The effect size is that of ``two_sample_test``: θ = MMD²/E‖φ(x) − φ(y)‖² in the feature space of
-    the kernel, E/2E‖x − y‖ for "energy". The estimate θ̂ is a ratio of U-statistics. Its variance is
-    that of its first-order influences, plus the variance MMD² has where P = Q, 2(1/n + 1/m)²E k̃²
-    with k̃ the centred kernel, without which it would vanish there. Interval and p-value are those
-    of a normal θ̂, which it is as n and m grow while θ > 0; near θ = 0 both are conservative. Rows
-    are independent, and each sample has tens of them at least.
+    the kernel, E/2E‖x − y‖ for "energy". The estimate θ̂ is a ratio of U-statistics, normal as n and
+    m grow with a variance of aθ + c: c is what MMD² has where P = Q, 2(1/n + 1/m)²E k̃² for the
+    centred kernel k̃, and aθ that of the first-order influences, which vanish there; a is estimated
+    beside the biased θ̂, which vanishes with them. The interval holds the θ for which (θ̂ − θ)² ≤
+    z²(aθ + c), as Wilson's for a proportion; the p-value is that of θ̂ at θ = margin. Asymptotic:
+    rows are independent, and each sample has tens of them at least.
 
     Args:
         x, y: as ``two_sample_test`` takes them. Columns are not scaled.
@@ -131,7 +132,7 @@ def effect_size(
     return EffectSize(
         value=share(squared, whole),
         standard_error=math.sqrt(slope * max(0.0, ratio) + constant),
-        confidence_interval=(min(1.0, max(0.0, middle - reach)), min(1.0, max(0.0, middle + reach))),
+        confidence_interval=(share(middle - reach, 1.0), share(middle + reach, 1.0)),
         confidence=confidence,
         margin=margin,
         pvalue=pvalue,
