@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from typing import Any
 
 import matplotlib
@@ -112,7 +113,8 @@ def argv(_configuration: Any, _script: Any) -> list[str]:
 
 
 def look(_configuration: Any, _script: Any) -> None:
-    """Of the figures that scripts draw themselves."""
+    """Of the figures that scripts draw themselves; and no warnings of Lightning about torch."""
+    warnings.filterwarnings("ignore", module="lightning")
     matplotlib.rcParams.update(LOOK)
 
 
