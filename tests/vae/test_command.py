@@ -422,7 +422,7 @@ def test_data_outside_the_support(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     """The interrupted run says how to go on; resumed, it equals the one that was left alone."""
-    long = ["--epochs", "400", "--latent", "2", "--hidden", "8", "--limit", "300"]
+    long = ["--epochs", "80", "--latent", "2", "--hidden", "8", "--limit", "300"]
     command = [sys.executable, "-m", "vae", "fit", *long, "--heldout", "60", "--out"]
     out, whole = tmp_path / "run", tmp_path / "whole"
     inherited = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job may ignore it
@@ -430,7 +430,7 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     signal.signal(signal.SIGINT, inherited)
     while not (out / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error

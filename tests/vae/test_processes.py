@@ -1,15 +1,11 @@
-"""Two processes train what one does, up to rounding.
-
-Run as a program, this file is one of the two processes.
-"""
+"""Two processes train what one does, up to rounding."""
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from torch import nn
@@ -79,24 +75,18 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env=os.environ
-            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-            | {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        errors = [process.communicate(timeout=240)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errors
+    processes.spawn(worker, port, folder, count=2)
     return folder
+
+
+def worker(rank: int, port: int, folder: Path) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    torch.set_num_threads(1)
+    for name in OBJECTIVES:
+        torch.save(train(name, 2, folder).state_dict(), folder / f"{name}-{rank}.pt")
+    torch.distributed.barrier()
+    os._exit(0)  # the end of the interpreter can abort, as in test_distributed.py
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -149,13 +139,3 @@ def test_gathered_terms_are_those_of_one_batch() -> None:
 def test_a_batch_must_divide_between_the_processes() -> None:
     with pytest.raises(ValueError, match=r"multiple of devices.*batch_size=9, devices=2"):
         fit(build("capacity"), torch.rand(20, 5), epochs=1, batch_size=9, devices=2)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    target = Path(sys.argv[1])
-    for objective in OBJECTIVES:
-        weights = train(objective, 2, target).state_dict()
-        torch.save(weights, target / f"{objective}-{os.environ['LOCAL_RANK']}.pt")
-    torch.distributed.barrier()
-    os._exit(0)  # the end of the interpreter can abort, as in test_distributed.py

@@ -1,7 +1,4 @@
-"""A training that was killed and resumed ends as the one that was not, bit for bit.
-
-Run as a program, this file is the training that gets killed.
-"""
+"""A training that was killed and resumed ends as the one that was not, bit for bit."""
 
 import csv
 import functools
@@ -9,17 +6,17 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing import ProcessExitedException
 
 from divergences.wasserstein import sliced_wasserstein
 from vae import (
@@ -89,6 +86,15 @@ def train(case: str, folder: Path, **options: Any) -> tuple[VAE, list[dict[str, 
     return model, fit(model, rows(), folder=folder, **(settings | options))
 
 
+def mortal_training(_: int, case: str, folder: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    model = build(case)
+    assert isinstance(model.encoder, Mortal)
+    passes = 3 if case == "critic" else 1  # per step
+    model.encoder.kill_at = (KILLED_AT - 1) * passes + 1
+    train(case, folder, model=model)
+
+
 def without_seconds(path: Path) -> list[list[str]]:
     with path.open(newline="") as file:
         return [line[:-1] for line in csv.reader(file)]
@@ -105,8 +111,9 @@ def states(path: Path) -> list[torch.Tensor]:
 @pytest.mark.parametrize("case", CASES)
 def test_killed_and_resumed_equals_uninterrupted(case: str, tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [sys.executable, __file__, case, str(killed), str(torch.get_num_threads())]
-    assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
+    with pytest.raises(ProcessExitedException) as caught:
+        processes.spawn(mortal_training, case, killed, torch.get_num_threads(), count=1)
+    assert caught.value.exit_code == -signal.SIGKILL
     last = killed / "checkpoints" / "last.ckpt"
     assert read_checkpoint(last)["vae_training"]["step"] == 6  # of the second epoch of five
     with (killed / "metrics.csv").open("r+") as file:  # as a process leaves it that dies
@@ -661,13 +668,3 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     resumed, _ = train("annealed-mmd", tmp_path, resume=True)
     expected, _ = train("annealed-mmd", tmp_path / "whole")
     assert torch.equal(resumed.encoder[0].weight, expected.encoder[0].weight)
-
-
-if __name__ == "__main__":
-    case, folder, threads = sys.argv[1:]
-    torch.set_num_threads(int(threads))
-    mortal = build(case)
-    assert isinstance(mortal.encoder, Mortal)
-    passes = 3 if case == "critic" else 1  # per step
-    mortal.encoder.kill_at = (KILLED_AT - 1) * passes + 1
-    train(case, Path(folder), model=mortal)
