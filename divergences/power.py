@@ -1,23 +1,28 @@
-"""Power on the perturbed uniform, the benchmark on which published kernel tests are compared.
+"""Power: of a test on data such as a pilot sample, and on a benchmark with published numbers.
 
-X has the density 1 + e·scale·Σ_j θ_j G(px − j) on [0, 1], j = 1 … p, with random signs θ_j = ±1; Y
-is uniform. G is a smooth bump on (−1, −½) followed by its negative on (−½, 0): with more of them
-the difference is at a finer scale. Its largest value is 1/e, so that the density lies within
-1 ± scale, and scale = 1 is the strongest perturbation there is (Schrab et al., "MMD Aggregated
-Two-Sample Test", JMLR 2023, §5.2).
+``power_of`` says how many rows a difference like that of two pilot samples needs.
+``benchmark_power`` is the perturbed uniform, on which published kernel tests are compared: X has
+the density 1 + e·scale·Σ_j θ_j G(px − j) on [0, 1], j = 1 … p, with random signs θ_j = ±1; Y is
+uniform. G is a smooth bump on (−1, −½) followed by its negative on (−½, 0): with more of them the
+difference is at a finer scale. Its largest value is 1/e, so that the density lies within 1 ± scale,
+and scale = 1 is the strongest perturbation there is (Schrab et al., "MMD Aggregated Two-Sample
+Test", JMLR 2023, §5.2).
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from .kernels import Bandwidth
-from .samples import Rng, generator_of
+from .samples import Rng, as_samples, complete_rows, generator_of
 from .two_sample import Method, two_sample_test
 
 SCALES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -25,6 +30,18 @@ PUBLISHED = {  # over SCALES; Biggs, Schrab & Gretton, NeurIPS 2023: 200 repetit
     "fuse-original": (0.045, 0.085, 0.18, 0.505, 0.825, 0.975),
     "mmd": (0.04, 0.06, 0.105, 0.29, 0.465, 0.675),  # Gaussian kernel, median bandwidth
 }
+
+
+class PilotRow(NamedTuple):
+    """Power of a test of ``n`` and ``m`` rows, its binomial standard ``error``, and the power that
+    pilots of their sizes have ``by_chance``, their rows dealt to x and y at random."""
+
+    n: int
+    m: int
+    power: float
+    error: float
+    by_chance: float
+    repetitions: int
 
 
 class PowerRow(NamedTuple):
@@ -70,6 +87,93 @@ def perturbed_uniform(
         heights = generator.random(2 * n) * (1.0 + scale)
         found = np.concatenate([found, x[heights < perturbed_uniform_density(x, scale, signs)]])
     return found[:n, None]
+
+
+def power_of(
+    x: Any,
+    y: Any,
+    *,
+    n: int | Sequence[int],
+    level: float = 0.05,
+    repetitions: int = 200,
+    n_resamples: int = 199,
+    rng: Rng = None,
+    paired: bool = False,
+    **options: Any,
+) -> list[PilotRow]:
+    """Power of ``two_sample_test`` with n rows of x, estimated from pilot samples x [a, d] and
+    y [b, d]: a row for each n.
+
+    Each repetition draws n rows of x and n·b/a rows of y with replacement (pairs, if ``paired``)
+    and tests them. That takes the pilots for the distributions: what differs between them by chance
+    counts as a difference, so that power is overestimated for small pilots. ``by_chance`` shows by
+    how much at most: the same of pilots that differ by chance alone. Where it is near ``power``,
+    the pilots are too small to say; take it into account for n beyond their sizes.
+
+    Args:
+        x, y: as ``two_sample_test`` takes them.
+        n: rows of x, ≥ 2; several give a row each.
+        level: a test with p ≤ level has found the difference.
+        repetitions: tests for each n, and as many for ``by_chance``.
+        n_resamples, rng: see ``two_sample_test``; here 199 relabellings are enough.
+        options: method, kernel, bandwidth, scale and others of ``two_sample_test``, but for its
+            strata, groups and blocks, which a resampled pilot does not keep.
+
+    Raises:
+        ValueError, TypeError: as ``two_sample_test``; n below 2, a level outside (0, 1).
+    """
+    for name in ("strata", "groups", "blocks"):
+        if name in options:
+            raise ValueError(f"power_of takes no {name}: resampled rows do not keep them")
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie in (0, 1); got {level!r}")
+    sizes = [n] if isinstance(n, int | np.integer) else list(n)
+    wrong = [
+        k for k in sizes if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 2
+    ]
+    if wrong or not sizes:
+        raise ValueError(f"n must be integers ≥ 2; got {wrong[0] if wrong else sizes!r}")
+    if repetitions < 1:
+        raise ValueError(f"repetitions is too small; got {repetitions}")
+    if options.pop("drop_nan", False):
+        (x, y), _, _ = complete_rows((x, y), ("x", "y"), together=paired)
+    first, second = as_samples(x, y)
+    a, b = len(first), len(second)
+    if paired and a != b:
+        raise ValueError(f"paired=True needs as many rows in y as in x; got {a} and {b}")
+    settings = {"n_resamples": n_resamples, "show_progress": False, "paired": paired} | options
+    generator, _ = generator_of(rng)
+    rows = []
+    for size in map(int, sizes):
+        other = max(2, round(size * b / a))
+        found, by_chance = 0, 0
+        for _ in range(repetitions):
+            for shuffle in (False, True):
+                pilots = _dealt(first, second, paired, generator) if shuffle else (first, second)
+                rows_x = torch.from_numpy(generator.integers(a, size=size)).to(first.device)
+                rows_y = torch.from_numpy(generator.integers(b, size=other)).to(first.device)
+                drawn = pilots[0][rows_x], pilots[1][rows_x if paired else rows_y]
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "all rows of")  # that were drawn
+                    pvalue = two_sample_test(*drawn, rng=generator, **settings).pvalue
+                found += pvalue <= level and not shuffle
+                by_chance += pvalue <= level and shuffle
+        power = found / repetitions
+        error = math.sqrt(power * (1.0 - power) / repetitions)
+        rows.append(PilotRow(size, other, power, error, by_chance / repetitions, repetitions))
+    return rows
+
+
+def _dealt(
+    x: Tensor, y: Tensor, paired: bool, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """The pilots as they are where nothing differs: pairs swapped, or rows dealt, at random."""
+    if paired:
+        swapped = torch.from_numpy(generator.random(len(x)) < 0.5).to(x.device)[:, None]
+        return torch.where(swapped, y, x), torch.where(swapped, x, y)
+    pooled = torch.cat([x, y])
+    pooled = pooled[torch.from_numpy(generator.permutation(len(pooled))).to(x.device)]
+    return pooled[: len(x)], pooled[len(x) :]
 
 
 def benchmark_power(

@@ -133,6 +133,23 @@ def parser() -> ArgumentParser:
     _add_columns(add, "--columns")
     _add_output(add)
 
+    add = command("power", running.power_of, "How many rows to find a difference as of two pilots?")
+    add("x", help="file of the first pilot sample")
+    add("y", help="file of the second")
+    add("--paired", action="store_true", help="row i of x and row i of y are a pair")
+    add("--rows", type=int, nargs="+", required=True, metavar="N", help="of x, to find power for")
+    default = _default(power.power_of, "repetitions")
+    add("--repetitions", type=int, default=default, help="tests for each N (%(default)s)")
+    _add_method(add, two_sample.two_sample_test, two_sample.Method)
+    _add_kernel(add)
+    _add_scale(add)
+    _add_columns(add, "--columns")
+    default = _default(power.power_of, "n_resamples")
+    add("--n-resamples", type=int, metavar="B", default=default, help="relabellings (%(default)s)")
+    add("--seed", type=int, help="repeats the estimate exactly (a fresh one)")
+    add("--drop-nan", action="store_true", help="leave out rows with NaN or empty cells")
+    add("--json", action="store_true", help="print one JSON object")
+
     add = command(
         "benchmark-power",
         running.benchmark_power,

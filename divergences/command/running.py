@@ -18,6 +18,7 @@ from ..kernels import Bandwidth
 from ..localization import LocalizationResult
 from ..power import PowerRow
 from ..power import benchmark_power as power_rows
+from ..power import power_of as pilot_rows
 from ..relative import RelativeResult
 from ..results import HypothesisResult, TwoSampleResult, p_in_words
 from .delimited import MISSING
@@ -238,7 +239,32 @@ def _verdict(
     return f"{first} Effect size {effect:.3g}, where 0 is none and 1 the most possible."
 
 
-# --- The power benchmark -------------------------------------------------------------------------
+# --- Power ---------------------------------------------------------------------------------------
+
+
+def power_of(arguments: Namespace) -> int:
+    files = (arguments.x, arguments.y)
+    samples = load(arguments, [(file, arguments.columns) for file in files])
+    rows = pilot_rows(
+        *samples.values,
+        n=arguments.rows,
+        repetitions=arguments.repetitions,
+        n_resamples=arguments.n_resamples,
+        rng=arguments.seed,
+        paired=arguments.paired,
+        method=arguments.method,
+        kernel=arguments.kernel,
+        bandwidth=arguments.bandwidth,
+        scale=None if arguments.scale == "none" else arguments.scale,
+    )
+    if arguments.json:
+        print(json.dumps({"files": list(files), "rows": [row._asdict() for row in rows]}))
+        return 0
+    print("rows of x  of y     power ± error   by chance")
+    for row in rows:
+        power = f"{row.power:.3f} ± {row.error:.3f}"
+        print(f"{row.n:<9}  {row.m:<7}  {power}   {row.by_chance:.3f}")
+    return 0
 
 
 def benchmark_power(arguments: Namespace) -> int:

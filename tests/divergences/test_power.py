@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
+import pathlib
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from divergences.__main__ import main
 from divergences.power import (
     PUBLISHED,
     SCALES,
     benchmark_power,
     perturbed_uniform,
     perturbed_uniform_density,
+    power_of,
 )
 
 
@@ -138,3 +142,71 @@ def test_published_power(method: str, scale: float) -> None:
     assert row.published is not None
     mean = 0.5 * (row.power + row.published)
     assert abs(row.power - row.published) < 3 * math.sqrt(2 * mean * (1 - mean) / repetitions)
+
+
+def test_power_of_pilots_that_are_equal_is_the_level() -> None:
+    """Resampled from one sample, x and y have one distribution."""
+    x = np.random.default_rng(0).normal(size=40)
+    (row,) = power_of(x, x, n=30, repetitions=150, n_resamples=39, method="energy", rng=1)
+    assert row.power <= stats.binom.ppf(1 - 1e-4, 150, 0.05) / 150
+    assert (row.n, row.m, row.repetitions) == (30, 30, 150)
+
+
+def test_power_of_a_shift() -> None:
+    """Near that of the t test, which is known; pilots are moved to differ by the shift exactly."""
+    r = np.random.default_rng(1)
+    x, y = r.normal(size=600), r.normal(0.5, 1.0, 300)
+    y += 0.5 + x.mean() - y.mean()
+    options: dict[str, Any] = {"repetitions": 100, "n_resamples": 99, "method": "energy", "rng": 0}
+    few, many = power_of(x, y, n=[30, 120], **options)
+    assert (few.m, many.m) == (15, 60)
+    for row, m in ((few, 15), (many, 60)):
+        centre = 0.5 / math.sqrt(1 / row.n + 1 / m)
+        freedom = row.n + m - 2
+        exact = 1.0 - stats.nct.cdf(stats.t.ppf(0.975, freedom), freedom, centre)
+        assert abs(row.power - exact) < 4.0 * math.sqrt(0.25 / 100)
+        assert row.by_chance < 0.2
+    assert power_of(x, y, n=[30, 120], **options) == [few, many]
+
+
+def test_power_of_pairs() -> None:
+    r = np.random.default_rng(2)
+    subject = 10.0 * r.normal(size=60)
+    x, y = subject + r.normal(size=60), subject + r.normal(1.0, 1.0, 60)
+    options: dict[str, Any] = {"n": 25, "repetitions": 20, "n_resamples": 99, "rng": 0}
+    (paired,) = power_of(x, y, paired=True, method="energy", **options)
+    (plain,) = power_of(x, y, method="energy", **options)
+    assert paired.power > 0.6 > 0.3 > plain.power and paired.m == 25
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 1}, "n must be integers ≥ 2; got 1"),
+        ({"n": []}, r"n must be integers ≥ 2; got \[\]"),
+        ({"n": [10, 2.5]}, "n must be integers ≥ 2; got 2.5"),
+        ({"n": 10, "level": 5}, r"level must lie in \(0, 1\); got 5"),
+        ({"n": 10, "repetitions": 0}, "repetitions is too small; got 0"),
+        ({"n": 10, "strata": [0, 1]}, "takes no strata: resampled rows do not keep them"),
+        ({"n": 10, "paired": True}, "paired=True needs as many rows in y as in x; got 6 and 5"),
+    ],
+)
+def test_power_of_refuses(options: dict[str, Any], message: str) -> None:
+    r = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=message):
+        power_of(r.normal(size=6), r.normal(size=5), **options)
+
+
+def test_power_of_files(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    r = np.random.default_rng(3)
+    files = [str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
+    for file, shift in zip(files, (0.0, 3.0), strict=True):
+        np.save(file, r.normal(shift, 1.0, 30))
+    options = ["--rows", "10", "20", "--repetitions", "3", "--seed", "0", "--n-resamples", "19"]
+    options += ["--method", "energy"]
+    assert main(["power", *files, *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["10", "10", "1.000"],
+        ["20", "20", "1.000"],
+    ]
