@@ -5,6 +5,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+# Two workers on two cores: a second thread each, or of what they start, would only make them wait
+# for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch and numpy are imported
+
 import pytest
 import torch
 
@@ -39,7 +44,6 @@ elif not torch.cuda.is_available():
 
     interpreter._patch_lang = patch_language_once
 
-# Two workers on two cores: a second thread each would only make them wait for one another.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 # Fills what torch.empty returns: memory that is read before it is written shows as NaN, or as the

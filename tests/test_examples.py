@@ -6,20 +6,15 @@ import gzip
 import pathlib
 import re
 import struct
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+import real_data
 from numpy.typing import NDArray
 
 ROOT = pathlib.Path(__file__).parents[1]
 PNG = b"\x89PNG"
-
-
-def run(example: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "examples" / example), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def write_idx(path: pathlib.Path, values: NDArray[np.uint8]) -> None:
@@ -47,23 +42,34 @@ def fashion(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
-def test_real_data(tmp_path: pathlib.Path, fashion: pathlib.Path) -> None:
-    done = run("real_data.py", "--out", tmp_path / "out", "--fashion-mnist", fashion)
-    assert done.returncode == 0, done.stderr
-    found = pvalues(done.stdout)
+@pytest.fixture
+def arguments(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, fashion: pathlib.Path
+) -> None:
+    given = ["--out", str(tmp_path / "out"), "--fashion-mnist", str(fashion)]
+    monkeypatch.setattr(sys, "argv", ["real_data.py", *given])
+
+
+@pytest.mark.usefixtures("arguments")
+def test_real_data(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    real_data.main()
+    printed = capsys.readouterr().out
+    found = pvalues(printed)
     assert len(found) == 8
     for question, p in found.items():
         assert (p > 0.05) == question.startswith("Control"), question
-    assert done.stdout.count("0.0030\n") == 3  # the pairs of three classes, by Holm
+    assert printed.count("0.0030\n") == 3  # the pairs of three classes, by Holm
     pairs = ("generated", "shirt_T-shirt", "pullover_coat")
     names = {f"{pair}{which}.png" for pair in pairs for which in ("", "_images")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all((tmp_path / "out" / name).read_bytes().startswith(PNG) for name in names)
 
 
-def test_a_broken_file_is_named_at_once(tmp_path: pathlib.Path, fashion: pathlib.Path) -> None:
+@pytest.mark.usefixtures("arguments")
+def test_a_broken_file_is_named_at_once(
+    fashion: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (fashion / "t10k-images-idx3-ubyte").write_bytes(b"GIF89a")
-    done = run("real_data.py", "--out", tmp_path / "out", "--fashion-mnist", fashion)
-    assert done.returncode != 0
-    assert "t10k-images-idx3-ubyte is no IDX file: it starts with" in done.stderr
-    assert done.stdout == ""
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte is no IDX file: it starts with"):
+        real_data.main()
+    assert capsys.readouterr().out == ""

@@ -109,8 +109,7 @@ def test_import_takes_little_more_than_torch() -> None:
         "import time, torch, numpy\nstart = time.process_time()\nimport divergences\n"
         "print(time.process_time() - start)"
     )
-    fastest = min(float(run(code).stdout) for _ in range(3))
-    assert fastest < 1.0
+    assert any(float(run(code).stdout) < 1.0 for _ in range(3))
 
 
 def test_works_where_triton_is_absent() -> None:
@@ -213,12 +212,8 @@ def test_sums_of_kernels_pass_strict_type_checking(tmp_path: pathlib.Path) -> No
         "divergences.nonsense\n"
     )
     pytest.importorskip("mypy")
-    options = "--strict", "--ignore-missing-imports", "--follow-imports=silent"
-    result = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, str(user)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+    result = subprocess.run(  # with the options of `make types`, whose cache then serves
+        [sys.executable, "-m", "mypy", str(user)], cwd=ROOT, capture_output=True, text=True
     )
     *errors, _ = result.stdout.splitlines()
     assert len(errors) == 1, result.stdout
