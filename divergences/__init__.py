@@ -38,10 +38,13 @@ from .scores import score_of
 from .two_sample import two_sample_test
 
 if TYPE_CHECKING:
+    from . import callbacks as callbacks
     from . import density_ratio as density_ratio
+    from . import drift as drift
     from . import kernels as kernels
     from . import kl as kl
     from . import kl_decomposition as kl_decomposition
+    from . import metrics as metrics
     from . import naive as naive
     from . import plots as plots
     from . import power as power
@@ -88,7 +91,10 @@ __all__ = [
 
 # --- Modules -------------------------------------------------------------------------------------
 
-_LAZY = ("density_ratio", "kl", "kl_decomposition", "naive", "plots", "power", "wasserstein")
+_LAZY = (
+    *("callbacks", "density_ratio", "drift", "kl", "kl_decomposition"),
+    *("metrics", "naive", "plots", "power", "wasserstein"),
+)
 
 
 class _Module(types.ModuleType):
