@@ -42,7 +42,14 @@ elif not torch.cuda.is_available():
             return patch_language(fn)
         return None
 
+    numpy_type: Callable[[Any], Any] = interpreter._get_np_dtype
+    numpy_type_of_numbers = functools.cache(numpy_type)  # which makes a table at each call
+
+    def numpy_type_once(of: Any) -> Any:
+        return numpy_type(of) if of.scalar.is_ptr() else numpy_type_of_numbers(of.scalar)
+
     interpreter._patch_lang = patch_language_once
+    interpreter._get_np_dtype = numpy_type_once
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 

@@ -154,8 +154,8 @@ def test_flags_of_more_than_32_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Near rows in the first, the 33rd and the last tile of columns, which two programs share."""
     monkeypatch.setattr(sweeps, "MAX_SPLITS", 2)
     torch.manual_seed(2)
-    problem = Problem(20, 72 * 32 + 5, D, [ENERGY], weighted=False, coef=1.0)
-    for row, column in ((0, 7), (1, 32 * 33 + 4), (2, 72 * 32 + 2)):
+    problem = Problem(3, 66 * 32 + 5, D, [ENERGY], weighted=False, coef=1.0)
+    for row, column in ((0, 7), (1, 32 * 33 + 4), (2, 66 * 32 + 2)):
         problem.y[0, column] = problem.x[0, row] + 1e-4 * torch.randn(D)
     problem.blocks, problem.coefs = "xy", problem.coefs[:, :1]
     ours, truth = problem.sweep(Wanted(True, True)), problem.truth()
