@@ -60,11 +60,11 @@ def test_not_a_number() -> None:
 
 def test_rates() -> None:
     x, factors, orders = torch.randn(3, 6, 2), (0.5, 8.0, 3.0, 7.0), (2, 2, 1, 0)
-    found = median.scales(x.to(DEVICE), None, "sqeuclidean", 32, factors, orders)
+    found = median_of.scales(x.to(DEVICE), None, "sqeuclidean", 32, factors, orders)
     powers = zip(factors, orders, strict=True)
     expected = torch.stack([f * found.median.cpu() ** -o for f, o in powers], -1)
     torch.testing.assert_close(found.rates.cpu(), expected, rtol=1e-14, atol=0.0)
-    again = median.scales(x.to(DEVICE), None, "sqeuclidean", 32, factors, orders)
+    again = median_of.scales(x.to(DEVICE), None, "sqeuclidean", 32, factors, orders)
     assert torch.equal(found.rates, again.rates)
 
 
