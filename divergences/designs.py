@@ -48,6 +48,18 @@ class Design(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+def check_one_design(
+    *, paired: bool, strata: Labels, groups: Labels, blocks: Blocks | None
+) -> None:
+    """Raises ValueError where several designs are given, TypeError for a wrong ``paired``."""
+    if not isinstance(paired, bool | np.bool_):
+        raise TypeError(f"paired must be True or False; got {paired!r}")
+    given = {"paired": paired or None, "strata": strata, "groups": groups, "blocks": blocks}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ValueError(f"{' and '.join(names)} do not go together; choose one")
+
+
 def design_of(
     sizes: tuple[int, ...],
     *,
@@ -63,12 +75,7 @@ def design_of(
     whose labels are. Raises ValueError or TypeError where options do not fit each other or the
     sizes.
     """
-    if not isinstance(paired, bool | np.bool_):
-        raise TypeError(f"paired must be True or False; got {paired!r}")
-    given = {"paired": paired or None, "strata": strata, "groups": groups, "blocks": blocks}
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) > 1:
-        raise ValueError(f"{' and '.join(names)} do not go together; choose one")
+    check_one_design(paired=paired, strata=strata, groups=groups, blocks=blocks)
     count = sum(sizes)
     if paired:
         if sizes[0] != sizes[1]:

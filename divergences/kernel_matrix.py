@@ -91,6 +91,12 @@ class MatrixForms:
         k = k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
         values = torch.linalg.eigvalsh(k)
         least, most = float(values[0]), float(values[-1])
+        rounding = torch.finfo(k.dtype).eps * len(k) * float(self._k.abs().max())
+        if -rounding <= least < -DEFINITE * abs(most):
+            return (
+                f"rounding beside entries of {float(self._k.abs().max()):.2g} hides whether the "
+                "kernel is positive definite: take a constant off it",
+            )
         if least >= -DEFINITE * abs(most):
             return ("the kernel is positive definite on differences of samples of these rows",)
         extremes = f"eigenvalues from {least:.2g} to {most:.2g}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from .designs import Blocks, Labels, design_of, serial_notes
+from .designs import Blocks, Labels, check_one_design, design_of, serial_notes
 from .evaluation import evaluate, label_width, share, split
 from .forms import SortedForms
 from .fuse import standardised_fuse
@@ -164,6 +164,7 @@ def localize(
     n_resamples = check_resamples(n_resamples)
     names = column_names(x) or column_names(y)
     notes: tuple[str, ...] = ()
+    check_one_design(paired=paired, strata=strata, groups=groups, blocks=blocks)
     if drop_nan:
         (x, y), (strata, groups), notes = complete_rows(
             (x, y), ("x", "y"), {"strata": strata, "groups": groups}, together=paired

@@ -154,8 +154,11 @@ def _as_tensor(x: Any, name: str) -> Tensor:
             raise TypeError(f"{name} must be dense; got {x.layout} (use {name}.to_dense())")
         if x.is_meta:
             raise ValueError(f"{name} is on the device 'meta', which holds no numbers")
-        return x
     try:
+        if isinstance(x, Tensor):
+            if not (x.is_floating_point() or x.is_complex()):
+                check_integers(x.cpu().numpy(), x.double().cpu().numpy())
+            return x
         if not hasattr(x, "__array__") and hasattr(x, "__dlpack__"):
             return torch.utils.dlpack.from_dlpack(x)
         return torch.from_numpy(_native(x))
@@ -167,12 +170,25 @@ def _native(x: Any) -> NDArray[np.float64]:
     """A writable contiguous fp64 copy, whatever the byte order, strides and width."""
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise TypeError("a masked array; drop its masked rows first, or fill them")
-    array = np.asarray(x)
-    if array.dtype == object:  # a table whose columns have different types
-        array = _numbers(array, column_names(x))
+    given = np.asarray(x)
+    array = _numbers(given, column_names(x)) if given.dtype == object else given
     if array.dtype.kind not in "fiub":
         raise TypeError(f"dtype {array.dtype} is not a real number")
-    return np.array(array, dtype=np.float64, order="C")
+    found = np.array(array, dtype=np.float64, order="C")
+    if given.dtype.kind in "iuO":
+        check_integers(given, found)
+    return found
+
+
+def check_integers(given: NDArray[Any], found: NDArray[np.float64]) -> None:
+    """Raises ValueError for integers that are not what they were, in fp64."""
+    large = np.abs(found) >= 2.0**53
+    for value, number in zip(given[large].tolist(), found[large].tolist(), strict=True):
+        if isinstance(value, int) and value != number:
+            raise ValueError(
+                f"fp64 does not hold {value}, nor other integers beyond 2⁵³; take off an offset "
+                "first, or leave out columns that only number the rows"
+            )
 
 
 def _numbers(array: NDArray[Any], names: list[str] | None) -> NDArray[np.float64]:

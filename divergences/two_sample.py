@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .designs import Blocks, Labels, design_of, serial_notes
+from .designs import Blocks, Labels, check_one_design, design_of, serial_notes
 from .evaluation import Evaluation, evaluate, share, split
 from .features import FeatureForms, fourier_features, nystrom_features
 from .forms import BlockForms, PairForms, SortedForms, Source
@@ -157,6 +157,7 @@ def two_sample_test(
     check_scale(scale)
     named = column_names(x)
     left_out: tuple[str, ...] = ()
+    check_one_design(paired=paired, strata=strata, groups=groups, blocks=blocks)
     if drop_nan:
         (x, y), (strata, groups), left_out = complete_rows(
             (x, y), ("x", "y"), {"strata": strata, "groups": groups}, together=paired
@@ -202,7 +203,7 @@ def two_sample_test(
         x, y = both, -both
     pooled = torch.cat([x, y])
     if is_constant(pooled) and not rows_count:
-        warn_constant("x and y")
+        warn_constant("x − y and y − x" if paired and method != "fuse" else "x and y")
     order = torch.from_numpy(generator.permutation(len(pooled))).to(pooled.device)
     chosen: Kernel | MatrixForms
     if kernel is None or isinstance(kernel, Kernel | str):

@@ -119,7 +119,7 @@ def _numbers(
 ) -> NDArray[np.float64]:
     """A column of text as numbers, NaN where a cell is missing."""
     try:
-        return np.asarray(column, dtype=np.float64)
+        found = np.asarray(column, dtype=np.float64)
     except ValueError:
         cells = column.str.strip()
         missing = cells.str.lower().isin(MISSING).to_numpy()
@@ -131,7 +131,15 @@ def _numbers(
                     f"{columns.source}, line {line}, {columns.title(position)}: {cell!r} is "
                     f"not a number; {'write decimal points' if decimal else advice}"
                 ) from None
-        return np.asarray(cells.mask(missing, "nan"), dtype=np.float64)
+        found = np.asarray(cells.mask(missing, "nan"), dtype=np.float64)
+    for row in np.flatnonzero(np.abs(found) >= 2.0**53):
+        whole = re.fullmatch(r"[-+]?\d+", column.iloc[row].strip())
+        if whole and int(whole[0]) != float(found[row]):
+            where = f"{columns.source}, line {lines[row]}, {columns.title(position)}"
+            raise ValueError(
+                f"{where}: fp64 does not hold {whole[0]}; leave out columns that only number rows"
+            )
+    return found
 
 
 def _counts(column: NDArray[np.float64]) -> bool:

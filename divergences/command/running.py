@@ -138,7 +138,10 @@ def load(
     labels = labels[np.concatenate(keeps)]
     unknown = sum(label.lower() in MISSING for label in labels.tolist())
     if unknown:
-        raise ValueError(f"--{name} {strata}: {unknown:,} of {len(labels):,} rows have no label")
+        raise ValueError(
+            f"--{name} {strata}: {unknown:,} of {len(labels):,} rows have no label; give them one, "
+            "or take them out of the files (--drop-nan looks at the samples, not at labels)"
+        )
     return Samples(values, {name: labels})
 
 

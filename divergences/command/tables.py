@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..samples import check_integers
 from . import delimited
 from .columns import Columns, suggest
 
@@ -150,7 +151,12 @@ def _numbers(column: Any, title: str, source: str) -> NDArray[np.float64]:
         array = np.array([np.nan if cell is None else cell for cell in array])
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{source}, {title} has dtype {array.dtype}, not numbers")
-    return array.astype(np.float64)
+    found = array.astype(np.float64)
+    try:
+        check_integers(array, found)
+    except ValueError as error:
+        raise ValueError(f"{source}, {title}: {error}") from None
+    return found
 
 
 _Read = tuple[list[Any], list[str] | None]  # columns, and their names

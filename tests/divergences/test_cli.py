@@ -348,7 +348,7 @@ def test_an_interrupted_plot_leaves_the_old_one(cli: Any, monkeypatch: pytest.Mo
         ("k-sample x.npy", "at least two samples are needed; got 1"),
         ("benchmark-power --scales 2", "scale must be in [0, 1]"),
         ("benchmark-power --out no/a.csv", "cannot write no/a.csv: there is no folder no"),
-        ("two-sample x.npy x.npy --strata gaps.csv", "gaps.csv: 2 of 80 rows have no label"),
+        ("two-sample x.npy x.npy --strata gaps.csv", "gaps.csv: 2 of 80 rows have no label; give"),
         ("benchmark-power --repetitions 0", "repetitions is too small; got 0"),
     ],
 )

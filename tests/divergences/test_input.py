@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from divergences.goodness_of_fit import goodness_of_fit_test
 from divergences.independence import independence_test
@@ -103,3 +104,32 @@ def test_drop_nan() -> None:
         independence_test(with_holes(), Y[:28], drop_nan=True)
     with pytest.raises(ValueError, match=message):
         two_sample_test(with_holes(), Y[:28], paired=True, drop_nan=True)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64, object, torch.int64, "frame"])
+def test_integers_that_fp64_does_not_hold(kind: Any) -> None:
+    """2⁵³ + 1 would become 2⁵³, another row's number."""
+    rows = [[2**53, 1], [2**53 + 2, 2], [2**60, 3]]  # which fp64 holds
+    for extra in (0, 1):
+        x: Any = [*rows, [2**53 + extra, 4]]
+        if isinstance(kind, torch.dtype):
+            x = torch.tensor(x, dtype=kind)
+        else:
+            x = pd.DataFrame(x) if kind == "frame" else np.array(x, dtype=kind)
+        if not extra:
+            two_sample_test(x, x, **OPTIONS)
+            continue
+        with pytest.raises(TypeError, match=r"x .*fp64 does not hold 9007199254740993"):
+            two_sample_test(x, x, **OPTIONS)
+
+
+def test_designs_are_checked_before_rows_are_dropped() -> None:
+    labels = np.repeat([0, 1], 30)
+    for drop_nan in (False, True):
+        with pytest.raises(ValueError, match="paired and strata do not go together; choose one"):
+            two_sample_test(with_holes(), Y, paired=True, strata=labels, drop_nan=drop_nan)
+
+
+def test_pairs_without_a_difference() -> None:
+    with pytest.warns(UserWarning, match="all rows of x − y and y − x are equal: p = 1"):
+        assert two_sample_test(X, X, paired=True, method="energy", **OPTIONS).pvalue == 1.0

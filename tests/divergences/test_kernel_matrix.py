@@ -53,6 +53,17 @@ def test_a_distance_is_passed_with_a_minus() -> None:
     assert wrong.notes[0].startswith("the kernel is not positive definite (eigenvalues from -")
 
 
+def test_definiteness_that_rounding_hides() -> None:
+    """A constant added to a definite kernel leaves it definite on differences."""
+    plain, hidden = (two_sample_test(X, Y, kernel=GAUSSIAN + c, **OPTIONS) for c in (1e3, 1e9))
+    assert plain.notes[0].startswith("the kernel is positive definite")
+    assert hidden.notes == (
+        "rounding beside entries of 1e+09 hides whether the kernel is positive definite: take a "
+        "constant off it",
+    )
+    assert hidden.pvalue >= plain.pvalue  # more counts as a tie
+
+
 def test_bad_input() -> None:
     lopsided, holes = GAUSSIAN.copy(), GAUSSIAN.copy()
     lopsided[0, 1] += 0.1

@@ -157,6 +157,10 @@ MISTAKES = {
         ("a,b\n1,2\n3,4\n5,6,7\n", r"line 4 has 3 cells; the first row has 2"),
         ("a,b\n1,2\n3,x7\n", r"line 3, column 2 \('b'\): 'x7' is not a number"),
         ("1,2\n3,x7\n", r"line 2, column 2: 'x7' is not a number"),
+        (
+            "a,id\n1,9007199254740993\n",
+            r"line 2, column 2 \('id'\): fp64 does not hold 900719",
+        ),
         ("a;b\n1;2\n3;4,5\n", r"line 3, column 2 \('b'\): '4,5' is not a number; write decimal"),
         ('1,"2\n3,4\n', "a.csv: .*EOF inside string"),
     ],
