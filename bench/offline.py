@@ -39,7 +39,7 @@ from unittest import mock
 import torch
 
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.plan import Blocks, Component, Form, Wanted
+from divergences.kernels.problem import Blocks, Component, PairProblem, Wanted
 from divergences.kernels.triton_backend.configs import ARCHITECTURES, Config, Device
 
 from . import generated_code
@@ -270,14 +270,19 @@ def record(case: Case, arch: int) -> list[Launch]:
         metric, ones = component.function.metric, (1.0,) * case.copies
         with recorded(arch) as found:
             scales = median.scales(x[0], x[0], metric, 256, ones, (2,) * case.copies)
-            form = Form(blocks, "unbiased")
-            small.form(x, x, components, scales.rates, form, "all", case.wanted)
+            problem = PairProblem(
+                x, x, None, None, scales.rates, blocks, components, "all", case.wanted, "unbiased"
+            )
+            small.form(problem)
         return found
     weights = torch.ones(1, case.rows) if case.weighted else None
     rates = torch.ones(1, case.copies)  # on the device, where more is left open than with numbers
     coefs = [1.0] * (3 if case.blocks == "all" else 1) * case.copies
     with recorded(arch) as found:
-        sweeps.sweep(x, x, weights, weights, components, rates, coefs, case.blocks, case.wanted)
+        problem = PairProblem(
+            x, x, weights, weights, rates, coefs, components, case.blocks, case.wanted
+        )
+        sweeps.sweep(problem)
     return found
 
 

@@ -300,9 +300,8 @@ def _shared_work(
     def between(u: Tensor, v: Tensor, factor: float) -> Tensor:
         return factor * potential(u, v, kernel=resolved, backend=backend).double().sum()
 
-    here = pair_form(x, y, resolved, (a, b, c), backend=backend)
-    if estimator == "biased":
-        here = here + a * _diagonal_sum(x, resolved) + b * _diagonal_sum(y, resolved)
+    biased = estimator == "biased"
+    here = pair_form(x, y, resolved, (a, b, c), diagonal=biased, backend=backend)
     across = between(x, rest["x"], a) + between(y, rest["y"], b)
     cross = between(x, rest["y"], c)
     parts = _each((here + across + cross).detach(), group)
@@ -313,9 +312,3 @@ def _shared_work(
     if local.requires_grad:
         total = total + (local - local.detach())
     return total.to(x.dtype)
-
-
-def _diagonal_sum(x: Tensor, kernel: Kernel) -> Tensor | float:
-    """Σ k(xᵢ, xᵢ)."""
-    diagonal = kernel.diagonal(x)
-    return diagonal.double().sum() if isinstance(diagonal, Tensor) else len(x) * diagonal

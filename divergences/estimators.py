@@ -129,7 +129,7 @@ def _biased(
         means="biased" if wx is None else "sums",
         weights_x=wx,
         weights_y=wy,
-        diagonals=lambda x, y: diagonal_term(x, wx, kernel) + diagonal_term(y, wy, kernel),
+        diagonal=True,
         dtype=x.dtype,
         backend=backend,
     )
@@ -139,15 +139,6 @@ def _uniform(x: Tensor) -> Tensor:
     """[..., n] weights that sum to one."""
     ones = torch.ones_like(x[..., 0])
     return ones / ones.sum(-1, keepdim=True)
-
-
-def diagonal_term(x: Tensor, w: Tensor | None, kernel: Kernel) -> Tensor | float:
-    """Σ wᵢ² k(xᵢ, xᵢ) in fp64, for normalised weights (1/n if None)."""
-    diagonal = kernel.diagonal(x)
-    if w is None:
-        n = x.shape[-2]
-        return diagonal.double().mean(-1) / n if isinstance(diagonal, Tensor) else diagonal / n
-    return (w.square() * diagonal).double().sum(-1)
 
 
 def _unbiased_weighted(

@@ -22,8 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernels.ops import apply
-
 _START = (
     -20.0,
     -70.0,
@@ -38,7 +36,7 @@ def expected_distance_to_normal(q: Tensor, d: int, *, interpolated: bool = False
     and first derivative have eleven and nine digits, and take a hundredth of the time."""
     if torch.compiler.is_compiling():  # plain operations, which the compiler differentiates itself
         return _integrate(q.reshape(-1, 1), d, 0, _nodes(0, q)).view(q.shape)
-    out: Tensor = apply(_Expected, q, d, 0, interpolated)
+    out: Tensor = _Expected.apply(q, d, 0, interpolated)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -64,12 +62,12 @@ class _Expected(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         (q,) = ctx.saved_tensors
-        slope = apply(_Expected, q, ctx.d, ctx.order + 1, ctx.interpolated)
+        slope = _Expected.apply(q, ctx.d, ctx.order + 1, ctx.interpolated)  # type: ignore[no-untyped-call]
         return grad * slope, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], q: Tensor, *rest: Any) -> Any:
-        return apply(_Expected, q, *rest), in_dims[0]
+        return _Expected.apply(q, *rest), in_dims[0]  # type: ignore[no-untyped-call]
 
 
 def _nodes(order: int, q: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from .estimators import (
     Estimator,
     check_enough_rows,
     check_estimator,
-    diagonal_term,
     squared_discrepancy,
 )
 from .kernels import Bandwidth, Kernel, potential
@@ -266,9 +265,8 @@ def _to_embedded(
 ) -> Tensor:
     """The squared MMD to a law of which the embedding's mean over x and squared norm are given."""
     cross, own = embedding
-    within = pair_form(x, None, chosen, (1.0,), means=estimator, backend=backend)
-    if estimator == "biased":
-        within = within + diagonal_term(x, None, chosen)
+    biased = estimator == "biased"
+    within = pair_form(x, None, chosen, (1.0,), means=estimator, diagonal=biased, backend=backend)
     return (within + own - 2.0 * cross).to(x.dtype)
 
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .plan import Blocks, Component, Form, Sweep, Wanted, form_coefs
-from .reference import blocked
+from .problem import PairProblem, Sweep
+from .reference import blocked, inner, small
 from .validation import is_recorded
 
 BACKENDS = ("reference", "triton")
@@ -86,41 +85,48 @@ def _runs_triton(x: Tensor) -> bool:
     return _reasons[x.device] is None
 
 
-def run(backend: str, x: Tensor, *args: Any) -> Sweep:
-    """``sweep`` of the backend chosen."""
-    if _resolved(backend, x) == "reference":
-        return blocked.sweep(x, *args)
-    from .triton_backend import sweeps
-
-    return sweeps.sweep(x, *args)
-
-
-def _resolved(backend: str, x: Tensor) -> str:
-    return choose(x, None) if backend == AUTOMATIC else backend
-
-
-def form(
-    backend: str,
-    x: Tensor,
-    y: Tensor | None,
-    wx: Tensor | None,
-    wy: Tensor | None,
-    components: tuple[Component, ...],
-    rates: list[float] | Tensor,
-    form: Form,
-    blocks: Blocks,
-    wanted: Wanted,
-) -> tuple[Tensor, ...]:
-    """The total of a form [B] and the gradients of its sweep, which need no further operation."""
-    if _resolved(backend, x) != "reference":
+def sweep(problem: PairProblem) -> Sweep:
+    """Sums and gradients over the pairs, by the backend of the problem."""
+    flat = problem.flat()
+    if _resolved(problem) == "reference":
+        found = blocked.sweep(flat)
+    else:
         from .triton_backend import sweeps
 
-        return sweeps.form(x, y, wx, wy, components, rates, form, blocks, wanted)
-    coefs = form_coefs(form, x.shape[1], 0 if y is None else y.shape[1], blocks)
-    wanted = wanted._replace(sums=True)
-    sums, *gradients = blocked.sweep(x, y, wx, wy, components, rates, coefs, blocks, wanted)
-    flat = sums.flatten(1)
-    total = flat[:, 0] * coefs[0] + form.constant
+        found = sweeps.sweep(flat)
+    return found if flat is problem else Sweep(*_unflattened(found, problem))
+
+
+def form(problem: PairProblem) -> tuple[Tensor | None, ...]:
+    """L [...] and its gradients that are ``wanted``, of coefficients that are numbers."""
+    if _resolved(problem) != "reference":
+        from .triton_backend import sweeps
+
+        flat = problem.flat()
+        found = sweeps.form(flat)
+        return found if flat is problem else _unflattened(found, problem)
+    in_few_calls = small.form(problem) or inner.form(problem)
+    if in_few_calls is not None:
+        return in_few_calls
+    coefs = problem.sum_coefs
+    wanted = problem.wanted._replace(sums=True)
+    asked = problem._replace(coefs=coefs, means="sums", wanted=wanted, backend="reference")
+    sums, *gradients = sweep(asked)
+    assert sums is not None
+    each = sums.flatten(-2)
+    total = each[..., 0] * coefs[0] + problem.constant
     for k in range(1, len(coefs)):  # scalar operations, which need no constant on the device
-        total = total.add(flat[:, k], alpha=coefs[k])
-    return total.to(form.dtype), *gradients
+        total = total.add(each[..., k], alpha=coefs[k])
+    return total.to(problem.dtype), *gradients
+
+
+def _resolved(problem: PairProblem) -> str:
+    automatic = problem.backend == AUTOMATIC
+    return choose(problem.x, None) if automatic else problem.backend
+
+
+def _unflattened(
+    found: tuple[Tensor | None, ...], problem: PairProblem
+) -> tuple[Tensor | None, ...]:
+    """Results [B, ...] with the batch dimensions [...] of the problem."""
+    return tuple(None if t is None else t.reshape((*problem.batch, *t.shape[1:])) for t in found)

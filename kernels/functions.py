@@ -44,6 +44,12 @@ class Evaluation(NamedTuple):
     slope: Tensor
     slope_scale: Rate
 
+    def drop_diagonal(self) -> None:
+        """Sets the pairs i = i of square matrices [..., i, j] to 0."""
+        self.value.diagonal(dim1=-2, dim2=-1).zero_()
+        if self.slope is not self.value:
+            self.slope.diagonal(dim1=-2, dim2=-1).zero_()
+
 
 class Bend(NamedTuple):
     """``value * scale``."""

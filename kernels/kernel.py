@@ -28,7 +28,7 @@ from .functions import (
     KernelFunction,
     Metric,
 )
-from .plan import Component, encode
+from .problem import Component, encode
 from .validation import count_on_host, is_on_host
 
 Bandwidth = float | Sequence[float] | Tensor | str
@@ -99,8 +99,9 @@ class Term:
 class Group(NamedTuple):
     """The terms of one metric, ready for a sweep."""
 
-    components: str  # see ``plan.encode``
-    rates: list[float] | Tensor  # C numbers, or [B, C]
+    components: tuple[Component, ...]
+    key: str  # of the components; see ``problem.encode``
+    rates: list[float] | Tensor  # C numbers, or [..., C]
     coefficients: list[float]
     positions: list[int]  # of the components in ``Kernel.terms``
 
@@ -109,7 +110,7 @@ class Kernel:
     """A sum of kernel functions. ``k1 + k2`` and ``2.0 * k`` are kernels too."""
 
     def __init__(
-        self, terms: Sequence[Term], label: str, groups: list[tuple[list[int], str]] | None = None
+        self, terms: Sequence[Term], label: str, groups: list[_Metric] | None = None
     ) -> None:
         self.terms: tuple[Term, ...] = tuple(terms)
         self._label = label
@@ -215,31 +216,41 @@ class Kernel:
         return resolved
 
     def groups(self, batch: torch.Size) -> list[Group]:
-        """The resolved terms by metric, rates flattened to [B, C] if any is a tensor."""
+        """The resolved terms by metric, rates of shape [*batch, C] if any is a tensor."""
 
         def rates(positions: list[int]) -> list[float] | Tensor:
             if self._rates is not None and len(self._rates) == batch.numel():
-                return self._rates
+                return self._rates.view(*batch, -1)
             return _stack_rates([self.terms[p].rate for p in positions], batch)
 
         return [
             Group(
                 components,
+                key,
                 rates(positions),
                 [self.terms[p].coefficient for p in positions],
                 positions,
             )
-            for positions, components in self._groups
+            for positions, components, key in self._groups
         ]
 
 
-def _by_metric(terms: Sequence[Term]) -> list[tuple[list[int], str]]:
-    """Positions of the terms of each metric, and their encoded static parts. A kernel keeps this
-    through ``resolve``: a trace with dynamic shapes takes strings for constants, floats not."""
+class _Metric(NamedTuple):
+    """The terms of one metric. A kernel keeps this through ``resolve``: a trace with dynamic shapes
+    takes strings for constants, floats not."""
+
+    positions: list[int]
+    components: tuple[Component, ...]
+    key: str
+
+
+def _by_metric(terms: Sequence[Term]) -> list[_Metric]:
     found: dict[str, list[int]] = {}
     for position, t in enumerate(terms):
         found.setdefault(t.function.metric, []).append(position)
-    return [(p, encode([terms[k].component for k in p])) for p in found.values()]
+    components = [tuple(terms[k].component for k in p) for p in found.values()]
+    each = zip(found.values(), components, strict=True)
+    return [_Metric(positions, parts, encode(parts)) for positions, parts in each]
 
 
 def _stack_rates(rates: list[float | Tensor], batch: torch.Size) -> list[float] | Tensor:
@@ -258,7 +269,7 @@ def _stack_rates(rates: list[float | Tensor], batch: torch.Size) -> list[float] 
         (r if isinstance(r, Tensor) else torch.full_like(tensors[0], r)).expand(batch)
         for r in rates
     ]
-    return torch.stack(full, -1).reshape(-1, len(rates))
+    return torch.stack(full, -1)
 
 
 def _apply_rule(rule: str, function: KernelFunction, x: Tensor, y: Tensor | None) -> float | Tensor:

@@ -1,6 +1,7 @@
 """The derivative of the gradients: what a double backward (a gradient penalty) asks for.
 
-For L = Σ a·S of ``plan`` and directions (u, v, p, q) of (x, y, wx, wy), the directional derivative
+For L = Σ a·S (see ``problem``) and directions (u, v, p, q) of (x, y, wx, wy), the derivative along
+them,
 
     h = Σᵢⱼ a·[wᵢw′ⱼ·σ·l + (pᵢw′ⱼ + wᵢqⱼ)·k],   σ the slope of ``functions``,
 
@@ -17,15 +18,25 @@ operations, so it is the same on every device and for both backends, and nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .functions import Rate
-from .plan import Blocks, Component, block_names, metric_of
-from .reference.tiles import UNRESOLVED, add_scaled, centre, matmul, per_item, row_sums, scratch
+from .problem import Component, PairProblem, block_names
+from .reference.tiles import (
+    UNRESOLVED,
+    Span,
+    add_scaled,
+    centre,
+    matmul,
+    per_item,
+    row_sums,
+    scratch,
+    tiles,
+)
 
 TILE, TILE_CUDA = 512, 2048  # rows and columns
 LEAST_ROWS = 16
@@ -44,99 +55,79 @@ class _Side(NamedTuple):
     grad_z: Tensor | None  # None if not needed
     grad_w: Tensor | None
 
-    def rows(self, span: slice) -> _Side:
-        return _Side(*(None if t is None else t[:, span] for t in self))  # type: ignore[arg-type]
+    def rows(self, span: Span) -> _Side:
+        some = slice(span.start, span.stop)
+        return _Side(*(None if t is None else t[:, some] for t in self))  # type: ignore[arg-type]
+
+
+Directions = Sequence[Tensor | None]
 
 
 @torch.no_grad()
-def pair_hessian(
-    x: Tensor,
-    y: Tensor | None,
-    wx: Tensor | None,
-    wy: Tensor | None,
-    components: tuple[Component, ...],
-    rates: Sequence[float] | Tensor,
-    coefs: Tensor,
-    blocks: Blocks,
-    directions: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
-    needed: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor]:
-    """Derivatives of h with respect to x, y, wx and wy, where ``needed`` (else None), and coefs
-    [B, blocks, C]. ``directions``: u [B, n, d], v [B, m, d], p [B, n], q [B, m] or None for 0."""
-    most = TILE_CUDA if x.is_cuda else TILE
-    limit = (most // LEAST_ROWS) ** 2
-    if x.shape[0] > limit:  # fewer batch items at a time
-        return _in_parts(x, y, wx, wy, components, rates, coefs, blocks, directions, needed, limit)
+def pair_hessian(problem: PairProblem, directions: Directions) -> tuple[Tensor | None, ...]:
+    """Derivatives of h with respect to x, y, wx and wy, where the gradients are ``wanted`` (else
+    None), and to coefs [..., blocks, C]. ``directions``: u [..., n, d], v [..., m, d], p [..., n],
+    q [..., m] or None for 0."""
+    flat, first = problem.flat(), problem.x.dim() - 2
+    if flat is not problem:
+        count = problem.batch.numel()
+        directions = [t if t is None else t.reshape(count, *t.shape[first:]) for t in directions]
+    most = TILE_CUDA if flat.x.is_cuda else TILE
+    limit = (most // LEAST_ROWS) ** 2  # batch items at a time
+    parts = []
+    for start in range(0, max(1, flat.x.shape[0]), limit):
+        tensors, along = (
+            [t if t is None else t[start : start + limit] for t in each]
+            for each in (flat.tensors, directions)
+        )
+        parts.append(_hessian(flat.with_tensors(tensors), along, most))
+    found = (_joined(column) for column in zip(*parts, strict=True))
+    return tuple(t if t is None else t.reshape((*problem.batch, *t.shape[1:])) for t in found)
+
+
+def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    held = [t for t in parts if t is not None]
+    return torch.cat(held) if len(held) > 1 else parts[0]
+
+
+def _hessian(problem: PairProblem, directions: Directions, most: int) -> tuple[Tensor | None, ...]:
+    """``pair_hessian`` of a flat problem, in tiles of ``most`` rows."""
+    x, y, coefs, wanted = problem.x, problem.y, problem.coefs, problem.wanted
+    assert isinstance(coefs, Tensor)
     u, v, p, q = directions
-    metric = metric_of(components)
+    metric = problem.metric
     middle = centre(x, y, metric)
-    first = _side(x, wx, u, p, middle, needed[0], needed[2])
-    second = first if y is None else _side(y, wy, v, q, middle, needed[1], needed[3])
+    first = _side(x, problem.wx, u, p, middle, wanted.grad_x, wanted.grad_wx)
+    second = first
+    if y is not None:
+        second = _side(y, problem.wy, v, q, middle, wanted.grad_y, wanted.grad_wy)
     ends = {"xx": (first, first), "yy": (second, second), "xy": (first, second)}
     grad_coefs = torch.zeros_like(coefs, dtype=torch.float64)
     everything = slice(None)
-    if isinstance(rates, Tensor):
-        rates = rates.double()
+    rates = problem.rates.double() if isinstance(problem.rates, Tensor) else problem.rates
     numbers = per_item(rates, everything)
     step = max(LEAST_ROWS, math.isqrt(most**2 // max(1, x.shape[0])))
-    for k, block in enumerate(block_names(blocks)):
+    for k, block in enumerate(block_names(problem.blocks)):
         a, b = ends[block]
         if all(t is None for t in (a.u, b.u, a.p, b.p)):
             continue
         block_coefs = per_item(coefs[:, k].double(), everything)
-        for rows, columns in _tiles(a.z.shape[1], b.z.shape[1], step, block != "xy"):
-            itself, diagonal = block != "xy", block != "xy" and rows == columns
+        for tile in tiles(a.z.shape[1], b.z.shape[1], step, itself=block != "xy"):
             grad_coefs[:, k] += _tile(
-                a.rows(rows),
-                b.rows(columns),
-                components,
+                a.rows(tile.i),
+                b.rows(tile.j),
+                problem.components,
                 numbers,
                 block_coefs,
                 metric,
-                itself,
-                diagonal,
+                tile.itself,
+                tile.diagonal,
+                problem.diagonal,
             )
-    results = (first.grad_z, second.grad_z, first.grad_w, second.grad_w)
-    gx, gy, gwx, gwy = (
-        t.to(x.dtype) if flag and t is not None else None
-        for t, flag in zip(results, needed, strict=True)
-    )
-    return gx, gy, gwx, gwy, grad_coefs.to(coefs.dtype)
-
-
-def _in_parts(
-    x: Tensor,
-    y: Tensor | None,
-    wx: Tensor | None,
-    wy: Tensor | None,
-    components: tuple[Component, ...],
-    rates: Sequence[float] | Tensor,
-    coefs: Tensor,
-    blocks: Blocks,
-    directions: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
-    needed: tuple[bool, bool, bool, bool],
-    limit: int,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor]:
-    """``pair_hessian`` of a batch, ``limit`` items at a time."""
-    results = []
-    for start in range(0, x.shape[0], limit):
-        items = slice(start, start + limit)
-        sy, swx, swy = (None if t is None else t[items] for t in (y, wx, wy))
-        u, v, p, q = (None if t is None else t[items] for t in directions)
-        part = rates[items] if isinstance(rates, Tensor) else rates
-        results.append(
-            pair_hessian(
-                x[items], sy, swx, swy, components, part, coefs[items], blocks, (u, v, p, q), needed
-            )
-        )
-    joined = [
-        None if column[0] is None else torch.cat([t for t in column if t is not None])
-        for column in zip(*results, strict=True)
-    ]
-    *gradients, grad_coefs = joined
-    assert grad_coefs is not None
-    gx, gy, gwx, gwy = gradients
-    return gx, gy, gwx, gwy, grad_coefs
+    results = first.grad_z, second.grad_z, first.grad_w, second.grad_w
+    pairs = zip(results, wanted[1:], strict=True)
+    gradients = (t.to(x.dtype) if flag and t is not None else None for t, flag in pairs)
+    return *gradients, grad_coefs.to(coefs.dtype)
 
 
 def _side(
@@ -161,13 +152,6 @@ def _side(
     )
 
 
-def _tiles(n: int, m: int, step: int, itself: bool) -> Iterator[tuple[slice, slice]]:
-    """Those of one triangle for pairs of a sample with ``itself``."""
-    for i in range(0, n, step):
-        for j in range(i if itself else 0, m, step):
-            yield slice(i, min(i + step, n)), slice(j, min(j + step, m))
-
-
 def _tile(
     a: _Side,
     b: _Side,
@@ -177,9 +161,11 @@ def _tile(
     metric: str,
     itself: bool,
     diagonal: bool,
+    kept: bool,
 ) -> Tensor:
     """Add the share of one tile to the gradients of a and b; returns that of the C ``coefs``,
-    [B, C]. ``itself``: of pairs of one sample, which stand for both orders."""
+    [B, C]. ``itself``: of pairs of one sample, which stand for both orders; ``diagonal``: with the
+    pairs i = i, which count if ``kept``."""
     pairs = _pairs(a, b, metric, diagonal)
     s, along = pairs.s, pairs.along
     weights, turned = _weights(a, b)
@@ -189,9 +175,8 @@ def _tile(
     for c, rate, coef in zip(components, rates, coefs, strict=True):
         buffers = scratch("slope", s.shape, s), scratch("value", s.shape, s)
         e = c.function.evaluate(s, rate, c.shape, c.offset, *buffers)
-        if diagonal:
-            e.value.diagonal(dim1=-2, dim2=-1).zero_()
-            e.slope.diagonal(dim1=-2, dim2=-1).zero_()
+        if diagonal and not kept:
+            e.drop_diagonal()
         share = _inner(e.slope, weighted) * _column(e.slope_scale)
         if turned is not None:
             share = share + e.value_scale * _inner(e.value, turned)
@@ -203,7 +188,7 @@ def _tile(
         # Along x − y: σ is a function of ‖x − y‖², whose derivative is twice that, else of l's.
         twice = 2.0 if metric == "sqeuclidean" else 1.0
         add_scaled(bend, d.value, coef * e.slope_scale * d.scale * twice)
-    if diagonal:
+    if diagonal and not kept:
         bend.diagonal(dim1=-2, dim2=-1).zero_()
     if a.grad_w is not None or b.grad_w is not None:
         _add_to_weights(a, b, slope * along, k, 2.0 if itself else 1.0, diagonal)

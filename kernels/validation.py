@@ -152,19 +152,3 @@ def count_on_host(flags: Tensor) -> int:
         return int(flags.sum())
     except RuntimeError:  # inside torch.func.vmap there is no one number
         return 0
-
-
-def canonical(
-    x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None
-) -> tuple[torch.Size, tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]]:
-    """The batch shape, and [B, n, d], [B, m, d], [B, n], [B, m]."""
-    batch = x.shape[:-2]
-
-    def flatten(t: Tensor | None, keep: int) -> Tensor | None:
-        if t is None or t.dim() == keep + 1:
-            return t
-        return t.reshape(batch.numel(), *t.shape[-keep:])
-
-    x3 = flatten(x, 2)
-    assert x3 is not None
-    return batch, (x3, flatten(y, 2), flatten(wx, 1), flatten(wy, 1))

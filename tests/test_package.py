@@ -86,7 +86,7 @@ def test_the_rules_above_can_fail() -> None:
         {"divergences.kernels.triton_backend.sweeps"}, "divergences.kernels.triton_backend.sweeps"
     )
     assert not offends({"tritonish"}, "triton")
-    assert "divergences.kernels.plan" in imported_modules(
+    assert "divergences.kernels.problem" in imported_modules(
         ROOT / "kernels" / "reference" / "blocked.py"
     )
     assert "divergences.energy" in imported_modules(ROOT / "divergences" / "__init__.py")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.plan import Component, Sweep, Wanted
+from divergences.kernels.problem import Component, PairProblem, Sweep, Wanted
 from divergences.kernels.triton_backend import launcher, sweeps
 from divergences.kernels.triton_backend.configs import MOST, Config, Device, Table, device_of
 
@@ -122,9 +122,8 @@ def sweep(x: Tensor, y: Tensor, gradient: bool) -> Sweep:
     n = float(x.shape[1])
     coefs = [1.0 / n**2, 1.0 / n**2, -2.0 / n**2]
     wanted = Wanted(sums=not gradient, grad_x=gradient)
-    return sweeps.sweep(
-        x, y, None, None, (component,), [rate], coefs, "all", wanted
-    )  # fmt: skip
+    problem = PairProblem(x, y, None, None, [rate], coefs, (component,), "all", wanted)
+    return sweeps.sweep(problem)
 
 
 def compiled(variant: Variant, d: int, device: str) -> str:

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from ..functions import Metric, Rate
-from ..plan import Blocks, Component, Sweep, Wanted, block_names, metric_of
+from ..problem import PairProblem, Sweep, block_names
 from . import pooled
 from .tiles import (
     FEW_COLUMNS,
     RANGE,
-    TILE_CUDA,
     Distances,
     Form,
     OutOfRange,
@@ -31,6 +30,7 @@ from .tiles import (
     difference_sums,
     drop_equal,
     equal_rows,
+    evaluations,
     full_precision,
     largest_rate,
     matmul,
@@ -41,6 +41,7 @@ from .tiles import (
     scratch,
     signed_sums,
     tile_rows,
+    tiles,
     weights_of,
 )
 
@@ -64,10 +65,6 @@ class Chunk(NamedTuple):
     coefs: list[Rate]
 
 
-def _spans(length: int, tile: int) -> list[Span]:
-    return [Span(i, min(i + tile, length), i // tile) for i in range(0, length, tile)]
-
-
 def _role(
     sample: Tensor,
     w: Tensor | None,
@@ -89,64 +86,42 @@ def _role(
     )
 
 
-def sweep(
-    x: Tensor,
-    y: Tensor | None,
-    wx: Tensor | None,
-    wy: Tensor | None,
-    components: tuple[Component, ...],
-    rates: Sequence[float] | Tensor,
-    coefs: Sequence[float] | Tensor | None,
-    blocks: Blocks,
-    wanted: Wanted,
-) -> Sweep:
-    """See ``plan``. x [B, n, d], y [B, m, d], fp32 or fp64; rates C numbers or [B, C]; coefs
-    blocks·C numbers, block-major, or [B, blocks, C]."""
+def sweep(problem: PairProblem) -> Sweep:
+    """Sums and gradients of a flat problem in fp32 or fp64."""
+    x = problem.x
     with full_precision(x.device.type):
         try:
             # On a GPU a look at the numbers, which says whether fp32 holds them, would synchronise.
-            if x.dtype == torch.float32 and (x.is_cuda or _too_steep(components, rates)):
+            if x.dtype == torch.float32 and (x.is_cuda or _too_steep(problem)):
                 raise OutOfRange
-            if pooled.fits(x, y, blocks):
-                return pooled.sweep(x, y, wx, wy, components, rates, coefs, wanted)
-            return Sweeper(x, y, wx, wy, components, blocks, wanted).run(rates, coefs)
+            return (pooled if pooled.fits(problem) else _Sweeper(problem)).sweep(problem)
         except OutOfRange:
-            y, wx, wy = (_double(t) for t in (y, wx, wy))
-            wide = sweep(x.double(), y, wx, wy, components, rates, coefs, blocks, wanted)
-            return Sweep(wide.sums, *(t.float() for t in wide[1:]))
+            doubles = [None if t is None else t.double() for t in problem.tensors[:4]]
+            wide = sweep(problem.with_tensors([*doubles, *problem.tensors[4:]]))
+            return Sweep(wide.sums, *(None if t is None else t.float() for t in wide[1:]))
 
 
-def _too_steep(components: tuple[Component, ...], rates: Sequence[float] | Tensor) -> bool:
+def _too_steep(problem: PairProblem) -> bool:
     """Whether a rate, or the slope it scales, leaves fp32."""
-    if isinstance(rates, Tensor):
-        return rates.numel() > 0 and largest_rate(components, rates.unbind(-1)) > RANGE[1]
-    return largest_rate(components, rates) > RANGE[1]
+    rates: Sequence[Rate] = problem.rates  # type: ignore[assignment]
+    if isinstance(problem.rates, Tensor):
+        if problem.rates.numel() == 0:
+            return False
+        rates = problem.rates.unbind(-1)
+    return largest_rate(problem.components, rates) > RANGE[1]
 
 
-def _double(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t.double()
-
-
-class Sweeper:
+class _Sweeper:
     """The state of one sweep: prepared samples, accumulators and tile buffers."""
 
-    most_rows = TILE_CUDA  # of a tile
-
-    def __init__(
-        self,
-        x: Tensor,
-        y: Tensor | None,
-        wx: Tensor | None,
-        wy: Tensor | None,
-        components: tuple[Component, ...],
-        blocks: Blocks,
-        wanted: Wanted,
-    ) -> None:
-        self.components, self.blocks, self.wanted = components, block_names(blocks), wanted
-        self.metric = metric_of(components)
-        self.smooth = all(c.function.smooth for c in components)
+    def __init__(self, problem: PairProblem) -> None:
+        x, y, wx, wy = problem.x, problem.y, problem.wx, problem.wy
+        components, wanted = problem.components, problem.wanted
+        self.components, self.wanted = components, wanted
+        self.blocks, self.diagonal = block_names(problem.blocks), problem.diagonal
+        self.metric, self.smooth = problem.metric, problem.smooth
         self.slopes = wanted.grad_x or wanted.grad_y
-        self.tile_rows = min(tile_rows(x), self.most_rows)
+        self.tile_rows = tile_rows(x)
         self.count, n = x.shape[:2]
         m = 0 if y is None else y.shape[1]
         alike_x = alike_y = None
@@ -159,18 +134,17 @@ class Sweeper:
         self.x = self.y = _role(x, wx, alike_x, *prepared, wanted.grad_x, wanted.grad_wx)
         if y is not None:
             self.y = _role(y, wy, alike_y, *prepared, wanted.grad_y, wanted.grad_wy)
-        shape = (self.count, len(self.blocks), len(components)) if wanted.sums else (0,)
-        self.sums = x.new_zeros(shape, dtype=torch.float64)
+        shape = self.count, len(self.blocks), len(components)
+        self.sums = x.new_zeros(shape, dtype=torch.float64) if wanted.sums else None
         rows = min(max(n, m), self.tile_rows)
         self.batch = max(1, (self.tile_rows // max(rows, 1)) ** 2)  # items that share a tile
-        self.nothing = x.new_empty(0)
 
-    def run(self, rates: Sequence[float] | Tensor, coefs: Sequence[float] | Tensor | None) -> Sweep:
-        width = len(self.components)
-        if coefs is None:
-            coefs = [0.0] * (len(self.blocks) * width)
-        elif isinstance(coefs, Tensor):
+    def sweep(self, problem: PairProblem) -> Sweep:
+        width, rates, coefs = len(self.components), problem.rates, problem.coefs
+        if isinstance(coefs, Tensor):
             coefs = coefs.flatten(1)
+        elif not coefs:
+            coefs = [0.0] * (len(self.blocks) * width)
         for start in range(0, self.count, self.batch):
             items = slice(start, min(start + self.batch, self.count))
             item_rates, item_coefs = per_item(rates, items), per_item(coefs, items)
@@ -183,17 +157,14 @@ class Sweeper:
             self.sums,
             self._gradient(self.x),
             self._gradient(y),
-            self._or_empty(self.x.potential),
-            self._or_empty(y.potential),
+            self.x.potential,
+            y.potential,
         )
 
-    def _or_empty(self, result: Tensor | None) -> Tensor:
-        return self.nothing.clone() if result is None else result
-
-    def _gradient(self, role: Role) -> Tensor:
+    def _gradient(self, role: Role) -> Tensor | None:
         moments, side = role.moments, role.side
         if moments is None:
-            return self._or_empty(None)
+            return None
         if role.masses is not None and self.metric == "sqeuclidean":
             points = side.exact(slice(None), Span(0, side.points.shape[1], 0))
             moments = points.mul_(role.masses.unsqueeze(-1)).sub_(moments)
@@ -209,12 +180,10 @@ class Sweeper:
             return
         rate = largest_rate(self.components, chunk.rates) if a.side.largest else 0.0
         distances = Distances(self.metric, self.smooth, rate)
-        for i in _spans(a.side.points.shape[1], self.tile_rows):
-            for j in _spans(b.side.points.shape[1], self.tile_rows):
-                if name == "xy" or j.number >= i.number:
-                    tile = Tile(i, j, name != "xy")
-                    s, form = distances(a.side, b.side, chunk.items, tile)
-                    self._tile(s, form, distances.near, tile, a, b, chunk)
+        n, m = a.side.points.shape[1], b.side.points.shape[1]
+        for tile in tiles(n, m, self.tile_rows, itself=name != "xy"):
+            s, form = distances(a.side, b.side, chunk.items, tile)
+            self._tile(s, form, distances.near, tile, a, b, chunk)
 
     def _tile(
         self,
@@ -231,21 +200,10 @@ class Sweeper:
         factor: Rate = 1.0
         last = len(self.components) - 1
         slopes = a.moments is not None or b.moments is not None
-        slope_buffer = scratch("slope", s.shape, s) if slopes else None
-        for c, component in enumerate(self.components):
-            k = component.function.evaluate(
-                s,
-                chunk.rates[c],
-                component.shape,
-                component.offset,
-                slope_buffer,
-                s if c == last else scratch("value", s.shape, s),
-            )
-            if tile.diagonal:
-                k.value.diagonal(dim1=-2, dim2=-1).zero_()
-                if k.slope is not k.value:
-                    k.slope.diagonal(dim1=-2, dim2=-1).zero_()
-            self.add_values(k.value, k.value_scale, c, tile, a, b, chunk)
+        dropped = tile.diagonal and not self.diagonal
+        each = evaluations(s, self.components, chunk.rates, slopes=slopes, diagonal=dropped)
+        for c, k in enumerate(each):
+            self._add_values(k.value, k.value_scale, c, tile, a, b, chunk)
             if not slopes:
                 continue
             factor = chunk.coefs[c] * k.slope_scale
@@ -265,15 +223,15 @@ class Sweeper:
             total = total.double() if form == "double" else total
             self._add_slopes(total, form, near, factor, tile, a, b, chunk.items)
 
-    def add_values(
+    def _add_values(
         self, value: Tensor, scale: float, c: int, tile: Tile, a: Role, b: Role, chunk: Chunk
     ) -> None:
         items, i, j = chunk.items, tile.i, tile.j
         wa, wb = weights_of(a.side.weights, items, i), weights_of(b.side.weights, items, j)
         rows = None
-        if self.wanted.sums or a.potential is not None:
+        if self.sums is not None or a.potential is not None:
             rows = row_sums(value, wb)
-        if self.wanted.sums:
+        if self.sums is not None:
             assert rows is not None
             weighted = rows.double() if wa is None else rows.double() * wa
             twice = 2.0 if tile.mirrored else 1.0

@@ -11,73 +11,31 @@ import math
 import torch
 from torch import Tensor
 
-from ..backends import choose
-from ..kernel import Kernel
-from ..plan import Form, decode, form_coefs
-from ..validation import transforms_active
-from . import small
-from .small import Problem
-from .tiles import RANGE, TILE, full_precision, is_lowered
+from ..problem import PairProblem
+from .small import Results, is_small
+from .tiles import RANGE, full_precision, is_lowered
 
 
-def applies(x: Tensor, y: Tensor, kernel: Kernel, backend: str | None) -> bool:
-    """Two samples [n, d], [m, d] that fit into a tile."""
-    if torch.compiler.is_compiling():  # first: nothing below is to be traced
-        return False
-    return (
-        x.dim() == 2
-        and x.is_cpu
-        and y.dim() == 2
-        and min(len(x), len(y)) > 0
-        and len(x) + len(y) <= TILE
-        and kernel.metric == "inner"
-        and choose(x, backend) == "reference"
-        and not transforms_active()
-    )
-
-
-def form(x: Tensor, y: Tensor, problem: Problem, diagonals: bool) -> Tensor:
-    """The form, 0-d, where sums within a sample have the pairs i = i or have not."""
-    needs = torch.is_grad_enabled() and x.requires_grad, torch.is_grad_enabled() and y.requires_grad
-    with torch.no_grad(), full_precision("cpu"):
-        found = _solve(x, y, problem, diagonals, needs)
-    if found is None:
-        return problem.general(x, y)
-    if not any(needs):
-        return small._scalar(found.value, problem)
-    out: Tensor = _Form.apply(x, y, problem, found)  # type: ignore[no-untyped-call]
-    return out
-
-
-class _Form(small._Form):
-    """With the gradients that came with the value."""
-
-    @staticmethod
-    def forward(ctx, x, y, problem, found):  # type: ignore[no-untyped-def, override]
-        ctx.general = problem.general
-        ctx.save_for_backward(x, y, *found[1:])
-        return small._scalar(found.value, problem)
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        return *small._Form.backward(ctx, grad), None
-
-
-def _solve(
-    x: Tensor, y: Tensor, problem: Problem, diagonals: bool, needs: tuple[bool, bool]
-) -> small._Found | None:
-    """None where products in fp32 are lowered or leave its range, or the result is not finite."""
-    if x.dtype == torch.float32 and is_lowered("cpu"):
+def form(problem: PairProblem) -> Results | None:
+    """None unless it is small, of two samples and of inner products, and where products in fp32 are
+    lowered or leave its range, or the result is not finite."""
+    if problem.y is None or problem.metric != "inner" or not is_small(problem):
         return None
-    group = problem.group
-    rates = group.rates[0].tolist() if isinstance(group.rates, Tensor) else group.rates
-    full = tuple(a * c for a in problem.form.coefs for c in group.coefficients)
-    coefs = form_coefs(Form(full, problem.form.means), len(x), len(y), "all")
-    components, width = decode(group.components), len(group.coefficients)
-    value, slopes = problem.form.constant, []
-    sloped = *needs, any(needs)
-    for k, (u, v) in enumerate(((x, x), (y, y), (x, y))):
-        product = u @ v.mT
+    if problem.x.dtype == torch.float32 and is_lowered("cpu"):
+        return None
+    with full_precision("cpu"):
+        return _evaluate(problem, problem.x, problem.y)
+
+
+def _evaluate(problem: PairProblem, x: Tensor, y: Tensor) -> Results | None:
+    components, rates = problem.components, problem.rates
+    if isinstance(rates, Tensor):
+        rates = rates.tolist()
+    coefs, width = problem.sum_coefs, len(components)
+    value, slopes = problem.constant, []
+    need_x, need_y = problem.wanted[1:3]
+    for k, (u, v, needed) in enumerate(((x, x, need_x), (y, y, need_y), (x, y, need_x or need_y))):
+        product, whole = u @ v.mT, k == 2 or problem.diagonal
         if k < 2 and not RANGE[0] < float(product.amax()) < RANGE[1]:
             return None  # the largest is on the diagonal
         s, ends = product.double(), 1.0 if k == 2 else 2.0
@@ -86,15 +44,18 @@ def _solve(
             base = torch.mul(s, rate).add_(c.offset)
             power = base ** (c.shape - 1.0)
             phi = base * power
-            total = float(phi.sum())
-            value += coef * (total if k == 2 or diagonals else total - float(phi.trace()))
-            if sloped[k]:
+            part = float(phi.sum())
+            value += coef * (part if whole else part - float(phi.trace()))
+            if needed:
                 slope = power.mul_(coef * rate * c.shape * ends)
                 block = slope if block is None else block.add_(slope)
-        if block is not None and k < 2 and not diagonals:
+        if block is not None and not whole:
             block.fill_diagonal_(0.0)
         slopes.append(x if block is None else block.to(x.dtype))
-    grad_x = torch.addmm(slopes[0] @ x, slopes[2], y) if needs[0] else None
-    grad_y = torch.addmm(slopes[1] @ y, slopes[2].mT, x) if needs[1] else None
+    grad_x = torch.addmm(slopes[0] @ x, slopes[2], y) if need_x else None
+    grad_y = torch.addmm(slopes[1] @ y, slopes[2].mT, x) if need_y else None
     held = all(g is None or math.isfinite(float(g.sum())) for g in (grad_x, grad_y))
-    return small._Found(value, grad_x, grad_y) if held and math.isfinite(value) else None
+    if not (held and math.isfinite(value)):
+        return None
+    total = torch.tensor(value, dtype=problem.dtype, device="cpu")
+    return total, grad_x, grad_y, None, None

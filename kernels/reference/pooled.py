@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..functions import Rate
-from ..plan import Blocks, Component, Sweep, Wanted, metric_of
+from ..problem import PairProblem, Sweep, Wanted
 from .tiles import (
     Distances,
     Form,
@@ -24,6 +24,7 @@ from .tiles import (
     difference_sums,
     drop_equal,
     equal_rows,
+    evaluations,
     largest_rate,
     matmul,
     per_item,
@@ -38,25 +39,18 @@ from .tiles import (
 _ALL = slice(None)
 
 
-def fits(x: Tensor, y: Tensor | None, blocks: Blocks) -> bool:
+def fits(problem: PairProblem) -> bool:
     """Both samples, of the whole batch, in one tile. (The xy block alone would waste half.)"""
-    if blocks == "xy":
+    if problem.blocks == "xy":
         return False
-    rows = x.shape[1] + (0 if y is None else y.shape[1])
-    return 0 < x.shape[0] * rows**2 <= tile_rows(x) ** 2
+    rows = sum(problem.sizes)
+    return 0 < problem.x.shape[0] * rows**2 <= tile_rows(problem.x) ** 2
 
 
-def sweep(
-    x: Tensor,
-    y: Tensor | None,
-    wx: Tensor | None,
-    wy: Tensor | None,
-    components: tuple[Component, ...],
-    rates: Sequence[float] | Tensor,
-    coefs: Sequence[float] | Tensor | None,
-    wanted: Wanted,
-) -> Sweep:
-    """See ``plan``; blocks "all", or "xx" where y is None."""
+def sweep(problem: PairProblem) -> Sweep:
+    """Sums and gradients of a flat problem that ``fits``."""
+    x, y, wx, wy = problem.x, problem.y, problem.wx, problem.wy
+    components, wanted = problem.components, problem.wanted
     n = x.shape[1]
     z = x if y is None else torch.cat([x, y], 1)
     total = z.shape[1]
@@ -64,32 +58,20 @@ def sweep(
     if wx is not None or wy is not None:
         parts = [(x, wx)] if y is None else [(x, wx), (y, wy)]
         w = torch.cat([t.new_ones(t.shape[:2]) if v is None else v for t, v in parts], 1)
-    metric, smooth = metric_of(components), all(c.function.smooth for c in components)
+    metric, smooth = problem.metric, problem.smooth
     slopes = wanted.grad_x or wanted.grad_y
     side = prepare(z, w, centre(z, None, metric), metric, total, slopes)
-    numbers = per_item(rates, _ALL)
+    numbers = per_item(problem.rates, _ALL)
     distances = Distances(
         metric, smooth, largest_rate(components, numbers) if side.largest else 0.0
     )
     everything = Span(0, total, 0)
     s, form = distances(side, side, _ALL, Tile(everything, everything, itself=True))
-    quarters = _Quarters(n, total, y is not None, coefs, len(components))
+    quarters = _Quarters(n, total, y is not None, problem.coefs, len(components))
     out = _Outputs(z, w, n, len(quarters.blocks), len(components), wanted)
-    slope_buffer = scratch("slope", s.shape, s) if slopes else None
     weighted_slopes = None
-    for c, component in enumerate(components):
-        last = c == len(components) - 1
-        k = component.function.evaluate(
-            s,
-            numbers[c],
-            component.shape,
-            component.offset,
-            slope_buffer,
-            s if last else scratch("value", s.shape, s),
-        )
-        k.value.diagonal(dim1=-2, dim2=-1).zero_()
-        if k.slope is not k.value:
-            k.slope.diagonal(dim1=-2, dim2=-1).zero_()
+    each = evaluations(s, components, numbers, slopes=slopes, diagonal=not problem.diagonal)
+    for c, k in enumerate(each):
         out.add_values(k.value, k.value_scale, c, quarters)
         if slopes:
             # The only component is scaled where it stands; several are gathered.
@@ -103,7 +85,7 @@ def sweep(
                     part.mul_(factor)
                 else:
                     add_scaled(part, k.slope[:, rows, columns], factor)
-    gradient_x, gradient_y = z.new_empty(0), z.new_empty(0)
+    gradient_x = gradient_y = None
     if weighted_slopes is not None:
         if metric == "sqeuclidean" and form != "differences":
             alike = equal_rows(z, None)
@@ -128,15 +110,13 @@ class _Quarters:
         n: int,
         total: int,
         two: bool,
-        coefs: Sequence[float] | Tensor | None,
+        coefs: Sequence[float] | Tensor,
         components: int,
     ) -> None:
         first, second = slice(0, n), slice(n, total)
         self.blocks = [(first, first), (second, second), (first, second)][: 3 if two else 1]
         self.components = components
-        if coefs is None:
-            coefs = [0.0] * (3 * components)
-        flat = coefs.flatten(1) if isinstance(coefs, Tensor) else coefs
+        flat = coefs.flatten(1) if isinstance(coefs, Tensor) else coefs or [0.0] * (3 * components)
         self.coefs = per_item(flat, _ALL)
 
     def coefficient(self, block: int, component: int) -> Rate:
@@ -168,33 +148,35 @@ class _Outputs:
         wanted: Wanted,
     ) -> None:
         batch, total = z.shape[:2]
-        shape = (batch, blocks, components) if wanted.sums else (0,)
-        self.sums = z.new_empty(shape, dtype=torch.float64)
-        self.w, self.n, self.wanted = w, n, wanted
+        self.sums: Tensor | None = None
+        if wanted.sums:
+            self.sums = z.new_empty((batch, blocks, components), dtype=torch.float64)
+        self.w, self.n = w, n
         self.potentials = [
-            z.new_zeros((batch, length) if flag else (0,))
+            z.new_zeros((batch, length)) if flag else None
             for length, flag in ((n, wanted.grad_wx), (total - n, wanted.grad_wy))
         ]
 
     def add_values(self, value: Tensor, scale: float, c: int, quarters: _Quarters) -> None:
-        if not (self.wanted.sums or self.wanted.grad_wx or self.wanted.grad_wy):
+        of_x, of_y = self.potentials
+        if self.sums is None and of_x is None and of_y is None:
             return
         for block, (rows, columns) in enumerate(quarters.blocks):
             wa = None if self.w is None else self.w[:, rows]
             wb = None if self.w is None else self.w[:, columns]
             quarter = value[:, rows, columns]
             sums = row_sums(quarter, wb)
-            if self.wanted.sums:
+            if self.sums is not None:
                 weighted = sums.double() if wa is None else sums.double() * wa
                 torch.mul(weighted.sum(-1), scale, out=self.sums[:, block, c])
             factor = quarters.coefficient(block, c) * scale
             factor = factor.view(-1, 1) if isinstance(factor, Tensor) else factor
-            if block != 1 and self.wanted.grad_wx:
-                self.potentials[0].add_(sums * factor)
-            if block == 1 and self.wanted.grad_wy:
-                self.potentials[1].add_(sums * factor)
-            if block == 2 and self.wanted.grad_wy:
-                self.potentials[1].add_(row_sums(quarter.mT, wa) * factor)
+            if block != 1 and of_x is not None:
+                of_x.add_(sums * factor)
+            if block == 1 and of_y is not None:
+                of_y.add_(sums * factor)
+            if block == 2 and of_y is not None:
+                of_y.add_(row_sums(quarter.mT, wa) * factor)
 
 
 def _gradient(

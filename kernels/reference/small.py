@@ -1,37 +1,23 @@
-"""The form of one small problem: a few hundred rows on a CPU, without weights, in eager mode.
+"""The form of one small problem: a few hundred rows on a CPU, without weights or batch dimensions.
 
 There the number of Python and torch calls decides, not their size. K of the pooled sample comes
 from one product and is multiplied by a kept matrix of coefficients C, which has the estimator's
 factors and a diagonal of zeros; then L = ½ Σ C∘K, and ∂L/∂uᵢ = Σⱼ (C∘slope)ᵢⱼ (uᵢ − uⱼ) for rows of
-both samples alike. Where fp32 would lose too many digits, and where it is differentiated twice, the
-general way takes over.
+both samples alike. Where fp32 would lose too many digits, the general way takes over.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..backends import choose, run
 from ..functions import Rate
-from ..kernel import Group, Kernel
-from ..plan import (
-    Blocks,
-    Component,
-    Form,
-    Means,
-    Wanted,
-    decode,
-    form_coefs,
-    mean_counts,
-    metric_of,
-)
-from ..validation import transforms_active
+from ..problem import Component, Means, PairProblem, mean_counts
 from .tiles import (
     CANCELLATION,
     EXPONENT_ERROR,
@@ -56,190 +42,74 @@ from .tiles import (
 # From so many columns and products on, the pairs of yx cost more than a copy and four calls.
 MANY_COLUMNS, MANY_PRODUCTS = 48, 2**20
 
-
-class Problem(NamedTuple):
-    """What is asked of the samples; the form has a coefficient for each block."""
-
-    group: Group
-    form: Form
-    general: Callable[[Tensor, Tensor | None], Tensor]  # the same, differentiable twice
+Results = tuple[Tensor, Tensor | None, Tensor | None, None, None]
+"""L, ∂L/∂x, ∂L/∂y, and nothing of weights."""
 
 
-def applies(
-    x: Tensor,
-    y: Tensor | None,
-    kernel: Kernel,
-    block_coefs: tuple[float, ...],
-    backend: str | None,
-) -> bool:
-    """One problem [n, d], [m, d] that fits into a tile, on squared Euclidean distances, with whole
-    numbers for block coefficients (see ``_pair_coefficients``)."""
-    if torch.compiler.is_compiling():  # first: nothing below is to be traced
-        return False
+def is_small(problem: PairProblem) -> bool:
+    """One problem [n, d], [m, d] without weights that fits into a tile on a CPU."""
+    x, y = problem.x, problem.y
     return (
         x.dim() == 2
         and x.is_cpu
+        and problem.wx is None
+        and problem.wy is None
         and 0 < len(x) + (0 if y is None else len(y)) <= TILE
         and len(x) > 0
-        and (y is None or (y.dim() == 2 and len(y) > 0))
-        and kernel.metric == "sqeuclidean"
-        and all(a == int(a) for a in block_coefs)
-        and choose(x, backend) == "reference"
-        and not transforms_active()
+        and (y is None or len(y) > 0)
+        and not isinstance(problem.coefs, Tensor)
     )
 
 
-def form(x: Tensor, y: Tensor | None, problem: Problem) -> Tensor:
-    """The form, 0-d."""
-    if torch.is_grad_enabled() and (x.requires_grad or (y is not None and y.requires_grad)):
-        out: Tensor = _Form.apply(x, y, problem)  # type: ignore[no-untyped-call]
-        return out
-    return _scalar(_solve(x, y, problem, Wanted()).value, problem)
-
-
-def sweep(
-    x: Tensor,
-    y: Tensor | None,
-    rates: list[float] | Tensor,
-    form: Form,
-    components: str,
-    wanted: Wanted,
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The form [1] in fp64 and its gradients [1, n, d], [1, m, d] (or [0]) for the operator that a
-    compiler sees; None unless it is one problem as ``applies`` has it."""
-    rows = x.shape[1] + (0 if y is None else y.shape[1])
-    if (
-        len(x) != 1
-        or not x.is_cpu
-        or not 0 < rows <= TILE
-        or (y is not None and y.shape[1] == 0)
-        or x.shape[1] == 0
-    ):
+def form(problem: PairProblem) -> Results | None:
+    """None unless it is a small one of squared Euclidean distances, with block coefficients that
+    are whole numbers (see ``_pair_coefficients``), whose results keep their digits this way."""
+    if not is_small(problem) or problem.metric != "sqeuclidean" or problem.apart is None:
         return None
-    if metric_of(decode(components)) != "sqeuclidean":
-        return None
-    width = components.count("|") + 1
-    coefs = form.coefs
-    blocks = tuple(a / coefs[0] for a in coefs[::width])
-    if any(a != int(a) for a in blocks):
-        return None
-    group = Group(components, rates, list(coefs[:width]), [])
-    problem = Problem(group, form._replace(coefs=blocks), _no_other_way)
-    found = _solve(x[0], None if y is None else y[0], problem, wanted)
-    gx, gy = (x.new_empty(0) if g is None else g.unsqueeze(0) for g in found[1:])
-    return x.new_tensor([found.value], dtype=torch.float64), gx, gy
-
-
-def _no_other_way(x: Tensor, y: Tensor | None) -> Tensor:
-    raise NotImplementedError
-
-
-def _scalar(value: float, problem: Problem) -> Tensor:
-    dtype = problem.form.dtype
-    return torch.tensor(value, dtype=dtype, device="cpu")  # whatever the default one is
-
-
-class _Form(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor | None, problem: Problem) -> Tensor:
-        found = _solve(x, y, problem, Wanted(False, *ctx.needs_input_grad[:2]))
-        ctx.general = problem.general
-        ctx.save_for_backward(x, y, *found[1:])
-        return _scalar(found.value, problem)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        *samples, grad_x, grad_y = ctx.saved_tensors  # raises where the graph was freed
-        if torch.is_grad_enabled():
-            # Views: what leads from one sample to the other is the engine's to follow.
-            inputs = [None if t is None else t.view_as(t) for t in samples]
-            pairs = zip(inputs, ctx.needs_input_grad, strict=False)
-            needed = [t for t, need in pairs if t is not None and need]
-            found = iter(torch.autograd.grad(ctx.general(*inputs), needed, grad, create_graph=True))
-            gradients = [next(found) if need else None for need in ctx.needs_input_grad[:2]]
-        else:
-            gradients = [None if g is None else g * grad for g in (grad_x, grad_y)]
-        return *gradients, None
-
-
-class _Found(NamedTuple):
-    value: float
-    grad_x: Tensor | None  # [n, d]
-    grad_y: Tensor | None  # [m, d]
-
-
-def _solve(x: Tensor, y: Tensor | None, problem: Problem, wanted: Wanted) -> _Found:
-    components, rates = decode(problem.group.components), problem.group.rates
-    numbers = rates[0].tolist() if isinstance(rates, Tensor) else rates
-    wide = x.dtype == torch.float32 and is_lowered("cpu")
-    given = x, y
+    x, y, wide = problem.x, problem.y, problem.x.dtype == torch.float32 and is_lowered("cpu")
     if wide:
         x, y = x.double(), None if y is None else y.double()
     with full_precision("cpu"):
-        found = _evaluate(x, y, problem, components, numbers, wanted)
+        found = _evaluate(x, y, problem)
     if found is None:
-        found = _through_tiles(*given, problem, components, numbers, wanted)
-    elif wide:
-        found = _Found(found.value, *(None if g is None else g.float() for g in found[1:]))
-    return found._replace(value=found.value + problem.form.constant)
-
-
-def _through_tiles(
-    x: Tensor,
-    y: Tensor | None,
-    problem: Problem,
-    components: tuple[Component, ...],
-    rates: Sequence[float],
-    wanted: Wanted,
-) -> _Found:
-    blocks: Blocks = "xx" if y is None else "all"
-    full = tuple(a * c for a in problem.form.coefs for c in problem.group.coefficients)
-    form = problem.form._replace(coefs=full)
-    coefs = form_coefs(form, len(x), 0 if y is None else len(y), blocks)
-    other = None if y is None else y.unsqueeze(0)
-    found = run(
-        "reference", x.unsqueeze(0), other, None, None, components, rates, coefs, blocks,
-        wanted._replace(sums=True),
-    )  # fmt: skip
-    value = sum(a * b for a, b in zip(coefs, found.sums.flatten().tolist(), strict=True))
-    gradients = (
-        part[0] if flag else None
-        for part, flag in ((found.grad_x, wanted.grad_x), (found.grad_y, wanted.grad_y))
-    )
-    return _Found(value, *gradients)
+        return None
+    value, *gradients = found
+    # whatever the default device is
+    total = torch.tensor(value + problem.constant, dtype=problem.dtype, device="cpu")
+    grad_x, grad_y = (g.float() if wide and g is not None else g for g in gradients)
+    return total, grad_x, grad_y, None, None
 
 
 def _evaluate(
-    x: Tensor,
-    y: Tensor | None,
-    problem: Problem,
-    components: tuple[Component, ...],
-    rates: Sequence[float],
-    wanted: Wanted,
-) -> _Found | None:
-    """None where distances or gradients would lose too many digits, or are not finite."""
+    x: Tensor, y: Tensor | None, problem: PairProblem
+) -> tuple[float, Tensor | None, Tensor | None] | None:
+    """L without its constant, ∂L/∂x [n, d] and ∂L/∂y [m, d]; None where distances or gradients
+    would lose too many digits, or are not finite."""
+    assert problem.apart is not None
+    blocks, of_components = problem.apart
+    if any(a != int(a) for a in blocks):
+        return None
+    components, wanted, rates = problem.components, problem.wanted, problem.rates
+    if isinstance(rates, Tensor):
+        rates = rates.tolist()
     n, m = len(x), 0 if y is None else len(y)
-    smooth = all(c.function.smooth for c in components)
     gradients = wanted.grad_x or wanted.grad_y
-    prepared = _prepare(x, y, largest_rate(components, rates), smooth, gradients)
+    prepared = _prepare(x, y, largest_rate(components, rates), problem.smooth, gradients)
     if prepared is None:
         return None
     s, points = prepared
-    pairs, scale = _pair_coefficients(n, m, problem.form.coefs, problem.form.means, s.dtype)
-    coefficients = [scale * a for a in problem.group.coefficients]
+    pairs, scale = _pair_coefficients(n, m, blocks, problem.means, s.dtype)
+    coefficients = [scale * a for a in of_components]
     k = mixture(s, components, rates, coefficients, gradients)
     value = k.value.mul_(pairs)
     rows = value.sum(1)
     total = 0.5 * k.value_scale * float(rows.sum(dtype=torch.float64))
     if not gradients:
-        return _Found(total, None, None)
+        return total, None, None
     if k.slope is not value:
         rows = k.slope.mul_(pairs).sum(1)
-    return _Found(
-        total,
-        _gradient(k, rows, points, 0, n) if wanted.grad_x else None,
-        _gradient(k, rows, points, n, n + m) if wanted.grad_y else None,
-    )
+    grad_x = _gradient(k, rows, points, 0, n) if wanted.grad_x else None
+    return total, grad_x, _gradient(k, rows, points, n, n + m) if wanted.grad_y else None
 
 
 @lru_cache(maxsize=4)  # up to 8 MB each

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from .. import _torch
-from ..functions import Metric, Rate
-from ..plan import Component
+from ..functions import Evaluation, Metric, Rate
+from ..problem import Component
 from ..subsample import hashed_rows, pooled_rows
 
 TILE = 1024  # rows and columns of a tile on a CPU: 4 MB in fp32
@@ -138,6 +138,36 @@ class Tile(NamedTuple):
     @property
     def mirrored(self) -> bool:
         return self.itself and self.i.number != self.j.number
+
+
+def tiles(n: int, m: int, size: int, *, itself: bool) -> Iterator[Tile]:
+    """The tiles of n×m pairs, row by row; of a sample with ``itself`` those of one triangle."""
+
+    def spans(length: int) -> list[Span]:
+        return [Span(k, min(k + size, length), k // size) for k in range(0, length, size)]
+
+    return (
+        Tile(i, j, itself) for i in spans(n) for j in spans(m) if not itself or j.number >= i.number
+    )
+
+
+def evaluations(
+    s: Tensor,
+    components: Sequence[Component],
+    rates: Sequence[Rate],
+    *,
+    slopes: bool = False,
+    diagonal: bool = False,
+) -> Iterator[Evaluation]:
+    """Of each component in turn, in buffers that the next one overwrites; the last overwrites s.
+    ``diagonal``: pairs i = i are in s, and are made 0."""
+    slope_buffer = scratch("slope", s.shape, s) if slopes else None
+    for number, (c, rate) in enumerate(zip(components, rates, strict=True), 1):
+        out = s if number == len(components) else scratch("value", s.shape, s)
+        k = c.function.evaluate(s, rate, c.shape, c.offset, slope_buffer, out)
+        if diagonal:
+            k.drop_diagonal()
+        yield k
 
 
 def centre(x: Tensor, y: Tensor | None, metric: Metric) -> Tensor | None:

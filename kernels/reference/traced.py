@@ -1,6 +1,6 @@
 """The form of one small problem under ``torch.compile``, of plain operations that are fused.
 
-Of static shape only: sizes that vary go through the operator of ``compiled``, of which one graph
+Of static shape only: sizes that vary go through the operator of ``operations``, of which one graph
 serves all. The number of operations does not count here, so the blocks xx, yy and xy are apart. The
 kernel functions are those of the eager way (``small.mixture``). Where distances would lose digits,
 the operator, which has the whole ladder of ``tiles``, takes over while the graph runs.
@@ -8,17 +8,14 @@ the operator, which has the whole ladder of ``tiles``, takes over while the grap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import compiled
-from ..backends import choose
 from ..functions import Rate
-from ..kernel import Group, Kernel
-from ..plan import Blocks, Component, Form, Wanted, block_names, form_coefs
+from ..problem import Component, PairProblem, block_names, factors
 from ..validation import transforms_active
 from .small import mixture
 from .tiles import (
@@ -37,69 +34,56 @@ TRACEABLE = torch.__version__ >= "2.13"  # 2.6 does not trace it; others were no
 FEW_COLUMNS = 8  # up to which sums of differences cost no more than products, and lose no digits
 
 
-def applies(x: Tensor, y: Tensor | None, kernel: Kernel, backend: str | None) -> bool:
-    """One problem [n, d], [m, d] in fp32, of static shape and at most ``TILE`` rows each, on
-    squared Euclidean distances, while dynamo traces."""
+def applies(problem: PairProblem) -> bool:
+    """One problem [n, d], [m, d] in fp32 without weights, of static shape and at most ``TILE`` rows
+    each, on squared Euclidean distances, while dynamo traces."""
     if not (TRACEABLE and torch.compiler.is_dynamo_compiling()):
         return False
     from torch.fx.experimental.symbolic_shapes import has_static_value  # dynamo has loaded it
 
-    samples = (x,) if y is None else (x, y)
+    samples = (problem.x,) if problem.y is None else (problem.x, problem.y)
     return (
-        kernel.metric == "sqeuclidean"
+        problem.metric == "sqeuclidean"
+        and problem.wx is None
+        and problem.wy is None
+        and problem.backend == "reference"
         and all(t.dim() == 2 and t.is_cpu and t.dtype == torch.float32 for t in samples)
         and all(has_static_value(size) for t in samples for size in t.shape)
         and all(0 < t.shape[0] <= TILE for t in samples)
-        and choose(x, backend) == "reference"
         and not torch.is_autocast_enabled("cpu")
         and not is_lowered("cpu")
         and not transforms_active()
     )
 
 
-def form(x: Tensor, y: Tensor | None, kernel: Kernel, group: Group, form: Form) -> Tensor:
-    """The form, 0-d in fp64, without its constant."""
-    tracked = [t is not None and t.requires_grad and torch.is_grad_enabled() for t in (x, y)]
-    wanted = Wanted(False, *tracked)
-    points, others = x.detach(), None if y is None else y.detach()
-    components = tuple(t.component for t in kernel.terms)
-    found, flag = _evaluate(points, others, components, group, form, wanted)
+def form(
+    problem: PairProblem,
+    block_coefs: Sequence[float],
+    coefficients: Sequence[float],
+    operator: Callable[[PairProblem], tuple[Tensor, ...]],
+) -> Tensor:
+    """L, 0-d in fp64. ``operator`` gives L and all gradients (empty where not wanted) by the way
+    that has no limits."""
+    x, y, wanted = problem.x, problem.y, problem.wanted
+    fixed = problem.with_tensors([None if t is None else t.detach() for t in problem.tensors])
+    coefs = factors(block_coefs, *problem.sizes, problem.blocks, problem.means)
+    found, flag = _evaluate(fixed, coefs, coefficients)
 
     def keep() -> tuple[Tensor, ...]:
         return tuple(t.clone() for t in found)
 
     def by_operator() -> tuple[Tensor, ...]:
-        return _by_operator(points, others, group, form, wanted)
+        value, *gradients = operator(fixed)
+        pairs = zip(gradients[:2], wanted[1:3], strict=True)
+        return value, *(g.reshape(-1) for g, want in pairs if want)
 
     out: tuple[Tensor, ...] = torch.cond(flag, keep, by_operator, ())
     total, *gradients = out
-    followed = [t for t, track in zip((x, y), tracked, strict=True) if track and t is not None]
+    followed = [t for t, track in zip((x, y), wanted[1:3], strict=True) if track and t is not None]
     for sample, gradient in zip(followed, gradients, strict=True):
         nothing = sample - sample.detach()  # whose gradient is the one that is known
         total = total + (nothing * gradient.view(sample.shape)).sum()
     return total
-
-
-def _by_operator(
-    x: Tensor, y: Tensor | None, group: Group, form: Form, wanted: Wanted
-) -> tuple[Tensor, ...]:
-    rates, constants = (group.rates, []) if isinstance(group.rates, Tensor) else (None, group.rates)
-    value, *gradients = compiled.pair_form(
-        x.unsqueeze(0),
-        None if y is None else y.unsqueeze(0),
-        None,
-        None,
-        rates,
-        [b * c for b in form.coefs for c in group.coefficients],
-        form.means,
-        group.components,
-        constants,
-        "xx" if y is None else "all",
-        "reference",
-        list(wanted),
-    )
-    pairs = zip(gradients[:2], wanted[1:3], strict=True)
-    return value.squeeze(0), *(g.reshape(-1) for g, want in pairs if want)
 
 
 class _Samples(NamedTuple):
@@ -129,21 +113,14 @@ class _Samples(NamedTuple):
 
 
 def _evaluate(
-    x: Tensor,
-    y: Tensor | None,
-    components: tuple[Component, ...],
-    group: Group,
-    form: Form,
-    wanted: Wanted,
+    problem: PairProblem, coefs: Sequence[float], coefficients: Sequence[float]
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """The value and the gradients that are wanted, flat, and a flag 0-d: whether they have all
-    their digits."""
-    rates = group.rates
-    numbers: list[Rate] = list(rates[0].unbind() if isinstance(rates, Tensor) else rates)
-    smooth = all(c.function.smooth for c in components)
-    n, m = x.shape[0], 0 if y is None else y.shape[0]
-    blocks: Blocks = "xx" if y is None else "all"
-    factors = form_coefs(form, n, m, blocks)
+    their digits. For ``coefs`` of blocks and ``coefficients`` of components."""
+    x, y, wanted, components = problem.x, problem.y, problem.wanted, problem.components
+    rates, smooth = problem.rates, problem.smooth
+    numbers: list[Rate] = list(rates.unbind() if isinstance(rates, Tensor) else rates)
+    n, m = problem.sizes
     given = torch.cat([t.T for t in (x, y) if t is not None], 1)
     centred = given - given.mean(1, keepdim=True)
     narrow = smooth and len(components) > 1  # one of several bandwidths is, as a rule
@@ -153,12 +130,12 @@ def _evaluate(
     needed = {"x": wanted.grad_x, "y": wanted.grad_y}
     found: dict[str, list[Tensor]] = {"x": [], "y": []}
     total, nearest = torch.zeros((), dtype=torch.float64), []
-    for block, factor in zip(block_names(blocks), factors, strict=True):
+    for block, factor in zip(block_names(problem.blocks), coefs, strict=True):
         i, j = block[0], block[1]
         slopes = needed[i] or needed[j]
         s = samples.distances(rows[i], rows[j])
         nearest.append((_off_diagonal(s, torch.inf) if i == j else s).amin())
-        k = mixture(s, components, numbers, group.coefficients, slopes)
+        k = mixture(s, components, numbers, coefficients, slopes)
         value = _off_diagonal(k.value, 0.0) if i == j else k.value
         total = total + (factor * k.value_scale) * value.sum(1).double().sum()
         if slopes:

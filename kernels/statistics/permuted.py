@@ -24,18 +24,20 @@ from torch import Tensor
 
 from ..functions import ENERGY
 from ..kernel import Kernel
-from ..plan import Component, decode, metric_of
+from ..problem import Component, metric_of
 from ..reference.tiles import (
     Distances,
     Side,
     Span,
     Tile,
     centre,
+    evaluations,
     full_precision,
     largest_rate,
     matmul,
     prepare,
     scratch,
+    tiles,
 )
 from .quadratic_forms import LabelForms
 
@@ -99,14 +101,9 @@ class Centred:
                 like = s.new_empty(0, dtype=torch.float32)
                 s = scratch("permuted distance", s.shape, like).copy_(s)
                 s = s if distances[narrow].metric == "inner" else s.clamp_min_(0.0)
-            for number, (position, component, rate) in enumerate(terms, 1):
-                last = number == len(terms)
-                out = s if last else scratch("permuted value", s.shape, s)
-                k = component.function.evaluate(
-                    s, rate, component.shape, component.offset, None, out
-                )
-                if diagonal:  # a non-smooth function was told that these are infinitely far
-                    k.value.diagonal(dim1=1, dim2=2).zero_()
+            positions, components, rates = zip(*terms, strict=True)
+            each = evaluations(s, components, rates, diagonal=diagonal)
+            for position, k in zip(positions, each, strict=True):
                 yield position, k.value, k.value_scale
 
     def _products(self) -> Tensor:
@@ -122,7 +119,7 @@ class Centred:
 def _groups(z: Tensor, kernel: Kernel) -> list[_Group]:
     found = []
     for group in kernel.groups(torch.Size()):
-        components = decode(group.components)
+        components = group.components
         rates = [float(kernel.terms[p].rate) for p in group.positions]
         metric, points = metric_of(components), z.unsqueeze(0)
         side = prepare(points, None, centre(points, None, metric), metric, len(z), False)
@@ -149,8 +146,7 @@ def pairs_of_spans(count: int, permutations: int, z: Tensor) -> list[tuple[Span,
     """One triangle of tiles, small enough to skip most of the other and for K to stay in cache."""
     side = max(TILE, math.isqrt(STEP[z.device.type] // permutations))
     side = min(side, max(LEAST_TILE, -(-count // 4)))
-    spans = [Span(s, min(s + side, count), s // side) for s in range(0, count, side)]
-    return [(i, j) for i in spans for j in spans[i.number :]]
+    return [(tile.i, tile.j) for tile in tiles(count, count, side, itself=True)]
 
 
 class PermutedSums:

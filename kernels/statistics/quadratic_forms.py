@@ -22,13 +22,26 @@ import torch
 from torch import Tensor
 
 from ..backends import choose
-from ..functions import Metric
+from ..functions import Evaluation, Metric
 from ..kernel import Group, Kernel
-from ..plan import Component, LabelSums, Wanted, decode, metric_of
-from ..reference.blocked import Chunk, Role, Sweeper
-from ..reference.tiles import BY_DIFFERENCES, Tile, full_precision, matmul, scratch, tile_rows
+from ..problem import LabelSums, metric_of
+from ..reference.tiles import (
+    BY_DIFFERENCES,
+    Distances,
+    Tile,
+    centre,
+    evaluations,
+    full_precision,
+    largest_rate,
+    matmul,
+    prepare,
+    scratch,
+    tile_rows,
+    tiles,
+)
 from ..subsample import hashed_rows
 
+MOST_ROWS = 512  # of a tile: a smaller one wastes less on the diagonal; products are large anyhow
 LANDMARKS = 64  # rows that the centring looks at
 CHUNK = 2**16  # rows centred at a time
 PRODUCTS = 2**20  # numbers that a tile gives with the label vectors it meets at a time
@@ -79,10 +92,8 @@ class LabelForms:
         """How often a call reports progress: at every tile, or every sweep on a GPU."""
         if self.backend == "triton":
             return len(self.groups)
-        blocks, rows, _ = self.z.shape
-        most = min(tile_rows(self.z), _LabelSweeper.most_rows)
-        across, together = -(-rows // most), max(1, (most // max(1, min(rows, most))) ** 2)
-        return len(self.groups) * -(-blocks // together) * (across * (across + 1) // 2)
+        across = -(-self.z.shape[1] // _most(self.z))
+        return len(self.groups) * len(_together(self.z)) * (across * (across + 1) // 2)
 
     @torch.no_grad()
     def __call__(self, v: Tensor, tick: Callable[[], object] | None = None) -> Tensor:
@@ -121,19 +132,16 @@ class LabelForms:
         return product(sums, v)
 
     def _sweep(self, group: Group, v: Tensor, tick: Callable[[], object]) -> LabelSums:
-        components, centres = decode(group.components), self.centres[group.positions]
-        rates = _rates(group)
+        components, centres = group.components, self.centres[group.positions]
         if self.backend == "triton":
             from ..triton_backend.quadratic_forms import label_sweep
 
-            sums = label_sweep(self.z[0], components, rates, centres[:, 0], v[0])
+            sums = label_sweep(self.z[0], components, _rates(group), centres[:, 0], v[0])
             tick()
             return sums._replace(row_sums=sums.row_sums.unsqueeze(1))
         with full_precision(self.z.device.type):
             dtype = torch.float32 if self.narrow else torch.float64
-            sweeper = _LabelSweeper(self.z, components, centres, v, dtype, self._known, tick)
-            sweeper.run(rates, None)
-        return LabelSums(sweeper.forms, sweeper.row_sums, sweeper.squares)
+            return _sums(self.z, group, centres, v, dtype, self._known, tick)
 
     def _learn(self, group: Group, sums: LabelSums) -> None:
         """Row sums and squares of K from those of k̂."""
@@ -177,7 +185,7 @@ def _centres(z: Tensor, group: Group, backend: str) -> Tensor:
     the Triton backend are fp32 numbers: what is undone is what was done."""
     index = hashed_rows(min(LANDMARKS, len(z)), len(z), z.device)
     landmarks = z[index]
-    components, rates = decode(group.components), _rates(group)
+    components, rates = group.components, _rates(group)
     if backend == "triton":
         from ..triton_backend.quadratic_forms import TRIMMED, landmark_means
 
@@ -207,50 +215,78 @@ def distances(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
     return s if metric == "l1" else s.square()
 
 
-class _LabelSweeper(Sweeper):
-    """A sweep over the triangle of pairs that hands its tiles to all label vectors."""
+def _sums(
+    z: Tensor,
+    group: Group,
+    centres: Tensor,
+    v: Tensor,
+    dtype: torch.dtype,
+    known: bool,
+    tick: Callable[[], object],
+) -> LabelSums:
+    """One triangle of pairs within each block of z [G, N, d], tile by tile, each of which meets all
+    label vectors v [G, N, B]. ``known``: row sums and squares are not formed."""
+    components, rates, metric = group.components, _rates(group), metric_of(group.components)
+    sums = LabelSums(
+        z.new_zeros(len(components), v.shape[-1]),
+        z.new_zeros(centres.shape),
+        z.new_zeros(len(components)),
+    )
+    side = prepare(z, None, centre(z, None, metric), metric, _most(z), False)
+    smooth = all(c.function.smooth for c in components)
+    distances = Distances(metric, smooth, largest_rate(components, rates) if side.largest else 0.0)
+    for items in _together(z):
+        for tile in tiles(z.shape[1], z.shape[1], _most(z), itself=True):
+            s, _ = distances(side, side, items, tile)
+            for c, k in enumerate(evaluations(s, components, rates)):
+                _centre(k, centres[c, items], tile)
+                if not known:
+                    _add_row_sums(sums, c, k, items, tile)
+                _add_forms(sums, c, k, v[items], dtype, tile)
+            tick()
+    return sums
 
-    most_rows = 512  # a smaller tile wastes less on the diagonal; products are large anyhow
 
-    def __init__(
-        self,
-        z: Tensor,
-        components: tuple[Component, ...],
-        centres: Tensor,
-        v: Tensor,
-        dtype: torch.dtype,
-        known: bool,
-        tick: Callable[[], object],
-    ) -> None:
-        super().__init__(z, None, None, None, components, "xx", Wanted(sums=True))
-        self.v, self.centres, self.dtype, self.known, self.tick = v, centres, dtype, known, tick
-        self.forms = z.new_zeros(len(components), v.shape[-1], dtype=torch.float64)
-        self.row_sums = z.new_zeros(centres.shape, dtype=torch.float64)
-        self.squares = z.new_zeros(len(components), dtype=torch.float64)
+def _most(z: Tensor) -> int:
+    return min(tile_rows(z), MOST_ROWS)
 
-    def add_values(
-        self, value: Tensor, scale: float, c: int, tile: Tile, a: Role, b: Role, chunk: Chunk
-    ) -> None:
-        items, i, j = chunk.items, *(slice(s.start, s.stop) for s in (tile.i, tile.j))
-        centres = scale * self.centres[c, items]  # scale is ±1
-        value.sub_(centres[:, i].unsqueeze(-1)).sub_(centres[:, j].unsqueeze(-2))
-        if tile.diagonal:
-            value.diagonal(dim1=-2, dim2=-1).zero_()
-        twice = 2.0 if tile.mirrored else 1.0
-        if not self.known:
-            self.row_sums[c, items, i].add_(value.sum(-1), alpha=scale)
-            if tile.mirrored:
-                self.row_sums[c, items, j].add_(value.sum(-2), alpha=scale)
-            flat = value.flatten()
-            self.squares[c].add_(flat.dot(flat), alpha=twice)
-        k = scratch("label values", value.shape, value.new_empty(0, dtype=self.dtype)).copy_(value)
-        rows = k.shape[0] * k.shape[1]
-        step = max(1, PRODUCTS // rows)
-        for start in range(0, self.v.shape[-1], step):
-            columns = slice(start, start + step)
-            right = self.v[items, j, columns].to(self.dtype)
-            products = scratch("label products", (*k.shape[:2], right.shape[-1]), k)
-            matmul(k, right, products).mul_(self.v[items, i, columns])
-            self.forms[c, columns].add_(products.sum((0, 1)), alpha=scale * twice)
-        if c == len(self.components) - 1:
-            self.tick()
+
+def _together(z: Tensor) -> list[slice]:
+    """The blocks that share a tile."""
+    count, rows, _ = z.shape
+    most = _most(z)
+    step = max(1, (most // max(1, min(rows, most))) ** 2)
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _centre(k: Evaluation, centres: Tensor, tile: Tile) -> None:
+    """k̂ of a tile, in place; ``centres`` [g, N]."""
+    a = k.value_scale * centres  # the scale is ±1
+    i, j = tile.i, tile.j
+    k.value.sub_(a[:, i.start : i.stop, None]).sub_(a[:, None, j.start : j.stop])
+    if tile.diagonal:
+        k.drop_diagonal()
+
+
+def _add_row_sums(sums: LabelSums, c: int, k: Evaluation, items: slice, tile: Tile) -> None:
+    rows, flat = sums.row_sums[c, items], k.value.flatten()
+    rows[:, tile.i.start : tile.i.stop].add_(k.value.sum(-1), alpha=k.value_scale)
+    if tile.mirrored:
+        rows[:, tile.j.start : tile.j.stop].add_(k.value.sum(-2), alpha=k.value_scale)
+    sums.squares[c].add_(flat.dot(flat), alpha=2.0 if tile.mirrored else 1.0)
+
+
+def _add_forms(
+    sums: LabelSums, c: int, k: Evaluation, v: Tensor, dtype: torch.dtype, tile: Tile
+) -> None:
+    """For labels v [g, N, B]; products are formed in ``dtype``."""
+    i, j = slice(tile.i.start, tile.i.stop), slice(tile.j.start, tile.j.stop)
+    factor = k.value_scale * (2.0 if tile.mirrored else 1.0)
+    value = scratch("label values", k.value.shape, v.new_empty(0, dtype=dtype)).copy_(k.value)
+    step = max(1, PRODUCTS // (value.shape[0] * value.shape[1]))
+    for start in range(0, v.shape[-1], step):
+        columns = slice(start, start + step)
+        right = v[:, j, columns].to(dtype)
+        products = scratch("label products", (*value.shape[:2], right.shape[-1]), value)
+        matmul(value, right, products).mul_(v[:, i, columns])
+        sums.forms[c, columns].add_(products.sum((0, 1)), alpha=factor)

@@ -23,7 +23,6 @@ from ..functions import GAUSSIAN, HIGH_POWER, INVERSE_POWER
 from ..kernel import Kernel, Term
 from ..reference.tiles import (
     Distances,
-    Span,
     Tile,
     centre,
     full_precision,
@@ -31,6 +30,7 @@ from ..reference.tiles import (
     prepare,
     scratch,
     tile_rows,
+    tiles,
 )
 
 COLUMNS = 1024  # sign vectors that meet a tile at a time
@@ -67,10 +67,8 @@ def stein_sums(
     x, scores = x.double(), scores.double()
     with full_precision(x.device.type):
         sweep = _Sweep(x, scores, kernel, signs, torch.float32 if narrow else torch.float64)
-        spans = _spans(x)
-        for i in spans:
-            for j in spans[i.number :]:
-                sweep.visit(Tile(i, j, itself=True))
+        for tile in tiles(len(x), len(x), tile_rows(x), itself=True):
+            sweep.visit(tile)
             if tick is not None:
                 tick()
     squares = float(sweep.squares)
@@ -79,7 +77,8 @@ def stein_sums(
 
 def stein_steps(x: Tensor) -> int:
     """How often ``stein_sums`` reports progress."""
-    return len(_spans(x))
+    across = -(-len(x) // tile_rows(x))
+    return across * (across + 1) // 2
 
 
 def check_stein_kernel(kernel: Kernel) -> None:
@@ -89,12 +88,6 @@ def check_stein_kernel(kernel: Kernel) -> None:
                 f"{kernel!r} has no Stein kernel here, which needs two derivatives at 0; use "
                 "InverseMultiquadric, RationalQuadratic or Gaussian kernels"
             )
-
-
-def _spans(x: Tensor) -> list[Span]:
-    rows = tile_rows(x)
-    starts = range(0, len(x), rows)
-    return [Span(a, min(a + rows, len(x)), number) for number, a in enumerate(starts)]
 
 
 class _Sweep:

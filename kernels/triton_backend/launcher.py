@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, reduce
 from operator import itemgetter, or_
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..plan import Blocks, Component, metric_of
+from ..problem import Blocks, Component, PairProblem, metric_of
 from . import compat, gram
 from . import differences as kernels
 from .configs import FUSED_WIDTH, Config, Device, Table, device_of
@@ -167,7 +167,7 @@ def constant(
 
 
 def _numbers(
-    values: list[float] | Tensor, device: torch.device, dtype: torch.dtype = torch.float32
+    values: Sequence[float] | Tensor, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Numbers:
     if isinstance(values, Tensor):
         values = values.to(dtype).flatten(1)
@@ -175,7 +175,7 @@ def _numbers(
 
 
 def rates_of(
-    rates: list[float] | Tensor, device: torch.device, dtype: torch.dtype = torch.float32
+    rates: Sequence[float] | Tensor, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Numbers:
     """Rates on the device, in ``dtype`` or, where they are tensors [B, C], as they are."""
     if isinstance(rates, Tensor):
@@ -198,7 +198,7 @@ def functions(components: tuple[Component, ...]) -> dict[str, Any]:
     }
 
 
-def powers(components: tuple[Component, ...], rates: list[float] | Tensor) -> tuple[int, ...]:
+def powers(components: tuple[Component, ...], rates: Sequence[float] | Tensor) -> tuple[int, ...]:
     """For each component 0, or 1 and then 3 for neighbours of which one is the fourth power of the
     other, or 1 and then 2 where the device must find out whether it is."""
     found: list[int] = []
@@ -395,12 +395,9 @@ def _sample(x: Tensor, weights: Tensor | None) -> Sample:
     return Sample(x, weights, x.shape[1], (b, n, d), (wb, wn))
 
 
-def prepare(
-    x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None,
-    components: tuple[Component, ...], rates: list[float] | Tensor,
-    coefs: list[float] | Tensor | None, blocks: Blocks, *, differences: bool = False,
-) -> Problem:  # fmt: skip
-    """``differences``: never the Gram form."""
+def prepare(asked: PairProblem, *, differences: bool = False) -> Problem:
+    """What the kernels take of a flat problem. ``differences``: never the Gram form."""
+    x, y, wx, wy, rates, coefs, components, blocks = asked[:8]
     batch, n, d = x.shape
     m = 0 if y is None else y.shape[1]
     device = device_of(x.device)
@@ -428,7 +425,7 @@ def prepare(
         small,
         rate_numbers,
         powers(components, rates),
-        rate_numbers if coefs is None else _numbers(coefs, x.device),
+        _numbers(coefs, x.device) if len(coefs) else rate_numbers,
         components,
         blocks,
         wx is not None or wy is not None,

@@ -54,7 +54,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..plan import Component, LabelSums, metric_of
+from ..problem import Component, LabelSums, PairProblem, metric_of
 from ..reference.tiles import full_precision
 from ..statistics.quadratic_forms import LANDMARKS, distances
 from ..subsample import hashed_rows
@@ -150,7 +150,9 @@ class _Panels:
     def __init__(
         self, z: Tensor, components: tuple[Component, ...], rates: list[float], centres: Tensor
     ) -> None:
-        self.problem: Problem = prepare(z[None], None, None, None, components, rates, None, "xx")
+        self.problem: Problem = prepare(
+            PairProblem(z[None], None, None, None, rates, (), components, "xx")
+        )
         self.arguments = self.problem.panel_arguments()
         names = ("FUNCTIONS", "SHAPES", "OFFSETS", "METRIC", "n", "x_sn", "x_sd", "d", "frame")
         self.again = {name: self.arguments[name] for name in names}
@@ -261,7 +263,8 @@ def landmark_means(
     for c in range(0, len(components), TOGETHER):
         some, numbers = components[c : c + TOGETHER], rates[c : c + TOGETHER]
         problem = prepare(
-            z[None], landmarks[None], None, None, some, numbers, None, "xy", differences=True
+            PairProblem(z[None], landmarks[None], None, None, numbers, (), some, "xy"),
+            differences=True,
         )
         config, shared = problem.table.difference_labels, problem.arguments()
         means.append(z.new_empty((len(some), len(z)), dtype=torch.float64))

@@ -15,6 +15,7 @@ replays of a graph at a time would share it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -22,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..plan import Blocks, Component, Form, Wanted
+from ..problem import PairProblem
 from . import launcher
 from .configs import MOST, TOGETHER, Config
 from .differences import entry, program_of
@@ -169,33 +170,21 @@ def total_kernel(
     tl.store(out + batch, total)
 
 
-def applies(
-    x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None,
-    components: tuple[Component, ...], form: Form, blocks: Blocks,
-) -> bool:  # fmt: skip
-    """Samples [B, n, d], [B, m, d] without weights, of few rows and little work, and coefficients
-    of the components that are proportional in all blocks."""
-    if wx is not None or wy is not None or blocks == "xy":
+def applies(problem: PairProblem) -> bool:
+    """A flat problem without weights, of few rows and little work, with coefficients of components
+    that are proportional in all blocks."""
+    if problem.wx is not None or problem.wy is not None or problem.blocks == "xy":
         return False
-    batch, n, d = x.shape
-    m = 0 if y is None else y.shape[1]
+    n, m = problem.sizes
+    batch, _, d = problem.x.shape
     return (
         0 < n <= ROWS
         and m <= ROWS
-        and (m > 0 or y is None)
+        and (m > 0 or problem.y is None)
         and n + m <= launcher.SMALL
         and 0 < batch * (n + m) ** 2 * d <= WORK
-        and _ratios(form.coefs, len(components)) is not None
+        and problem.apart is not None
     )
-
-
-@lru_cache(maxsize=256)
-def _ratios(coefs: tuple[float, ...], components: int) -> tuple[float, ...] | None:
-    """The coefficients of each block divided by those of the first, if that is one number."""
-    first = coefs[:components]
-    ratios = tuple(a / first[0] if first[0] else 0.0 for a in coefs[::components])
-    proportional = [ratio * a for ratio in ratios for a in first] == list(coefs)
-    return ratios if proportional else None
 
 
 @lru_cache(maxsize=256)
@@ -208,51 +197,51 @@ def _config(rows: int, coordinates: int, components: int) -> Config:
     return Config(tile, columns, slice_, 4 if columns < 256 else 8, 1, MOST)
 
 
-def form(
-    x: Tensor, y: Tensor | None, components: tuple[Component, ...], rates: list[float] | Tensor,
-    form: Form, blocks: Blocks, wanted: Wanted,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The total [B] in the dtype of the form, ∂/∂x [B, n, d] and ∂/∂y [B, m, d], empty where not
-    wanted, of what ``applies``."""
+def form(problem: PairProblem) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+    """L [B] and the gradients of samples, of what ``applies``."""
+    x, y, components, wanted = problem.x, problem.y, problem.components, problem.wanted
+    assert problem.apart is not None
+    of_blocks, of_components = problem.apart
     batch, n, d = x.shape
     y = x if y is None else y
-    m = 0 if blocks == "xx" else y.shape[1]
+    m = 0 if problem.y is None else y.shape[1]
     config = _config(max(n, m), d, len(components))
     programs = cdiv(n, config.rows) + cdiv(m, config.rows)
     partial = x.new_empty((batch, programs), dtype=torch.float64)
     grad_x = x.new_empty(x.shape if wanted.grad_x else (0,))
     grad_y = x.new_empty(y.shape if wanted.grad_y else (0,))
-    held, stride = launcher.rates_of(rates, x.device)
+    held, stride = launcher.rates_of(problem.rates, x.device)
     x_sb, x_sn, x_sd = x.stride()
     y_sb, y_sn, y_sd = y.stride()
     launcher.launch(
         pooled_kernel, (programs * batch,), config,
         partial=partial, grad_x=grad_x, grad_y=grad_y, rates=held,
-        weights=launcher.constant(form.coefs[: len(components)], x.device),
+        weights=launcher.constant(of_components, x.device),
         x=x, y=y, rate_stride=stride, programs=programs, n=n, m=m, d=d,
         x_sb=x_sb, x_sn=x_sn, x_sd=x_sd, y_sb=y_sb, y_sn=y_sn, y_sd=y_sd,
         **launcher.functions(components),
-        MEANS=form.means, RATIOS=_ratios(form.coefs, len(components)),
+        MEANS=problem.means, RATIOS=of_blocks,
         GRADIENT_X=wanted.grad_x, GRADIENT_Y=wanted.grad_y,
         BM=config.rows, BN=config.columns, BK=config.slice,
     )  # fmt: skip
-    return total(partial, None, form), grad_x, grad_y
+    gradients = grad_x if wanted.grad_x else None, grad_y if wanted.grad_y else None
+    return total(partial, None, problem), *gradients, None, None
 
 
-def total(terms: Tensor, coefs: list[float] | None, form: Form) -> Tensor:
-    """Σ coefs·terms + constant [B] in the dtype of the form, for terms [B, ...] in fp64."""
+def total(terms: Tensor, coefs: Sequence[float] | None, problem: PairProblem) -> Tensor:
+    """Σ coefs·terms + constant [B] in the dtype of the problem, for terms [B, ...] in fp64."""
     flat = terms.flatten(1)
     batch, count = flat.shape
-    out = terms.new_empty(batch, dtype=form.dtype)
+    out = terms.new_empty(batch, dtype=problem.dtype)
     constant = held = flat
     if coefs is not None:
         held = launcher.constant(tuple(coefs), terms.device, torch.float64)
-    if form.constant:
-        constant = launcher.constant((form.constant,), terms.device, torch.float64)
+    if problem.constant:
+        constant = launcher.constant((problem.constant,), terms.device, torch.float64)
     block = max(128, 1 << (count - 1).bit_length())
     launcher.launch(
         total_kernel, (batch,), Config(1, block, 1, 4, 1),
         out=out, partial=flat, coefs=held, constant=constant, count=count,
-        COEFS=coefs is not None, CONSTANT=form.constant != 0.0, BP=block,
+        COEFS=coefs is not None, CONSTANT=problem.constant != 0.0, BP=block,
     )  # fmt: skip
     return out

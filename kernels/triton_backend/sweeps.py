@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..plan import Blocks, Component, Form, Sweep, Wanted, block_names, form_coefs
+from ..problem import PairProblem, Sweep, Wanted, block_names
 from . import compat, gradients, gram, launcher, redo, small
 from . import differences as kernels
 from .configs import FUSED_WIDTH, MOST, Config, Device
@@ -41,6 +41,16 @@ def unavailable(x: Tensor) -> str | None:
         return f"{x.device} has compute capability {major}.{minor}; the kernels need 8.0 or newer"
     # A compiled graph is made before there is a launch to try.
     return None if torch.compiler.is_compiling() else compat.failure(x.device)
+
+
+class Results(NamedTuple):
+    """The fields of a ``Sweep``, empty where not wanted."""
+
+    sums: Tensor
+    grad_x: Tensor
+    grad_y: Tensor
+    grad_wx: Tensor
+    grad_wy: Tensor
 
 
 class Region(NamedTuple):
@@ -219,7 +229,7 @@ def _regions(plan: Rows, covered: dict[str, str], start: int, count: int) -> dic
 
 def _run_rows(
     problem: Problem, plan: Rows, wanted: Wanted, with_sums: bool, sums: Tensor,
-    regions: tuple[Region, ...], adds: bool, sums_start: int, out: Sweep,
+    regions: tuple[Region, ...], adds: bool, sums_start: int, out: Results,
 ) -> None:  # fmt: skip
     """The gradient kernel on some rows, then the kernel that finishes them."""
     config, dummy = plan.config, problem.rates.values
@@ -285,7 +295,7 @@ def _run_rows(
 
 def _run_gram_rows(
     problem: Problem, plan: Rows, total: int, lanes: int, slots: int, panel_stride: int,
-    panel_y: int, shared: dict[str, Any], out: Sweep,
+    panel_y: int, shared: dict[str, Any], out: Results,
 ) -> Tensor:  # fmt: skip
     """The gradient kernel, and what follows from its flags and its panel. Returns the partial
     gradients."""
@@ -350,7 +360,7 @@ def _run_gram_rows(
 
 def _finish(
     problem: Problem, wanted: Wanted, sums: Tensor, regions: tuple[Region, ...], adds: bool,
-    out: Sweep, plan: Rows | None = None, slots_x: int = 0, slots_y: int = 0,
+    out: Results, plan: Rows | None = None, slots_x: int = 0, slots_y: int = 0,
     common: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Sums the partials in a fixed order. ``regions`` is empty if there are no sums to finish;
@@ -400,39 +410,29 @@ def _finish(
     )  # fmt: skip
 
 
-def sweep(
-    x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None,
-    components: tuple[Component, ...], rates: list[float] | Tensor,
-    coefs: list[float] | Tensor | None, blocks: Blocks, wanted: Wanted,
-) -> Sweep:  # fmt: skip
-    """Sums and gradients over the pairs of x [B, n, d] and y [B, m, d]; see ``plan``."""
-    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        return _sweep(x, y, wx, wy, tuple(components), rates, coefs, blocks, wanted)
+def sweep(problem: PairProblem) -> Sweep:
+    """Sums and gradients of a flat problem."""
+    with torch.cuda.device_of(problem.x):  # type: ignore[no-untyped-call]
+        found = zip(_sweep(problem), problem.wanted, strict=True)
+        return Sweep(*(t if wanted else None for t, wanted in found))
 
 
-def form(
-    x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None,
-    components: tuple[Component, ...], rates: list[float] | Tensor, form: Form, blocks: Blocks,
-    wanted: Wanted,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """The total of a form [B] and the gradients, by our kernels alone."""
-    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        if small.applies(x, y, wx, wy, components, form, blocks):
-            total, grad_x, grad_y = small.form(x, y, components, rates, form, blocks, wanted)
-            return total, grad_x, grad_y, x.new_empty(0), x.new_empty(0)
-        coefs = form_coefs(form, x.shape[1], 0 if y is None else y.shape[1], blocks)
-        wanted = wanted._replace(sums=True)
-        sums, *gradients = _sweep(x, y, wx, wy, components, rates, coefs, blocks, wanted)
-        return small.total(sums, coefs, form), *gradients
+def form(problem: PairProblem) -> tuple[Tensor | None, ...]:
+    """L [B] of a flat problem and its gradients, by our kernels alone."""
+    with torch.cuda.device_of(problem.x):  # type: ignore[no-untyped-call]
+        if small.applies(problem):
+            return small.form(problem)
+    numbers = problem.sum_coefs
+    wanted = problem.wanted._replace(sums=True)
+    sums, *gradients = sweep(problem._replace(coefs=numbers, means="sums", wanted=wanted))
+    assert sums is not None
+    with torch.cuda.device_of(problem.x):  # type: ignore[no-untyped-call]
+        return small.total(sums, numbers, problem), *gradients
 
 
-def _sweep(
-    x: Tensor, y: Tensor | None, wx: Tensor | None, wy: Tensor | None,
-    components: tuple[Component, ...], rates: list[float] | Tensor,
-    coefs: list[float] | Tensor | None, blocks: Blocks, wanted: Wanted,
-) -> Sweep:  # fmt: skip
-    names = block_names(blocks)
-    problem = prepare(x, y, wx, wy, components, rates, coefs, blocks)
+def _sweep(asked: PairProblem) -> Results:
+    x, wanted, names = asked.x, asked.wanted, block_names(asked.blocks)
+    problem, components = prepare(asked), asked.components
     batch, n, m, d = problem.batch, problem.x.rows, problem.y.rows, problem.coordinates
     f64 = torch.float64
     sums_out = (batch, len(names), len(components)) if wanted.sums else (0,)
@@ -442,7 +442,7 @@ def _sweep(
         (batch, n) if wanted.grad_wx else (0,),
         (batch, m) if wanted.grad_wy else (0,),
     )
-    out = Sweep(
+    out = Results(
         torch.empty(sums_out, dtype=f64, device=x.device), *(x.new_empty(s) for s in shapes)
     )
     if batch == 0:
@@ -450,7 +450,7 @@ def _sweep(
     rows = ("x" if wanted.grad_x or wanted.grad_wx else "") + (
         "y" if wanted.grad_y or wanted.grad_wy else ""
     )
-    if rows and wanted.sums and problem.small and not problem.gram and blocks == "all":
+    if rows and wanted.sums and problem.small and not problem.gram and asked.blocks == "all":
         rows = "xy"  # one launch for everything, even if it does some work in vain
     plans = _plan_rows(problem, rows, wanted.grad_x or wanted.grad_y) if rows else []
     covered: dict[str, str] = {}

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from divergences import mmd2
 from divergences.kernels import api, backends
-from divergences.kernels.reference import traced
 from divergences.kernels.triton_backend import compat, sweeps
 
 CAUSES = {
@@ -116,8 +115,7 @@ def test_a_compiled_graph_chooses_where_it_runs(
     with monkeypatch.context() as tracing:
         tracing.setattr(torch.compiler, "is_compiling", lambda: True)
         assert backends.choose(x, None) == backends.AUTOMATIC
-    for module in (api, traced):
-        monkeypatch.setattr(module, "choose", lambda _, backend: backend or backends.AUTOMATIC)
+    monkeypatch.setattr(api, "choose", lambda _, backend: backend or backends.AUTOMATIC)
     expected = mmd2(x, y, bandwidth=1.0, backend="reference")
     loss = torch.compile(
         lambda a, b: mmd2(a, b, bandwidth=1.0), fullgraph=True, backend="aot_eager"

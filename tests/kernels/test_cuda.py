@@ -14,7 +14,7 @@ from torch import Tensor
 from divergences.energy import energy_distance
 from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Matern, Polynomial, potential
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.plan import Component, LabelSums
+from divergences.kernels.problem import Component, LabelSums
 from divergences.mmd import MMDLoss, mmd2
 
 pytestmark = pytest.mark.gpu

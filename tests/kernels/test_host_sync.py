@@ -23,7 +23,7 @@ from bench import offline
 from divergences.energy import EnergyLoss
 from divergences.kernels import Gaussian, InverseMultiquadric, Laplace, Polynomial, backends
 from divergences.kernels.functions import GAUSSIAN
-from divergences.kernels.plan import Component
+from divergences.kernels.problem import Component
 from divergences.kernels.reference import tiles
 from divergences.kernels.triton_backend import quadratic_forms
 from divergences.mmd import MMDLoss, mmd2, mmd2_to_gaussian_mixture, mmd2_to_normal, witness

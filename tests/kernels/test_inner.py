@@ -21,14 +21,14 @@ KERNELS = [
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each problem was held, as it comes."""
-    solve, seen = inner._solve, []
+    evaluate, seen = inner._evaluate, []
 
     def counted(*arguments: object) -> object:
-        found = solve(*arguments)  # type: ignore[arg-type]
+        found = evaluate(*arguments)  # type: ignore[arg-type]
         seen.append(found is not None)
         return found
 
-    monkeypatch.setattr(inner, "_solve", counted)
+    monkeypatch.setattr(inner, "_evaluate", counted)
     return seen
 
 

@@ -103,7 +103,7 @@ import torch
 from bench import offline
 from bench.stub_driver import stub_driver
 from divergences.kernels.triton_backend import launcher
-from divergences.kernels.plan import Wanted
+from divergences.kernels.problem import Wanted
 
 case = next(iter(offline._cases(True, True)))
 case = case._replace(rows=300, coordinates=3, wanted=Wanted(True, True, True))

@@ -15,7 +15,7 @@ import torch
 
 from bench import offline
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.plan import Component, Wanted
+from divergences.kernels.problem import Component, Wanted
 from divergences.kernels.triton_backend import launcher, quadratic_forms
 from divergences.kernels.triton_backend.configs import (
     ARCHITECTURES,

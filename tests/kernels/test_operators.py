@@ -26,15 +26,14 @@ from divergences.kernels import (
     Matern,
     Polynomial,
     RationalQuadratic,
-    compiled,
-    ops,
+    operations,
     pair_sums,
     potential,
     second_order,
 )
 from divergences.kernels.api import pair_form
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.plan import Component, encode
+from divergences.kernels.problem import Component, PairProblem, Wanted
 from divergences.mmd import MMDLoss, mmd2, mmd2_to_normal
 
 KERNELS = [
@@ -123,12 +122,11 @@ def test_second_derivatives_of_every_function(
     given[1] *= near
     given[1][3] = given[0][4] - 1e-4
     component = Component(REGISTRY[name], shape, offset)
-    static = ops.Static(encode([component]), (rate,), "all", "reference")
     coefs = torch.tensor(BLOCK_COEFS, dtype=torch.float64)
 
     def ours(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
-        arrays = (t.unsqueeze(0) for t in (x, y, wx, wy))
-        return ops.PairSums.apply(*arrays, None, static)[0, :, 0] @ coefs
+        problem = PairProblem(x, y, wx, wy, (rate,), (), (component,), "all", Wanted(True))
+        return operations.PairSums.apply(problem)[:, 0] @ coefs
 
     def theirs(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
         return oracle.sums(name, x, y, rate, shape, offset, wx, wy) @ coefs
@@ -168,12 +166,11 @@ def test_second_derivative_with_coincident_points(name: str) -> None:
     rate, shape, offset = function.probe[0]
     base = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rows_x, rows_y = torch.tensor([0, 0, 1, 2]), torch.tensor([1, 3, 4, 5, 5])
-    static = encode([Component(function, shape, offset)])
+    components = (Component(function, shape, offset),)
 
     def ours(x: Tensor, y: Tensor) -> Tensor:
-        arguments = ops.Static(static, (rate,), "all", "reference")
-        sums = ops.PairSums.apply(x[None], y[None], None, None, None, arguments)
-        return (sums[0, :, 0] * torch.tensor(BLOCK_COEFS)).sum()
+        problem = PairProblem(x, y, None, None, (rate,), (), components, "all", Wanted(True))
+        return (operations.PairSums.apply(problem)[:, 0] * torch.tensor(BLOCK_COEFS)).sum()
 
     def theirs(x: Tensor, y: Tensor) -> Tensor:
         sums = oracle.sums(name, x, y, rate, shape, offset)
@@ -267,35 +264,31 @@ def test_opcheck(kernel: Kernel) -> None:
     """torch's own check of schema, aliasing, fake tensors and autograd registration."""
     x, y, wx, wy = leaves((2, 5, 3), (2, 6, 3), (2, 5), (2, 6))
     (group,) = kernel.groups(torch.Size([2]))
-    assert isinstance(group.rates, list)
-    components, count = group.components, len(group.coefficients)
+    count, everything = len(group.components), Wanted(True, True, True, True, True)
     rates = torch.tensor([group.rates] * 2, dtype=torch.float64)
-    static = (components, [], "all", "reference")
-    coefs = [0.5] * (3 * count)
-    everything = [True] * 5
+    fixed = [t.detach() for t in (x, y, wx, wy)]
+    given = torch.rand(2, 3, count, dtype=torch.float64)
+    both = PairProblem(x, y, wx, wy, rates, (), group.components, "all", everything, key=group.key)
+    plain = both._replace(wx=None, wy=None, rates=group.rates)
+    form = both._replace(coefs=[0.5] * (3 * count), means="unbiased")
+    only_x = form._replace(
+        y=None, wx=None, wy=None, rates=group.rates, coefs=[0.5] * count, blocks="xx",
+        wanted=Wanted(grad_x=True), means="sums",
+    )  # fmt: skip
+    potential = both._replace(
+        wx=None, coefs=[1.0] * count, blocks="xy", wanted=Wanted(grad_wx=True)
+    )
+    gradients = both._replace(**dict(zip(("x", "y", "wx", "wy"), fixed, strict=True)), coefs=given)
     cases = [
-        (compiled.pair_sums, (x, y, wx, wy, rates, *static)),
-        (compiled.pair_sums, (x, y, None, None, None, components, group.rates, *static[2:])),
-        (compiled.pair_form, (x, y, wx, wy, rates, coefs, "unbiased", *static, everything)),
-        (
-            compiled.pair_form,
-            (
-                *(x, None, None, None, None, [0.5] * count, "sums", components, group.rates),
-                *("xx", "reference", [False, True, False, False, False]),
-            ),
-        ),
-        (compiled.potential, (x, y, wy, rates, [1.0] * count, components, [], "reference")),
-        (
-            compiled.pair_gradients,
-            (
-                *(t.detach() for t in (x, y, wx, wy, rates)),
-                torch.rand(2, 3, count, dtype=torch.float64),
-                *static,
-                everything,
-            ),
-        ),
+        (operations.PairSums, both),
+        (operations.PairSums, plain),
+        (operations.PairForm, form),
+        (operations.PairForm, only_x),
+        (operations.Potential, potential),
+        (operations.PairGradients, gradients),
     ]
-    for operator, arguments in cases:
+    for operation, problem in cases:
+        operator, arguments = operation.operator, operations._arguments(problem)
         result = torch.library.opcheck(operator, arguments)
         assert set(result.values()) == {"SUCCESS"}
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Linear, Polynomial
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.plan import Component, LabelSums
+from divergences.kernels.problem import Component, LabelSums
 from divergences.kernels.statistics.quadratic_forms import LabelForms
 from divergences.kernels.triton_backend import compat, launcher, quadratic_forms
 

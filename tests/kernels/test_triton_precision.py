@@ -13,7 +13,7 @@ from test_triton import CUBIC, ENERGY, EVERYTHING, GAUSSIAN, LAPLACE, LINEAR, MA
 from torch import Tensor
 
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.plan import Component, Sweep, Wanted
+from divergences.kernels.problem import Component, PairProblem, Sweep, Wanted
 from divergences.kernels.reference import blocked
 from divergences.kernels.triton_backend import launcher, sweeps
 
@@ -84,10 +84,8 @@ def problem_of(name: str, spec: Spec, weighted: bool) -> Problem:
 def on_the_reference(problem: Problem, wanted: Wanted) -> Sweep:
     components = tuple(Component(REGISTRY[f], s, o) for f, _, s, o in problem.specs)
     rates = cast(list[float], problem.rates)
-    return blocked.sweep(
-        problem.x, problem.y, problem.wx, problem.wy, components, rates, problem.coefs,
-        problem.blocks, wanted,
-    )  # fmt: skip
+    given = problem.x, problem.y, problem.wx, problem.wy, rates, problem.coefs, components
+    return blocked.sweep(PairProblem(*given, problem.blocks, wanted))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +99,7 @@ def test_as_exact_as_the_reference(name: str, spec: Spec) -> None:
         for field, mine, other, truth in zip(
             Sweep._fields, ours, theirs, problem.truth(), strict=True
         ):
-            if mine.numel() == 0:
+            if mine is None:
                 continue
             scale = truth.abs().max().item()
             error = (mine.double() - truth).abs().max().item()
