@@ -9,7 +9,8 @@ GPU build and the bench parametrise over ``REGISTRY``. A block holds
 * ``bend(s, a, shape, offset, slope, out)``: the derivative of the slope in s, over the factor of
   the slope, in ``out`` or ``slope`` itself (second order);
 * ``device(s, a, shape, offset)``: the Triton twin, returning φ and its slope. It is left
-  undecorated so that importing the package does not import triton; the Triton backend jits it.
+  undecorated so that importing the package does not import triton, which the Triton backend does,
+  and without annotations, which Triton would look up.
 
 The *slope* is what the gradient needs: ∇ₓk = slope·(x−y) for ``sqeuclidean`` (slope = 2φ′),
 slope·sign(x−y) for ``l1`` and slope·y for ``inner`` (slope = φ′). At coincident points, where φ′ of
@@ -23,6 +24,7 @@ fp32 rows nearer than 1e-19 count as coincident.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -63,9 +65,11 @@ class KernelFunction:
     """One family of kernel functions. ``definiteness``: "positive" or "conditional" (on weights
     that sum to zero). ``smooth``: φ is differentiable in s at s = 0. ``steepness(a, shape)``: how
     an error of s reaches φ. ``rate_power``: φ depends on s·rate^rate_power; 0 if there is no rate
-    and φ is homogeneous of degree shape/2. ``costly``: several components take more registers than
-    those of others, so that tiles are narrower. ``probe``: (rate, shape, offset) triples that the
-    test suites and the offline build exercise."""
+    and φ is homogeneous of degree shape/2. ``fourth_power``: φ(s; 4a) = φ(s; a)⁴. ``costly``:
+    several components take more registers than those of others, so that tiles are narrower.
+    ``bandwidth(a, shape)``: what users call it, if there is one; ``label``: how a kernel of this
+    function is printed. ``stein``: see ``statistics.stein``. ``probe``: (rate, shape, offset)
+    triples that the test suites and the offline build exercise."""
 
     name: str
     metric: Metric
@@ -77,7 +81,11 @@ class KernelFunction:
     smooth: bool = True
     steepness: Callable[[Any, float], Any] = lambda a, _: a
     rate_power: int = 1
+    fourth_power: bool = False
     costly: bool = False
+    bandwidth: Callable[[float, float], float] | None = None
+    label: str = "{name}({bandwidth})"
+    stein: Callable[[Tensor, float, float, int, Tensor, Tensor], None] | None = None
     at_zero: float = 1.0  # φ(0), for the diagonal of the translation-invariant ones
     probe: tuple[tuple[float, float, float], ...] = ((0.7, 0.0, 0.0),)
 
@@ -145,14 +153,28 @@ def _gaussian_bend(
     return Bend(slope, -a)
 
 
-def _gaussian_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+def _gaussian_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
     k = tl.exp2(s * (a * -1.4426950408889634))
     return k, k * (-2.0 * a)
 
 
+def _gaussian_stein(s: Tensor, a: float, shape: float, d: int, cross: Tensor, phi: Tensor) -> None:
+    cross.add_(s, alpha=2.0 * a).sub_(d).mul_(-2.0 * a)  # h = 2as
+    torch.mul(s, -a, out=phi).exp_()
+
+
 GAUSSIAN = register(
     KernelFunction(
-        "gaussian", "sqeuclidean", _gaussian, _gaussian_, _gaussian_bend, _gaussian_device
+        "gaussian",
+        "sqeuclidean",
+        _gaussian,
+        _gaussian_,
+        _gaussian_bend,
+        _gaussian_device,
+        fourth_power=True,
+        bandwidth=lambda a, _: math.sqrt(0.5 / a),
+        label="Gaussian({bandwidth})",
+        stein=_gaussian_stein,
     )
 )
 
@@ -178,7 +200,7 @@ def _laplace_bend(
     return Bend((inverse + a).mul_(inverse).mul_(slope), -0.5)
 
 
-def _laplace_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+def _laplace_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
     inverse = tl.where(s < 1.1754943508222875e-38, 0.0, tl.rsqrt(s))
     k = tl.exp2(s * inverse * (a * -1.4426950408889634))
     return k, k * inverse * -a
@@ -194,6 +216,8 @@ LAPLACE = register(
         _laplace_device,
         smooth=False,
         rate_power=2,
+        bandwidth=lambda a, _: 1.0 / a,
+        label="Laplace({bandwidth})",
     )
 )
 
@@ -218,14 +242,22 @@ def _laplace_l1_bend(
     return Bend(slope, -a)
 
 
-def _laplace_l1_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+def _laplace_l1_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
     k = tl.exp2(s * (a * -1.4426950408889634))
     return k, k * -a
 
 
 LAPLACE_L1 = register(
     KernelFunction(
-        "laplace_l1", "l1", _laplace_l1, _laplace_l1_, _laplace_l1_bend, _laplace_l1_device
+        "laplace_l1",
+        "l1",
+        _laplace_l1,
+        _laplace_l1_,
+        _laplace_l1_bend,
+        _laplace_l1_device,
+        fourth_power=True,
+        bandwidth=lambda a, _: 1.0 / a,
+        label="Laplace({bandwidth}, norm='l1')",
     )
 )
 
@@ -253,7 +285,7 @@ def _energy_bend(
     return Bend(torch.div(slope, _above_zero(s, out), out=out), 0.5 * shape - 1.0)
 
 
-def _energy_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+def _energy_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
     if shape == 1.0:
         inverse = tl.where(s < 1.1754943508222875e-38, 0.0, tl.rsqrt(s))
         return -s * inverse, -inverse
@@ -274,6 +306,7 @@ ENERGY = register(
         smooth=False,
         rate_power=0,
         at_zero=0.0,
+        label="Energy({shape:g})",
         probe=((1.0, 1.0, 0.0), (1.0, 0.5, 0.0), (1.0, 1.5, 0.0)),
     )
 )
@@ -314,7 +347,7 @@ def _inverse_power_bend(
     return Bend(torch.div(slope, base, out=out), a * (-shape - 1.0))
 
 
-def _inverse_power_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+def _inverse_power_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
     u = s * a
     base = u + 1.0
     inverse = 1.0 / base
@@ -333,6 +366,18 @@ def _inverse_power_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
     return k, k * inverse * (a * (-2.0 * shape))
 
 
+def _inverse_power_stein(
+    s: Tensor, a: float, shape: float, d: int, cross: Tensor, phi: Tensor
+) -> None:
+    torch.mul(s, a, out=phi).add_(1.0).reciprocal_()  # w, of which h = 2(β + 1)(1 − w)
+    more = 2.0 * (shape + 1.0)
+    cross.add_(phi, alpha=-more).add_(more - d).mul_(phi).mul_(-2.0 * shape * a)
+    if shape > HIGH_POWER:
+        torch.mul(s, a, out=phi).log1p_().mul_(-shape).exp_()
+    else:
+        phi.pow_(shape)
+
+
 INVERSE_POWER = register(
     KernelFunction(
         "inverse_power",
@@ -343,6 +388,9 @@ INVERSE_POWER = register(
         _inverse_power_device,
         steepness=lambda a, shape: a * max(1.0, shape),
         costly=True,
+        bandwidth=lambda a, _: 1.0 / math.sqrt(a),
+        label="InverseMultiquadric({bandwidth}, exponent={shape:g})",
+        stein=_inverse_power_stein,
         probe=(
             (0.7, 0.5, 0.0),
             (0.7, 1.0, 0.0),
@@ -387,7 +435,7 @@ def _matern_bend(
     return Bend(torch.div(slope, base, out=out), a * a * -0.5)
 
 
-def _matern_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+def _matern_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
     r = tl.sqrt(s) * a
     decay = tl.exp2(r * -1.4426950408889634)
     linear = (1.0 + r) * decay
@@ -407,6 +455,8 @@ MATERN = register(
         _matern_device,
         steepness=lambda a, _: a * a,
         rate_power=2,
+        bandwidth=lambda a, shape: math.sqrt(2.0 * shape) / a,
+        label="Matern({bandwidth}, nu={shape:g})",
         probe=((1.2, 1.5, 0.0), (1.2, 2.5, 0.0)),
     )
 )
@@ -441,7 +491,7 @@ def _polynomial_bend(
     return Bend(torch.mul(s, a, out=out).add_(offset).pow_(int(shape) - 2), a * (shape - 1.0))
 
 
-def _polynomial_device(s: Any, a: Any, shape: Any, offset: Any) -> Any:
+def _polynomial_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
     base = s * a + offset
     power = base * 0.0 + 1.0
     for _ in tl.static_range(shape - 1):
@@ -457,6 +507,7 @@ POLYNOMIAL = register(
         _polynomial_,
         _polynomial_bend,
         _polynomial_device,
+        label="Polynomial({shape:g}, offset={offset:g})",
         probe=((0.5, 1.0, 0.0), (0.25, 3.0, 1.0), (0.25, 2.0, 0.5)),
     )
 )

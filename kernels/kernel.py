@@ -70,30 +70,15 @@ class Term:
     @property
     def scale(self) -> float | None:
         """The bandwidth as the kernel's class takes it, of a resolved term; None without one."""
-        if self.order == 0 or self.function is POLYNOMIAL:
-            return None
-        rate = float(self.rate)
-        if self.function is GAUSSIAN:
-            return math.sqrt(0.5 / rate)
-        if self.function is INVERSE_POWER:
-            return 1.0 / math.sqrt(rate)
-        return math.sqrt(2.0 * self.shape) / rate if self.function is MATERN else 1.0 / rate
+        of_rate = self.function.bandwidth
+        return None if self.order == 0 or of_rate is None else of_rate(float(self.rate), self.shape)
 
     @property
     def label(self) -> str:
         """The term as a kernel of its own: ``Gaussian(1.25)``."""
         width = "" if self.scale is None else f"{self.scale:.4g}"
-        if self.function is LAPLACE_L1:
-            return f"Laplace({width}, norm='l1')"
-        if self.function is INVERSE_POWER:
-            return f"InverseMultiquadric({width}, exponent={self.shape:g})"
-        if self.function is MATERN:
-            return f"Matern({width}, nu={self.shape:g})"
-        if self.function is ENERGY:
-            return f"Energy({self.shape:g})"
-        if self.function is POLYNOMIAL:
-            return f"Polynomial({self.shape:g}, offset={self.offset:g})"
-        return f"{self.function.name.capitalize()}({width})"
+        name, shape, offset = self.function.name, self.shape, self.offset
+        return self.function.label.format(bandwidth=width, name=name, shape=shape, offset=offset)
 
 
 class Group(NamedTuple):

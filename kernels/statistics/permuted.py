@@ -22,7 +22,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..functions import ENERGY
 from ..kernel import Kernel
 from ..problem import Component, metric_of
 from ..reference.tiles import (
@@ -124,12 +123,12 @@ def _groups(z: Tensor, kernel: Kernel) -> list[_Group]:
         metric, points = metric_of(components), z.unsqueeze(0)
         side = prepare(points, None, centre(points, None, metric), metric, len(z), False)
         rough = [c.function for c in components if not c.function.smooth]
-        rated = [(c, r) for c, r in zip(components, rates, strict=True) if c.function is not ENERGY]
+        rated = [(c, r) for c, r in zip(components, rates, strict=True) if c.function.rate_power]
         rate = largest_rate(*zip(*rated, strict=True)) if rated else 0.0
         distances = {
             False: Distances(metric, not rough, rate),
             # An fp64 Gram product leaves at most 1e-8 of the spread in ‖y − y′‖: enough for fp32.
-            True: Distances(metric, all(f is ENERGY for f in rough), rate),
+            True: Distances(metric, all(f.rate_power == 0 for f in rough), rate),
         }
         terms = list(zip(group.positions, components, rates, strict=True))
         found.append(_Group(side, distances, terms))

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..functions import GAUSSIAN, HIGH_POWER, INVERSE_POWER
 from ..kernel import Kernel, Term
 from ..reference.tiles import (
     Distances,
@@ -83,7 +82,7 @@ def stein_steps(x: Tensor) -> int:
 
 def check_stein_kernel(kernel: Kernel) -> None:
     for t in kernel.terms:
-        if t.function not in (GAUSSIAN, INVERSE_POWER):
+        if t.function.stein is None:
             raise ValueError(
                 f"{kernel!r} has no Stein kernel here, which needs two derivatives at 0; use "
                 "InverseMultiquadric, RationalQuadratic or Gaussian kernels"
@@ -147,21 +146,12 @@ class _Sweep:
 def _add_stein(
     t: Term, s: Tensor, gram: Tensor, cross: Tensor, d: int, total: Tensor, *, first: bool
 ) -> None:
-    """total += coefficient·φ·(gram − g·(cross − d + h)), where g = −2φ′/φ and h = −2sφ″/φ′."""
-    a, power = float(t.rate), t.shape
-    inner, phi = scratch("stein inner", s.shape, s), scratch("stein phi", s.shape, s)
-    if t.function is GAUSSIAN:  # φ = exp(−as)
-        torch.add(cross, s, alpha=2.0 * a, out=inner).sub_(d).mul_(-2.0 * a).add_(gram)
-        torch.mul(s, -a, out=phi).exp_()
-    else:  # φ = w^β, w = 1/(1 + as), so that g = 2βaw and h = 2(β + 1)(1 − w)
-        torch.mul(s, a, out=phi).add_(1.0).reciprocal_()
-        more = 2.0 * (power + 1.0)
-        torch.add(cross, phi, alpha=-more, out=inner).add_(more - d).mul_(phi)
-        inner.mul_(-2.0 * power * a).add_(gram)
-        if power > HIGH_POWER:
-            torch.mul(s, a, out=phi).log1p_().mul_(-power).exp_()
-        else:
-            phi.pow_(power)
+    """total += coefficient·φ·(gram − g·(cross − d + h)), where g = −2φ′/φ and h = −2sφ″/φ′. The
+    block of a function makes −g·(cross − d + h) of cross, in place, and φ."""
+    assert t.function.stein is not None
+    inner, phi = scratch("stein inner", s.shape, s).copy_(cross), scratch("stein phi", s.shape, s)
+    t.function.stein(s, float(t.rate), t.shape, d, inner, phi)
+    inner.add_(gram)
     if first:
         torch.mul(inner, phi, out=total).mul_(t.coefficient)
     else:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -24,24 +23,11 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
 
 functions.tl = tl  # the device twins name it
 
-_jitted: dict[Callable[..., Any], Any] = {}
 
-
+@cache
 def device_function(function: KernelFunction) -> Any:
-    """The Triton twin of a kernel function, jitted once. Triton would look the names of its type
-    annotations up as device globals, so they are taken out of the source that it compiles."""
-    if function.device not in _jitted:
-        jitted = triton.jit(function.device)
-        if not isinstance(jitted, InterpretedFunction):
-            tree = ast.parse(jitted.src)
-            definition = tree.body[0]
-            assert isinstance(definition, ast.FunctionDef)
-            for argument in definition.args.args:
-                argument.annotation = None
-            definition.returns = None
-            jitted._unsafe_update_src(ast.unparse(tree))
-        _jitted[function.device] = jitted
-    return _jitted[function.device]
+    """The Triton twin of a kernel function, jitted once."""
+    return triton.jit(function.device)
 
 
 def interpreting(kernel: Any) -> bool:

@@ -24,7 +24,6 @@ SMALL = 2048  # rows up to which a panel of all pairs' weights is kept
 SMALL_WORK = 2**28  # pairs·coordinates up to which a small problem avoids the tensor cores
 ROW_PADDING = kernels.PADDING.value
 CENTRE_COLUMNS = 32  # of a program that takes medians
-POWERS = ("gaussian", "laplace_l1")  # functions with k(s; 4a) = k(s; a)⁴
 KEPT = 4096  # lists of rates or coefficients that stay on a device
 
 
@@ -205,7 +204,7 @@ def powers(components: tuple[Component, ...], rates: Sequence[float] | Tensor) -
     while len(found) < len(components):
         first = len(found)
         a, *others = components[first : first + 2]
-        pair = a.function.name in POWERS and others == [a]
+        pair = a.function.fourth_power and others == [a]
         if pair and not isinstance(rates, Tensor):
             low, high = sorted(rates[first : first + 2])
             found += [1, 3] if math.isclose(high, 4.0 * low, rel_tol=2.0**-23) else [0, 0]
