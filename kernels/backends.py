@@ -109,15 +109,15 @@ def form(problem: PairProblem) -> tuple[Tensor | None, ...]:
     if in_few_calls is not None:
         return in_few_calls
     coefs = problem.sum_coefs
-    wanted = problem.wanted._replace(sums=True)
-    asked = problem._replace(coefs=coefs, means="sums", wanted=wanted, backend="reference")
-    sums, *gradients = sweep(asked)
+    flat, wanted = problem.flat(), problem.wanted._replace(sums=True)
+    sums, *gradients = blocked.sweep(flat._replace(coefs=coefs, means="sums", wanted=wanted))
     assert sums is not None
-    each = sums.flatten(-2)
-    total = each[..., 0] * coefs[0] + problem.constant
+    each = sums.flatten(1)
+    total = each[:, 0] * coefs[0] + problem.constant
     for k in range(1, len(coefs)):  # scalar operations, which need no constant on the device
-        total = total.add(each[..., k], alpha=coefs[k])
-    return total.to(problem.dtype), *gradients
+        total = total.add(each[:, k], alpha=coefs[k])
+    found = total.to(problem.dtype), *gradients
+    return found if flat is problem else _unflattened(found, problem)
 
 
 def _resolved(problem: PairProblem) -> str:

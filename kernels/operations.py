@@ -50,10 +50,8 @@ class Operation:
     returns = ""  # of the custom operator, if there is one
     operator: Any = None
 
-    @staticmethod
-    def forward(problem: PairProblem, *more: Tensor | None) -> Tensors:
-        """The outputs, then what ``backward`` likes to have ready."""
-        raise NotImplementedError
+    forward: Callable[..., Tensors]
+    """Of a problem: the outputs, then what ``backward`` likes to have ready."""
 
     @staticmethod
     def shapes(problem: PairProblem) -> Tensors:
@@ -233,9 +231,7 @@ class PairForm(Operation):
 
     returns = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
 
-    @staticmethod
-    def forward(problem: PairProblem, *more: Tensor | None) -> Tensors:
-        return backends.form(problem)
+    forward = staticmethod(backends.form)
 
     @staticmethod
     def shapes(problem: PairProblem) -> Tensors:
@@ -263,7 +259,7 @@ class PairSums(Operation):
     returns = "Tensor"
 
     @staticmethod
-    def forward(problem: PairProblem, *more: Tensor | None) -> Tensors:
+    def forward(problem: PairProblem) -> Tensors:
         return (backends.sweep(problem).sums,)
 
     @staticmethod
@@ -283,7 +279,7 @@ class Potential(Operation):
     returns = "Tensor"
 
     @staticmethod
-    def forward(problem: PairProblem, *more: Tensor | None) -> Tensors:
+    def forward(problem: PairProblem) -> Tensors:
         return (backends.sweep(problem).grad_wx,)
 
     @staticmethod
@@ -308,7 +304,7 @@ class PairGradients(Operation):
     returns = "(Tensor, Tensor, Tensor, Tensor)"
 
     @staticmethod
-    def forward(problem: PairProblem, *more: Tensor | None) -> Tensors:
+    def forward(problem: PairProblem) -> Tensors:
         return backends.sweep(problem)[1:]
 
     @staticmethod
@@ -331,9 +327,7 @@ class PairHessian(Operation):
 
     outputs = 5
 
-    @staticmethod
-    def forward(problem: PairProblem, *more: Tensor | None) -> Tensors:
-        return pair_hessian(problem, more)
+    forward = staticmethod(pair_hessian)
 
     @staticmethod
     def backward(problem: PairProblem, given: Given) -> Tensors:

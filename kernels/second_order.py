@@ -60,25 +60,22 @@ class _Side(NamedTuple):
         return _Side(*(None if t is None else t[:, some] for t in self))  # type: ignore[arg-type]
 
 
-Directions = Sequence[Tensor | None]
-
-
 @torch.no_grad()
-def pair_hessian(problem: PairProblem, directions: Directions) -> tuple[Tensor | None, ...]:
+def pair_hessian(problem: PairProblem, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
     """Derivatives of h with respect to x, y, wx and wy, where the gradients are ``wanted`` (else
     None), and to coefs [..., blocks, C]. ``directions``: u [..., n, d], v [..., m, d], p [..., n],
     q [..., m] or None for 0."""
-    flat, first = problem.flat(), problem.x.dim() - 2
+    flat, first, turns = problem.flat(), problem.x.dim() - 2, list(directions)
     if flat is not problem:
         count = problem.batch.numel()
-        directions = [t if t is None else t.reshape(count, *t.shape[first:]) for t in directions]
+        turns = [t if t is None else t.reshape(count, *t.shape[first:]) for t in directions]
     most = TILE_CUDA if flat.x.is_cuda else TILE
     limit = (most // LEAST_ROWS) ** 2  # batch items at a time
     parts = []
     for start in range(0, max(1, flat.x.shape[0]), limit):
         tensors, along = (
             [t if t is None else t[start : start + limit] for t in each]
-            for each in (flat.tensors, directions)
+            for each in (flat.tensors, turns)
         )
         parts.append(_hessian(flat.with_tensors(tensors), along, most))
     found = (_joined(column) for column in zip(*parts, strict=True))
@@ -90,7 +87,9 @@ def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
     return torch.cat(held) if len(held) > 1 else parts[0]
 
 
-def _hessian(problem: PairProblem, directions: Directions, most: int) -> tuple[Tensor | None, ...]:
+def _hessian(
+    problem: PairProblem, directions: Sequence[Tensor | None], most: int
+) -> tuple[Tensor | None, ...]:
     """``pair_hessian`` of a flat problem, in tiles of ``most`` rows."""
     x, y, coefs, wanted = problem.x, problem.y, problem.coefs, problem.wanted
     assert isinstance(coefs, Tensor)

@@ -63,53 +63,38 @@ def is_small(problem: PairProblem) -> bool:
 
 def form(problem: PairProblem) -> Results | None:
     """None unless it is a small one of squared Euclidean distances, with block coefficients that
-    are whole numbers (see ``_pair_coefficients``), whose results keep their digits this way."""
-    if not is_small(problem) or problem.metric != "sqeuclidean" or problem.apart is None:
+    are whole numbers (see ``_pair_coefficients``), whose distances and gradients keep their digits
+    this way and are finite."""
+    if problem.metric != "sqeuclidean" or not is_small(problem) or problem.apart is None:
         return None
-    x, y, wide = problem.x, problem.y, problem.x.dtype == torch.float32 and is_lowered("cpu")
-    if wide:
-        x, y = x.double(), None if y is None else y.double()
-    with full_precision("cpu"):
-        found = _evaluate(x, y, problem)
-    if found is None:
-        return None
-    value, *gradients = found
-    # whatever the default device is
-    total = torch.tensor(value + problem.constant, dtype=problem.dtype, device="cpu")
-    grad_x, grad_y = (g.float() if wide and g is not None else g for g in gradients)
-    return total, grad_x, grad_y, None, None
-
-
-def _evaluate(
-    x: Tensor, y: Tensor | None, problem: PairProblem
-) -> tuple[float, Tensor | None, Tensor | None] | None:
-    """L without its constant, ∂L/∂x [n, d] and ∂L/∂y [m, d]; None where distances or gradients
-    would lose too many digits, or are not finite."""
-    assert problem.apart is not None
     blocks, of_components = problem.apart
     if any(a != int(a) for a in blocks):
         return None
-    components, wanted, rates = problem.components, problem.wanted, problem.rates
-    if isinstance(rates, Tensor):
-        rates = rates.tolist()
+    x, y, components, wanted = problem.x, problem.y, problem.components, problem.wanted
+    wide = x.dtype == torch.float32 and is_lowered("cpu")
+    if wide:
+        x, y = x.double(), None if y is None else y.double()
+    rates = problem.rates.tolist() if isinstance(problem.rates, Tensor) else problem.rates
     n, m = len(x), 0 if y is None else len(y)
     gradients = wanted.grad_x or wanted.grad_y
-    prepared = _prepare(x, y, largest_rate(components, rates), problem.smooth, gradients)
-    if prepared is None:
-        return None
-    s, points = prepared
-    pairs, scale = _pair_coefficients(n, m, blocks, problem.means, s.dtype)
-    coefficients = [scale * a for a in of_components]
-    k = mixture(s, components, rates, coefficients, gradients)
-    value = k.value.mul_(pairs)
-    rows = value.sum(1)
-    total = 0.5 * k.value_scale * float(rows.sum(dtype=torch.float64))
-    if not gradients:
-        return total, None, None
-    if k.slope is not value:
-        rows = k.slope.mul_(pairs).sum(1)
-    grad_x = _gradient(k, rows, points, 0, n) if wanted.grad_x else None
-    return total, grad_x, _gradient(k, rows, points, n, n + m) if wanted.grad_y else None
+    with full_precision("cpu"):
+        prepared = _prepare(x, y, largest_rate(components, rates), problem.smooth, gradients)
+        if prepared is None:
+            return None
+        s, points = prepared
+        pairs, scale = _pair_coefficients(n, m, blocks, problem.means, s.dtype)
+        k = mixture(s, components, rates, [scale * a for a in of_components], gradients)
+        value = k.value.mul_(pairs)
+        rows = value.sum(1)
+        total = 0.5 * k.value_scale * float(rows.sum(dtype=torch.float64)) + problem.constant
+        if k.slope is not value and gradients:
+            rows = k.slope.mul_(pairs).sum(1)
+        grad_x = _gradient(k, rows, points, 0, n) if wanted.grad_x else None
+        grad_y = _gradient(k, rows, points, n, n + m) if wanted.grad_y else None
+    if wide:
+        grad_x, grad_y = (None if g is None else g.float() for g in (grad_x, grad_y))
+    # whatever the default device is
+    return torch.tensor(total, dtype=problem.dtype, device="cpu"), grad_x, grad_y, None, None
 
 
 @lru_cache(maxsize=4)  # up to 8 MB each
