@@ -47,7 +47,7 @@ class Operation:
     """A differentiable operation; ``apply`` carries it out."""
 
     outputs = 1  # how many results can be differentiated
-    returns = ""  # of the custom operator, if there is one
+    name, returns = "", ""  # of the custom operator, if there is one
     operator: Any = None
 
     forward: Callable[..., Tensors]
@@ -214,8 +214,8 @@ def _operator(operation: type[Operation]) -> Any:
         found = _backward(ctx, grads[: operation.outputs], 0, gradients)
         return *found, *((None,) * (len(ctx.needs_input_grad) - TENSORS))
 
-    name = f"divergences::{operation.__name__}"
     schema = f"({ARGUMENTS}) -> {operation.returns}"
+    name = f"divergences::{operation.name}"
     operator = torch.library.custom_op(name, run, mutates_args=(), schema=schema)
     operator.register_fake(fake)
     if operation is not PairGradients:
@@ -229,6 +229,7 @@ def _operator(operation: type[Operation]) -> Any:
 class PairForm(Operation):
     """L [...] in the dtype of the problem, and the gradients of it that are ``wanted``."""
 
+    name = "pair_form"
     returns = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
 
     forward = staticmethod(backends.form)
@@ -256,6 +257,7 @@ class PairForm(Operation):
 class PairSums(Operation):
     """S [..., blocks, C] in fp64."""
 
+    name = "pair_sums"
     returns = "Tensor"
 
     @staticmethod
@@ -276,6 +278,7 @@ class PairSums(Operation):
 class Potential(Operation):
     """Σ_c coefs_c Σⱼ wyⱼ k_c(xᵢ, yⱼ) [..., n]."""
 
+    name = "potential"
     returns = "Tensor"
 
     @staticmethod
@@ -301,6 +304,7 @@ class PairGradients(Operation):
     """∂L/∂(x, y, wx, wy), those ``wanted``, for coefs [..., blocks, C]."""
 
     outputs = 4
+    name = "pair_gradients"
     returns = "(Tensor, Tensor, Tensor, Tensor)"
 
     @staticmethod
