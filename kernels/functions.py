@@ -6,8 +6,8 @@ GPU build and the bench parametrise over ``REGISTRY``. A block holds
 * ``value(s, a, shape, offset)``: φ, out of place and differentiable (second order, oracles);
 * ``evaluate(s, a, shape, offset, slope, out)``: φ, written to ``out`` (which may be ``s``), and its
   slope, in ``slope`` or ``out`` itself, where one is given (the CPU product);
-* ``bend(s, a, shape, offset, slope, out)``: the derivative of the slope in s, over the factor of
-  the slope, in ``out`` or ``slope`` itself (second order);
+* ``slope_derivative(s, a, shape, offset, slope, out)``: the derivative of the slope in s, over the
+  factor of the slope, in ``out`` or ``slope`` itself (second order);
 * ``device(s, a, shape, offset)``: the Triton twin, returning φ and its slope. It is left
   undecorated so that importing the package does not import triton, which the Triton backend does,
   and without annotations, which Triton would look up.
@@ -53,8 +53,8 @@ class Evaluation(NamedTuple):
             self.slope.diagonal(dim1=-2, dim2=-1).zero_()
 
 
-class Bend(NamedTuple):
-    """``value * scale``."""
+class SlopeDerivative(NamedTuple):
+    """The derivative of a slope, ``value * scale``."""
 
     value: Tensor
     scale: Rate
@@ -75,7 +75,7 @@ class KernelFunction:
     metric: Metric
     value: Callable[[Tensor, Rate, float, float], Tensor]
     evaluate: Callable[[Tensor, Rate, float, float, Tensor | None, Tensor], Evaluation]
-    bend: Callable[[Tensor, Rate, float, float, Tensor, Tensor], Bend]
+    slope_derivative: Callable[[Tensor, Rate, float, float, Tensor, Tensor], SlopeDerivative]
     device: Callable[[Any, Any, Any, Any], Any]
     definiteness: Literal["positive", "conditional"] = "positive"
     smooth: bool = True
@@ -147,10 +147,10 @@ def _gaussian_(
     return Evaluation(k, 1.0, k, -2.0 * a)
 
 
-def _gaussian_bend(
+def _gaussian_slope_derivative(
     s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
-) -> Bend:
-    return Bend(slope, -a)
+) -> SlopeDerivative:
+    return SlopeDerivative(slope, -a)
 
 
 def _gaussian_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
@@ -169,7 +169,7 @@ GAUSSIAN = register(
         "sqeuclidean",
         _gaussian,
         _gaussian_,
-        _gaussian_bend,
+        _gaussian_slope_derivative,
         _gaussian_device,
         fourth_power=True,
         bandwidth=lambda a, _: math.sqrt(0.5 / a),
@@ -193,11 +193,11 @@ def _laplace_(
     return Evaluation(k, 1.0, k if slope is None else slope.mul_(k), -a)
 
 
-def _laplace_bend(
+def _laplace_slope_derivative(
     s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
-) -> Bend:
+) -> SlopeDerivative:
     inverse = _above_zero(s, out).rsqrt_()
-    return Bend((inverse + a).mul_(inverse).mul_(slope), -0.5)
+    return SlopeDerivative((inverse + a).mul_(inverse).mul_(slope), -0.5)
 
 
 def _laplace_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
@@ -212,7 +212,7 @@ LAPLACE = register(
         "sqeuclidean",
         _laplace,
         _laplace_,
-        _laplace_bend,
+        _laplace_slope_derivative,
         _laplace_device,
         smooth=False,
         rate_power=2,
@@ -236,10 +236,10 @@ def _laplace_l1_(
     return Evaluation(k, 1.0, k, -a)
 
 
-def _laplace_l1_bend(
+def _laplace_l1_slope_derivative(
     s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
-) -> Bend:
-    return Bend(slope, -a)
+) -> SlopeDerivative:
+    return SlopeDerivative(slope, -a)
 
 
 def _laplace_l1_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
@@ -253,7 +253,7 @@ LAPLACE_L1 = register(
         "l1",
         _laplace_l1,
         _laplace_l1_,
-        _laplace_l1_bend,
+        _laplace_l1_slope_derivative,
         _laplace_l1_device,
         fourth_power=True,
         bandwidth=lambda a, _: 1.0 / a,
@@ -279,10 +279,10 @@ def _energy_(
     return Evaluation(r, -1.0, r if slope is None else slope, -shape)
 
 
-def _energy_bend(
+def _energy_slope_derivative(
     s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
-) -> Bend:
-    return Bend(torch.div(slope, _above_zero(s, out), out=out), 0.5 * shape - 1.0)
+) -> SlopeDerivative:
+    return SlopeDerivative(torch.div(slope, _above_zero(s, out), out=out), 0.5 * shape - 1.0)
 
 
 def _energy_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
@@ -300,7 +300,7 @@ ENERGY = register(
         "sqeuclidean",
         _energy,
         _energy_,
-        _energy_bend,
+        _energy_slope_derivative,
         _energy_device,
         definiteness="conditional",
         smooth=False,
@@ -340,11 +340,11 @@ def _inverse_power_(
     return Evaluation(k, 1.0, k if slope is None else inverse.mul_(k), a * (-2.0 * shape))
 
 
-def _inverse_power_bend(
+def _inverse_power_slope_derivative(
     s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
-) -> Bend:
+) -> SlopeDerivative:
     base = torch.mul(s, a, out=out).add_(1.0)
-    return Bend(torch.div(slope, base, out=out), a * (-shape - 1.0))
+    return SlopeDerivative(torch.div(slope, base, out=out), a * (-shape - 1.0))
 
 
 def _inverse_power_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
@@ -384,7 +384,7 @@ INVERSE_POWER = register(
         "sqeuclidean",
         _inverse_power,
         _inverse_power_,
-        _inverse_power_bend,
+        _inverse_power_slope_derivative,
         _inverse_power_device,
         steepness=lambda a, shape: a * max(1.0, shape),
         costly=True,
@@ -426,13 +426,13 @@ def _matern_(
     return Evaluation(quadratic.mul_(1.0 / 3.0).add_(linear), 1.0, linear, a * a * (-1.0 / 3.0))
 
 
-def _matern_bend(
+def _matern_slope_derivative(
     s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
-) -> Bend:
+) -> SlopeDerivative:
     if shape == 1.5:
-        return Bend(_above_zero(s, out).rsqrt_().mul_(slope), -0.5 * a)
+        return SlopeDerivative(_above_zero(s, out).rsqrt_().mul_(slope), -0.5 * a)
     base = torch.clamp(s, min=0.0, out=out).sqrt_().mul_(a).add_(1.0)
-    return Bend(torch.div(slope, base, out=out), a * a * -0.5)
+    return SlopeDerivative(torch.div(slope, base, out=out), a * a * -0.5)
 
 
 def _matern_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
@@ -451,7 +451,7 @@ MATERN = register(
         "sqeuclidean",
         _matern,
         _matern_,
-        _matern_bend,
+        _matern_slope_derivative,
         _matern_device,
         steepness=lambda a, _: a * a,
         rate_power=2,
@@ -483,12 +483,14 @@ def _polynomial_(
     return Evaluation(base.mul_(slope), 1.0, slope, a * shape)
 
 
-def _polynomial_bend(
+def _polynomial_slope_derivative(
     s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
-) -> Bend:
+) -> SlopeDerivative:
     if shape == 1.0:
-        return Bend(slope, 0.0)
-    return Bend(torch.mul(s, a, out=out).add_(offset).pow_(int(shape) - 2), a * (shape - 1.0))
+        return SlopeDerivative(slope, 0.0)
+    return SlopeDerivative(
+        torch.mul(s, a, out=out).add_(offset).pow_(int(shape) - 2), a * (shape - 1.0)
+    )
 
 
 def _polynomial_device(s, a, shape, offset):  # type: ignore[no-untyped-def]
@@ -505,7 +507,7 @@ POLYNOMIAL = register(
         "inner",
         _polynomial,
         _polynomial_,
-        _polynomial_bend,
+        _polynomial_slope_derivative,
         _polynomial_device,
         label="Polynomial({shape:g}, offset={offset:g})",
         probe=((0.5, 1.0, 0.0), (0.25, 3.0, 1.0), (0.25, 2.0, 0.5)),

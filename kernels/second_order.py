@@ -169,7 +169,9 @@ def _tile(
     s, along = pairs.s, pairs.along
     weights, turned = _weights(a, b)
     weighted = along if weights is None else along * weights
-    k, slope, bend = (scratch(name, s.shape, s).zero_() for name in ("k", "slopes", "bends"))
+    k, slope, slope_derivative = (
+        scratch(name, s.shape, s).zero_() for name in ("k", "slopes", "slope derivatives")
+    )
     shares = []
     for c, rate, coef in zip(components, rates, coefs, strict=True):
         buffers = scratch("slope", s.shape, s), scratch("value", s.shape, s)
@@ -183,23 +185,23 @@ def _tile(
         shares.append(share)
         add_scaled(slope, e.slope, coef * e.slope_scale)
         own = e.value if e.value is not e.slope else buffers[0]
-        d = c.function.bend(s, rate, c.shape, c.offset, e.slope, own)
+        d = c.function.slope_derivative(s, rate, c.shape, c.offset, e.slope, own)
         # Along x − y: σ is a function of ‖x − y‖², whose derivative is twice that, else of l's.
         twice = 2.0 if metric == "sqeuclidean" else 1.0
-        add_scaled(bend, d.value, coef * e.slope_scale * d.scale * twice)
+        add_scaled(slope_derivative, d.value, coef * e.slope_scale * d.scale * twice)
     if diagonal and not kept:
-        bend.diagonal(dim1=-2, dim2=-1).zero_()
+        slope_derivative.diagonal(dim1=-2, dim2=-1).zero_()
     if a.grad_w is not None or b.grad_w is not None:
         _add_to_weights(a, b, slope * along, k, 2.0 if itself else 1.0, diagonal)
-    bend.mul_(weighted)
+    slope_derivative.mul_(weighted)
     if turned is not None:
-        bend.addcmul_(turned, slope)
+        slope_derivative.addcmul_(turned, slope)
     if weights is not None:
         slope.mul_(weights)
     if a.grad_z is not None:
-        a.grad_z.add_(pairs.left(bend, slope), alpha=2.0 if itself else 1.0)
+        a.grad_z.add_(pairs.left(slope_derivative, slope), alpha=2.0 if itself else 1.0)
     if b.grad_z is not None and not diagonal:  # which holds both orders of every pair
-        b.grad_z.add_(pairs.right(bend, slope), alpha=2.0 if itself else 1.0)
+        b.grad_z.add_(pairs.right(slope_derivative, slope), alpha=2.0 if itself else 1.0)
     return torch.stack(shares, -1) * (2.0 if itself and not diagonal else 1.0)
 
 

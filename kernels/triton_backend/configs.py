@@ -63,7 +63,7 @@ class Table(NamedTuple):
         return self.difference_gradient if few else self.difference_gradient_of_many
 
     def gradient_of(self, width: int, components: int, heavy: bool) -> Config:
-        """``heavy``: a function's own code takes more registers (see ``Problem.heavy``)."""
+        """``heavy``: a function's own code takes more registers (see ``Prepared.heavy``)."""
         if heavy and components > 1:
             return self.gram_gradient[FUSED_WIDTH].at_most(16)
         config = self.gram_gradient[width]

@@ -218,7 +218,7 @@ def _whole(shape: float) -> float | int:
     return int(shape) if float(shape).is_integer() else shape
 
 
-class Problem(NamedTuple):
+class Prepared(NamedTuple):
     """The arguments that the kernels of one sweep share."""
 
     x: Sample
@@ -394,7 +394,7 @@ def _sample(x: Tensor, weights: Tensor | None) -> Sample:
     return Sample(x, weights, x.shape[1], (b, n, d), (wb, wn))
 
 
-def prepare(asked: PairProblem, *, differences: bool = False) -> Problem:
+def prepare(asked: PairProblem, *, differences: bool = False) -> Prepared:
     """What the kernels take of a flat problem. ``differences``: never the Gram form."""
     x, y, wx, wy, rates, coefs, components, blocks = asked[:8]
     batch, n, d = x.shape
@@ -414,7 +414,7 @@ def prepare(asked: PairProblem, *, differences: bool = False) -> Problem:
         form = _gram_form(
             x_sample, y_sample, width, sliced(config, width), components, precise, weighted
         )
-    return Problem(
+    return Prepared(
         x_sample,
         y_sample,
         batch,

@@ -61,7 +61,7 @@ from ..subsample import hashed_rows
 from . import compat, launcher, redo
 from . import panels as kernels
 from .configs import TOGETHER, Config
-from .launcher import ROW_PADDING, Problem, cdiv, constant, prepare, sliced
+from .launcher import ROW_PADDING, Prepared, cdiv, constant, prepare, sliced
 
 PANEL_BYTES = 2**28
 PANEL_ROWS = 2048
@@ -150,7 +150,7 @@ class _Panels:
     def __init__(
         self, z: Tensor, components: tuple[Component, ...], rates: list[float], centres: Tensor
     ) -> None:
-        self.problem: Problem = prepare(
+        self.problem: Prepared = prepare(
             PairProblem(z[None], None, None, None, rates, (), components, "xx")
         )
         self.arguments = self.problem.panel_arguments()

@@ -17,7 +17,7 @@ from ..problem import PairProblem, Sweep, Wanted, block_names
 from . import compat, gradients, gram, launcher, redo, small
 from . import differences as kernels
 from .configs import FUSED_WIDTH, MOST, Config, Device
-from .launcher import FEW, ROW_PADDING, Problem, cdiv, prepare, sliced
+from .launcher import FEW, ROW_PADDING, Prepared, cdiv, prepare, sliced
 
 PANEL_BYTES = 2**30
 PROGRAMS_PER_PROCESSOR = 4
@@ -90,7 +90,7 @@ def _shares(units: dict[str, int], target: int) -> dict[str, int]:
     return {name: max(1, min(programs[name], unit)) for name, unit in units.items()}
 
 
-def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
+def _plan_values(problem: Prepared, names: tuple[str, ...]) -> Values:
     table = problem.table
     if problem.gram:
         chosen = table.value_of(problem.width, len(problem.components), problem.heavy)
@@ -109,7 +109,7 @@ def _plan_values(problem: Problem, names: tuple[str, ...]) -> Values:
     return Values(config, chunk, units, _shares(units, target))
 
 
-def _run_values(problem: Problem, plan: Values, sums: Tensor) -> None:
+def _run_values(problem: Prepared, plan: Values, sums: Tensor) -> None:
     config, grid = plan.config, (plan.total * problem.batch,)
     shared = {
         "sums": sums,
@@ -172,7 +172,7 @@ TILES = ("first_x", "tiles_x", "first_y", "tiles_y")
 BLOCK_OF = {"xx": "xx", "xy": "xy", "yx": "xy", "yy": "yy"}
 
 
-def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
+def _plan_rows(problem: Prepared, rows: str, gradient: bool) -> list[Rows]:
     """``rows``: "x", "y" or "xy", the samples whose rows are visited."""
     table = problem.table
     panel = gradient and problem.coordinates > (FUSED_WIDTH if problem.gram else FEW)
@@ -211,7 +211,7 @@ def _plan_rows(problem: Problem, rows: str, gradient: bool) -> list[Rows]:
     return plans
 
 
-def _panel_columns(problem: Problem) -> int:
+def _panel_columns(problem: Prepared) -> int:
     """Columns of the weight panel, those of x and of y padded apart."""
     padded = [cdiv(s.rows, ROW_PADDING) * ROW_PADDING for s in (problem.x, problem.y)]
     return max(padded) if problem.blocks == "xy" else sum(padded)
@@ -228,7 +228,7 @@ def _regions(plan: Rows, covered: dict[str, str], start: int, count: int) -> dic
 
 
 def _run_rows(
-    problem: Problem, plan: Rows, wanted: Wanted, with_sums: bool, sums: Tensor,
+    problem: Prepared, plan: Rows, wanted: Wanted, with_sums: bool, sums: Tensor,
     regions: tuple[Region, ...], adds: bool, sums_start: int, out: Results,
 ) -> None:  # fmt: skip
     """The gradient kernel on some rows, then the kernel that finishes them."""
@@ -294,7 +294,7 @@ def _run_rows(
 
 
 def _run_gram_rows(
-    problem: Problem, plan: Rows, total: int, lanes: int, slots: int, panel_stride: int,
+    problem: Prepared, plan: Rows, total: int, lanes: int, slots: int, panel_stride: int,
     panel_y: int, shared: dict[str, Any], out: Results,
 ) -> Tensor:  # fmt: skip
     """The gradient kernel, and what follows from its flags and its panel. Returns the partial
@@ -359,7 +359,7 @@ def _run_gram_rows(
 
 
 def _finish(
-    problem: Problem, wanted: Wanted, sums: Tensor, regions: tuple[Region, ...], adds: bool,
+    problem: Prepared, wanted: Wanted, sums: Tensor, regions: tuple[Region, ...], adds: bool,
     out: Results, plan: Rows | None = None, slots_x: int = 0, slots_y: int = 0,
     common: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from divergences import mmd2
 from divergences.kernels import Kernel
-from divergences.kernels.functions import REGISTRY, Bend, Evaluation, KernelFunction, Rate, register
+from divergences.kernels.functions import (
+    REGISTRY,
+    Evaluation,
+    KernelFunction,
+    Rate,
+    SlopeDerivative,
+    register,
+)
 from divergences.kernels.kernel import Term
 
 tl: Any = None
@@ -33,8 +40,10 @@ def evaluate(
     return Evaluation(k, 1.0, k if slope is None else slope, -2.0 * a * a)
 
 
-def bend(s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor) -> Bend:
-    return Bend(torch.exp(s * -a) * (1.0 - s * a), 1.0)
+def slope_derivative(
+    s: Tensor, a: Rate, shape: float, offset: float, slope: Tensor, out: Tensor
+) -> SlopeDerivative:
+    return SlopeDerivative(torch.exp(s * -a) * (1.0 - s * a), 1.0)
 
 
 def device(s, a, shape, offset):  # type: ignore[no-untyped-def]
@@ -44,7 +53,9 @@ def device(s, a, shape, offset):  # type: ignore[no-untyped-def]
 
 @pytest.fixture
 def kernel() -> Iterator[Kernel]:
-    function = register(KernelFunction("toy", "sqeuclidean", value, evaluate, bend, device))
+    function = register(
+        KernelFunction("toy", "sqeuclidean", value, evaluate, slope_derivative, device)
+    )
     yield Kernel([Term(function, factor=RATE)], "Toy()")
     del REGISTRY["toy"]
 
