@@ -1,4 +1,4 @@
-"""Permutation workloads that run on any device: label forms and MMD-FUSE."""
+"""Permutation workloads that run on any device: quadratic forms and MMD-FUSE."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from divergences.energy import energy_distance
 from divergences.kernels import Gaussian
-from divergences.kernels.statistics.quadratic_forms import LabelForms
+from divergences.kernels.statistics.quadratic_forms import QuadraticForms
 from divergences.mmd import mmd2
 from divergences.resampling import Relabellings
 from divergences.two_sample import two_sample_test
@@ -100,7 +100,7 @@ def label_forms(
     z = torch.randn(rows, d, generator=generator).to(device)
     v, sigma = balanced_labels(rows, count, device), float(d**0.5)
     variants: dict[str, Callable[[], Tensor]] = {
-        OURS: lambda: LabelForms(z, Gaussian(sigma).resolve(z), narrow=True)(v)[0],
+        OURS: lambda: QuadraticForms(z, Gaussian(sigma).resolve(z), narrow=True)(v)[0],
         "materialised K": lambda: rivals.materialised_forms(z, v.float(), sigma=sigma),
     }
     return variants, z

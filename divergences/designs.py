@@ -29,7 +29,7 @@ from .kernel_matrix import MatrixForms
 from .kernels import Kernel, potential
 from .kernels.reference.tiles import Span
 from .kernels.statistics.permuted import Centred, pairs_of_spans
-from .kernels.statistics.quadratic_forms import LabelForms, product
+from .kernels.statistics.quadratic_forms import QuadraticForms, product
 from .resampling import Restriction
 from .samples import as_labels, as_strata
 
@@ -170,7 +170,7 @@ def sums_within(
             for one in rows:
                 found[:, one] = SortedForms(z[one]).against(torch.ones(size, dtype=torch.float64))
         elif size > 1:
-            forms = LabelForms(z[rows], kernel, backend="reference")
+            forms = QuadraticForms(z[rows], kernel, backend="reference")
             forms(torch.ones(rows.numel(), 1, dtype=torch.int8, device=z.device))
             found[:, rows.flatten()] = forms.row_sums.flatten(1)
     return found

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .kernels import Kernel
-from .kernels.statistics.quadratic_forms import PART, LabelForms, product
+from .kernels.statistics.quadratic_forms import PART, QuadraticForms, product
 
 Tick = Callable[[], object]
 ROWS = 2**15  # of sorted numbers: with fewer, several labellings are summed at once
@@ -91,9 +91,9 @@ def group_sums(forms: Forms) -> GroupSums:
 
 
 class _FromLabels:
-    """What sources on ``LabelForms`` share."""
+    """What sources on ``QuadraticForms`` share."""
 
-    def __init__(self, forms: LabelForms, kernel: Kernel) -> None:
+    def __init__(self, forms: QuadraticForms, kernel: Kernel) -> None:
         self._labels = forms
         self.coefficients = np.array([t.coefficient for t in kernel.terms])
 
@@ -114,7 +114,7 @@ class PairForms(_FromLabels):
     """All pairs of the pooled rows z [N, d], for a resolved kernel."""
 
     def __init__(self, z: Tensor, kernel: Kernel, *, narrow: bool, backend: str | None) -> None:
-        super().__init__(LabelForms(z, kernel, narrow=narrow, backend=backend), kernel)
+        super().__init__(QuadraticForms(z, kernel, narrow=narrow, backend=backend), kernel)
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
         quadratic = self._labels(v, tick)
@@ -126,7 +126,7 @@ class BlockForms(_FromLabels):
     """The pairs within blocks of the pooled rows z [N, d]; ``index`` [G, s] holds row numbers."""
 
     def __init__(self, z: Tensor, kernel: Kernel, index: Tensor, *, narrow: bool) -> None:
-        super().__init__(LabelForms(z[index], kernel, narrow=narrow), kernel)
+        super().__init__(QuadraticForms(z[index], kernel, narrow=narrow), kernel)
         self._index = index
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:

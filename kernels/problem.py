@@ -187,7 +187,7 @@ class Sweep(NamedTuple):
     grad_wy: Tensor | None  # [B, m]
 
 
-class LabelSums(NamedTuple):
+class QuadraticSums(NamedTuple):
     """What the pairs of one sample z [N, d] give for labels v [N, B] and row centres a [C, N],
     with k̂ᵢⱼ = k(zᵢ, zⱼ) − aᵢ − aⱼ per kernel component; fp64."""
 

@@ -38,7 +38,7 @@ from ..reference.tiles import (
     scratch,
     tiles,
 )
-from .quadratic_forms import LabelForms
+from .quadratic_forms import QuadraticForms
 
 STEP = {"cpu": 2**19, "cuda": 2**25}  # pairs, of all permutations in hand, formed at a time
 TILE = 256  # rows of a tile that many permutations meet: K stays in the cache
@@ -66,7 +66,7 @@ class Centred:
 
     def __init__(self, z: Tensor, kernel: Kernel) -> None:
         self.z, self.kernel, self.count = z.double(), kernel, len(z)
-        forms = LabelForms(self.z, kernel, backend="reference")
+        forms = QuadraticForms(self.z, kernel, backend="reference")
         forms(torch.ones(self.count, 1, dtype=torch.int8, device=z.device))
         self.row_sums, self.squares = forms.row_sums, forms.squares
         n, total = self.count, self.row_sums.sum(1, keepdim=True)

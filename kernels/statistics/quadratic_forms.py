@@ -1,4 +1,4 @@
-"""Label forms vᵀKv for many label vectors v at once: what a permutation test is made of.
+"""Quadratic forms vᵀKv for many label vectors v at once: what a permutation test is made of.
 
 K is formed tile by tile over one triangle and multiplied with all label vectors while the tile is
 at hand; it is never stored. Every label vector sees the same rounded K, and so does the observed
@@ -24,7 +24,7 @@ from torch import Tensor
 from ..backends import choose
 from ..functions import Evaluation, Metric
 from ..kernel import Group, Kernel
-from ..problem import LabelSums, metric_of
+from ..problem import QuadraticSums, metric_of
 from ..reference.tiles import (
     BY_DIFFERENCES,
     Distances,
@@ -56,7 +56,7 @@ TIES = {
 }
 
 
-class LabelForms:
+class QuadraticForms:
     """Σ_{i≠j} vᵢvⱼ k(zᵢ, zⱼ) per kernel term, for batches of label vectors.
 
     z: [N, d], or [G, N, d] for the pairs within each of G blocks; the kernel is resolved. On a CPU
@@ -131,7 +131,7 @@ class LabelForms:
             return moments(v, sums).linear
         return product(sums, v)
 
-    def _sweep(self, group: Group, v: Tensor, tick: Callable[[], object]) -> LabelSums:
+    def _sweep(self, group: Group, v: Tensor, tick: Callable[[], object]) -> QuadraticSums:
         components, centres = group.components, self.centres[group.positions]
         if self.backend == "triton":
             from ..triton_backend.quadratic_forms import label_sweep
@@ -143,7 +143,7 @@ class LabelForms:
             dtype = torch.float32 if self.narrow else torch.float64
             return _sums(self.z, group, centres, v, dtype, self._known, tick)
 
-    def _learn(self, group: Group, sums: LabelSums) -> None:
+    def _learn(self, group: Group, sums: QuadraticSums) -> None:
         """Row sums and squares of K from those of k̂."""
         a = self.centres[group.positions]  # [C, G, N]
         count, total = a.shape[-1], a.sum(-1, keepdim=True)
@@ -223,11 +223,11 @@ def _sums(
     dtype: torch.dtype,
     known: bool,
     tick: Callable[[], object],
-) -> LabelSums:
+) -> QuadraticSums:
     """One triangle of pairs within each block of z [G, N, d], tile by tile, each of which meets all
     label vectors v [G, N, B]. ``known``: row sums and squares are not formed."""
     components, rates, metric = group.components, _rates(group), metric_of(group.components)
-    sums = LabelSums(
+    sums = QuadraticSums(
         z.new_zeros(len(components), v.shape[-1]),
         z.new_zeros(centres.shape),
         z.new_zeros(len(components)),
@@ -268,7 +268,7 @@ def _centre(k: Evaluation, centres: Tensor, tile: Tile) -> None:
         k.drop_diagonal()
 
 
-def _add_row_sums(sums: LabelSums, c: int, k: Evaluation, items: slice, tile: Tile) -> None:
+def _add_row_sums(sums: QuadraticSums, c: int, k: Evaluation, items: slice, tile: Tile) -> None:
     rows, flat = sums.row_sums[c, items], k.value.flatten()
     rows[:, tile.i.start : tile.i.stop].add_(k.value.sum(-1), alpha=k.value_scale)
     if tile.mirrored:
@@ -277,7 +277,7 @@ def _add_row_sums(sums: LabelSums, c: int, k: Evaluation, items: slice, tile: Ti
 
 
 def _add_forms(
-    sums: LabelSums, c: int, k: Evaluation, v: Tensor, dtype: torch.dtype, tile: Tile
+    sums: QuadraticSums, c: int, k: Evaluation, v: Tensor, dtype: torch.dtype, tile: Tile
 ) -> None:
     """For labels v [g, N, B]; products are formed in ``dtype``."""
     i, j = slice(tile.i.start, tile.i.stop), slice(tile.j.start, tile.j.stop)

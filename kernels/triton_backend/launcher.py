@@ -303,7 +303,7 @@ class Prepared(NamedTuple):
         return found
 
     def panel_arguments(self) -> dict[str, Any]:
-        """Those of the kernel of label forms, of one sample."""
+        """Those of the kernel of quadratic forms, of one sample."""
         x, rates = self.x, self.rates.values
         found = {
             **functions(self.components), "x0": x.points, "x1": x.points, "x_norm": x.points,

@@ -1,4 +1,4 @@
-"""Label forms on CUDA: Σ_{i≠j} vᵢvⱼ k̂ᵢⱼ for many label vectors v, k̂ᵢⱼ = k(zᵢ, zⱼ) − aᵢ − aⱼ.
+"""Quadratic forms on CUDA: Σ_{i≠j} vᵢvⱼ k̂ᵢⱼ for many label vectors v, k̂ᵢⱼ = k(zᵢ, zⱼ) − aᵢ − aⱼ.
 
 k̂ is formed once per pair, rounded to fp16 and written to a *panel*: some rows of the triangle i < j
 and some columns. The product of a panel with all label vectors is the library's (tensor cores,
@@ -54,7 +54,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..problem import Component, LabelSums, PairProblem, metric_of
+from ..problem import Component, PairProblem, QuadraticSums, metric_of
 from ..reference.tiles import full_precision
 from ..statistics.quadratic_forms import LANDMARKS, distances
 from ..subsample import hashed_rows
@@ -304,19 +304,19 @@ def moments(v: Tensor, a: Tensor) -> Moments:
 @torch.no_grad()
 def label_sweep(
     z: Tensor, components: tuple[Component, ...], rates: list[float], centres: Tensor, v: Tensor
-) -> LabelSums:
+) -> QuadraticSums:
     """z [N, d] in fp32, the rates of the components, centres a [C, N] in fp64, labels v [N, B] in
-    int8; see ``LabelSums``. Values that are not finite come out as NaN."""
+    int8; see ``QuadraticSums``. Values that are not finite come out as NaN."""
     count, columns = v.shape
     if count < 2 or z.shape[1] == 0 or columns == 0:
         raise ValueError(
-            f"label forms need two rows, a coordinate and a label vector; got z {list(z.shape)}, "
-            f"v {list(v.shape)}"
+            "quadratic forms need two rows, a coordinate and a label vector; got z "
+            f"{list(z.shape)}, v {list(v.shape)}"
         )
     if len(components) > TOGETHER:  # more would spill registers; distances cost little beside them
         parts = [slice(c, c + TOGETHER) for c in range(0, len(components), TOGETHER)]
         sums = [label_sweep(z, components[p], rates[p], centres[p], v) for p in parts]
-        return LabelSums(*(torch.cat(found) for found in zip(*sums, strict=True)))
+        return QuadraticSums(*(torch.cat(found) for found in zip(*sums, strict=True)))
     with torch.cuda.device_of(z), full_precision(z.device.type):  # type: ignore[no-untyped-call]
         panels = _Panels(z, components, rates, centres)
         batch = max(1, LABEL_BYTES // (2 * panels.padded * ROW_PADDING)) * ROW_PADDING
@@ -325,7 +325,7 @@ def label_sweep(
             for first in range(0, columns, batch)
         ]
         back = (panels.scales.reciprocal() + panels.squares * 0.0).unsqueeze(1)  # inf: all is NaN
-        return LabelSums(
+        return QuadraticSums(
             torch.cat(forms, 1) * (2.0 * back),
             panels.row_sums[:, :count] * back,
             panels.squares * (2.0 * back.squeeze(1).square()),

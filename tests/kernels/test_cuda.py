@@ -14,7 +14,7 @@ from torch import Tensor
 from divergences.energy import energy_distance
 from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Matern, Polynomial, potential
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.problem import Component, LabelSums
+from divergences.kernels.problem import Component, QuadraticSums
 from divergences.mmd import MMDLoss, mmd2
 
 pytestmark = pytest.mark.gpu
@@ -101,7 +101,7 @@ def test_potential() -> None:
     assert_close(ours.cpu(), truth, 1e-5)
 
 
-class TestLabelForms:
+class TestQuadraticForms:
     """Of as many rows as permutation tests have; fp64 on the same device is the truth."""
 
     @pytest.fixture(autouse=True)
@@ -153,7 +153,7 @@ class TestLabelForms:
         centres = torch.zeros(2, 6000, dtype=torch.float64, device="cuda")
         components = (Component(REGISTRY["gaussian"]), Component(REGISTRY["energy"], 1.0))
 
-        def step() -> LabelSums:
+        def step() -> QuadraticSums:
             return self.sweep(z, components, [0.1, 1.0], centres, v)
 
         step()

@@ -1,4 +1,4 @@
-"""Label forms against dense fp64, with K never stored and every tile size."""
+"""Quadratic forms against dense fp64, with K never stored and every tile size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from oracle import pair_matrices
 from torch import Tensor
 
 from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Linear, Matern, Polynomial
-from divergences.kernels.statistics.quadratic_forms import LabelForms
+from divergences.kernels.statistics.quadratic_forms import QuadraticForms
 
 KERNELS = [
     Gaussian(1.0),
@@ -40,7 +40,7 @@ def test_against_dense(kernel: Kernel, tile: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("divergences.kernels.statistics.quadratic_forms.PRODUCTS", 100)
     z, v = samples(45, 3, 7)
     kernel = kernel.resolve(z)
-    forms = LabelForms(z, kernel)
+    forms = QuadraticForms(z, kernel)
     found = forms(v)
     for c, k in enumerate(pair_matrices(z, kernel)):
         scale = float(k.abs().sum())
@@ -58,7 +58,7 @@ def test_narrow_products_within_their_bound(kernel: Kernel, offset: float) -> No
     z, v = samples(1500, 8, 300)
     z = z + offset
     z[3] += 1e4
-    forms = LabelForms(z, kernel, narrow=True)
+    forms = QuadraticForms(z, kernel, narrow=True)
     (k,) = pair_matrices(z, kernel)
     error = (forms(v)[0] - (v.double() * (k @ v.double())).sum(0)).abs().max()
     assert 0 < error < forms.rounding[0]
@@ -69,14 +69,14 @@ def test_centres_leave_out_the_diagonal() -> None:
     """Of a kernel so narrow that K is 0 but for its diagonal, nothing is left to subtract."""
     z, _ = samples(300, 8, 1)
     z[150] = z[0] + 1.0  # no duplicates
-    assert float(LabelForms(z, Gaussian(1e-3)).centres.abs().max()) == 0.0
+    assert float(QuadraticForms(z, Gaussian(1e-3)).centres.abs().max()) == 0.0
 
 
 @pytest.mark.parametrize("kernel", [Gaussian([1.0, 3.0]) + Linear(), Energy()], ids=repr)
 def test_triton_backend_behind_the_same_door(kernel: Kernel) -> None:
     """In the interpreter: its sums of centred values are turned into those of K here."""
     z, v = samples(90, 3, 5)
-    forms = LabelForms(z.float(), kernel, backend="triton")
+    forms = QuadraticForms(z.float(), kernel, backend="triton")
     found = forms(v)
     for c, k in enumerate(pair_matrices(z.float().double(), kernel)):
         error = (found[c] - (v.double() * (k @ v.double())).sum(0)).abs().max()
@@ -93,7 +93,7 @@ def test_triton_backend_behind_the_same_door(kernel: Kernel) -> None:
 def test_progress_is_reported(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("divergences.kernels.reference.tiles.TILE", 16)
     z = torch.randn(shape, dtype=torch.float64)
-    forms = LabelForms(z, Gaussian([1.0, 2.0]) + Laplace(1.0, norm="l1") + Linear())
+    forms = QuadraticForms(z, Gaussian([1.0, 2.0]) + Laplace(1.0, norm="l1") + Linear())
     ticks: list[int] = []
     forms(torch.ones(*shape[:-1], 3, dtype=torch.int8), lambda: ticks.append(1))
     assert len(ticks) == forms.steps
@@ -103,9 +103,9 @@ def test_blocks_are_apart() -> None:
     """[G, N, d] is G problems, summed."""
     z, v = samples(60, 3, 9)
     kernel = Gaussian(1.0) + Energy()
-    forms = LabelForms(z.view(4, 15, 3), kernel)
+    forms = QuadraticForms(z.view(4, 15, 3), kernel)
     found = forms(v.view(4, 15, 9))
-    parts = [LabelForms(part, kernel) for part in z.view(4, 15, 3)]
+    parts = [QuadraticForms(part, kernel) for part in z.view(4, 15, 3)]
     each = [part(labels) for part, labels in zip(parts, v.view(4, 15, 9), strict=True)]
     torch.testing.assert_close(found, torch.stack(each).sum(0))
     torch.testing.assert_close(forms.row_sums, torch.stack([p.row_sums for p in parts], 1))

@@ -33,7 +33,7 @@ from divergences.kernels.api import pair_form
 from divergences.kernels.functions import REGISTRY
 from divergences.kernels.reference import small, tiles
 from divergences.kernels.statistics.permuted import Centred, PermutedSums
-from divergences.kernels.statistics.quadratic_forms import LabelForms
+from divergences.kernels.statistics.quadratic_forms import QuadraticForms
 from divergences.kernels.statistics.stein import stein_sums
 
 COEFS = (1.0, 1.0, -2.0)
@@ -209,7 +209,7 @@ def lowered_losses(x: Tensor, y: Tensor) -> list[Tensor]:
         (g,) = torch.autograd.grad(value, leaf, create_graph=True)
         found.append(torch.autograd.grad(g.square().sum(), leaf)[0])
     signs = (x[:, :3] > 0).to(torch.int8) * 2 - 1
-    found.append(LabelForms(x, Gaussian(8.0), narrow=True)(signs))
+    found.append(QuadraticForms(x, Gaussian(8.0), narrow=True)(signs))
     found.append(stein_sums(x, -x, Gaussian(8.0), signs, narrow=True).forms)
     orders = torch.stack([torch.arange(len(x)), torch.arange(len(x)).flip(0)])
     centred = Centred(x.double(), Gaussian(8.0)), Centred(y.double(), Gaussian(8.0))

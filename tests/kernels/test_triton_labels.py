@@ -1,5 +1,5 @@
-"""Label forms of the Triton backend against dense fp64, in units of the standard deviation of their
-null distribution; interpreted without a GPU."""
+"""Quadratic forms of the Triton backend against dense fp64, in units of the standard deviation of
+their null distribution; interpreted without a GPU."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Linear, Polynomial
 from divergences.kernels.functions import REGISTRY
-from divergences.kernels.problem import Component, LabelSums
-from divergences.kernels.statistics.quadratic_forms import LabelForms
+from divergences.kernels.problem import Component, QuadraticSums
+from divergences.kernels.statistics.quadratic_forms import QuadraticForms
 from divergences.kernels.triton_backend import compat, launcher, quadratic_forms
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,14 +70,14 @@ class Problem:
         self.expected = self.k - self.centres[:, :, None] - self.centres[:, None]
         self.expected.diagonal(dim1=1, dim2=2).zero_()
 
-    def sweep(self, v: Tensor | None = None) -> LabelSums:
+    def sweep(self, v: Tensor | None = None) -> QuadraticSums:
         components = tuple(Component(REGISTRY[f], s, o) for f, _, s, o in self.specs)
         rates = [rate for _, rate, _, _ in self.specs]
         v = self.v if v is None else v
         z, centres = self.z.to(DEVICE), self.centres.to(DEVICE)
         sums = quadratic_forms.label_sweep(z, components, rates, centres, v.to(DEVICE))
         assert all(t.dtype == torch.float64 for t in sums)
-        return LabelSums(*(t.cpu() for t in sums))
+        return QuadraticSums(*(t.cpu() for t in sums))
 
     def deviations(self) -> Tensor:
         """[C, 1]: the standard deviation of vᵀKv over relabellings, √(2 Σ k̃²)."""
@@ -89,7 +89,7 @@ class Problem:
         v = self.v.double()
         return (v * (self.expected @ v)).sum(1)
 
-    def check(self, sums: LabelSums | None = None, limit: float = 1e-3) -> None:
+    def check(self, sums: QuadraticSums | None = None, limit: float = 1e-3) -> None:
         sums = self.sweep() if sums is None else sums
         errors = (sums.forms - self.forms()) / self.deviations()
         assert errors.shape == (len(self.specs), self.v.shape[1])
@@ -365,7 +365,7 @@ class TestHostileData:
         """Forms of balanced signs, by their standard deviation. Rounding of the few values that k̂
         has here may add up: four units of fp16 at most."""
         v = torch.stack([torch.randperm(len(z)) % 2 for _ in range(60)], 1).mul(2).sub(1)
-        forms = LabelForms(z.to(DEVICE), kernel, backend="triton")
+        forms = QuadraticForms(z.to(DEVICE), kernel, backend="triton")
         found = forms(v.to(DEVICE, torch.int8)).cpu()
         for c, k in enumerate(oracle.pair_matrices(z.double(), kernel)):
             truth = (v * (k @ v.double())).sum(0)
@@ -413,7 +413,7 @@ class TestHostileData:
         """Values that fp32 does not hold."""
         z = scaled(1.0)(90)[0].to(DEVICE)
         for scale in (1e30, 1e-30):
-            forms = LabelForms(scale * z, kernel, backend="triton")
+            forms = QuadraticForms(scale * z, kernel, backend="triton")
             found = forms(torch.ones(90, 1, dtype=torch.int8, device=DEVICE))
             (k,) = oracle.pair_matrices((scale * z).double().cpu(), kernel)
             right = (found.cpu() - k.sum()).abs() <= 1e-3 * k.abs().sum()
