@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from divergences.energy import energy_distance
 from divergences.kernels import Energy, Gaussian, Kernel, Laplace, Matern, operations
 from divergences.kernels.problem import PairProblem
-from divergences.kernels.reference import small
+from divergences.kernels.reference import small, tiles
 from divergences.mmd import mmd2, mmd2_to_normal
 
 
@@ -396,3 +398,29 @@ def test_a_second_size_takes_the_operator(monkeypatch: pytest.MonkeyPatch) -> No
         found = torch.stack([through(x, y) for x, y in pairs])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert rows == [40, 50]
+
+
+@pytest.mark.parametrize(("rows", "most"), [(256, 8), (600, 10)])
+def test_few_frames_before_the_first_distance(
+    rows: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the caller of ``mmd2`` and the first distance: of one tile in all, and of several."""
+    depths = []
+
+    def spy(function: Any) -> Any:
+        def counted(*arguments: Any) -> Any:
+            frame, names = sys._getframe(1), [""]
+            while frame.f_code.co_name != "test_few_frames_before_the_first_distance":
+                names.append(frame.f_code.co_name)
+                assert frame.f_back is not None
+                frame = frame.f_back
+            depths.append(len(names) - 1)
+            return function(*arguments)
+
+        return counted
+
+    monkeypatch.setattr(small, "_prepare", spy(small._prepare))
+    monkeypatch.setattr(tiles.Distances, "__call__", spy(tiles.Distances.__call__))
+    x = normal(0, rows, 5).requires_grad_()
+    mmd2(x, normal(1, rows, 5), bandwidth=1.0)
+    assert depths and depths[0] <= most
