@@ -1,7 +1,8 @@
 """Print what was measured, as the tables of the documentation.
 
-python -m bench.report [--headline]     losses against rivals (--headline: what the README shows)
+python -m bench.report [--headline]     losses against rivals (--headline: a dozen of them)
 python -m bench.report tests [--headline]   permutation tests against rivals
+python -m bench.report few              the losses and tests that the README shows
 python -m bench.report step             what a divergence adds to a training step
 python -m bench.report losses|tests gpu the same on a GPU
 python -m bench.report targets [gpu]    what was to be reached, and what was
@@ -33,13 +34,21 @@ Row = dict[str, str]
 COLUMNS = ("workload", "variant", "median ms", "ours is faster by", "peak MB", "error")
 HEADLINES = {  # ends of the workloads shown, and the rivals
     "losses_cpu": (
-        ("n=m=256, d=16", "n=m=2000, d=16", "n=m=8000, d=64", "n=m=100000, d=16"),
+        ("t, n=m=256, d=16", "n=m=2000, d=16", "n=m=8000, d=64", "n=m=100000, d=16"),
         ("eager", "compile", "geomloss", "geomloss online"),
     ),
     "tests_cpu": (
         ("n=m=2000, d=16, B=999", "n=m=20000, d=16, B=999", "n=2000, d=5+5, B=999"),
         ("re-indexing", "dcor", "hyppo", "materialised K"),
     ),
+}
+SIZES = ("256, d=16", "2000, d=16", "8000, d=64")
+FEW = {  # file: workloads of the README, and the rival
+    "losses_cpu": (
+        tuple(f"{k}, value+gradient, n=m={n}" for k in ("gaussian", "energy") for n in SIZES),
+        "eager",
+    ),
+    "tests_cpu": (("two-sample energy, n=m=2000, d=16, B=999",), "dcor"),
 }
 PAIRS = ("peak MB", "error")
 
@@ -117,6 +126,18 @@ def headline(file: str) -> str:
         rows += variants.values()
     header = ("workload", "ours, ms", *rivals, *(f"{k}: ours / rival" for k in PAIRS))
     return "\n\n".join([_without_empty(header, cells), *_origins(rows)])
+
+
+def few() -> str:
+    """A row for each workload of the README: ours, the rival, and by what factor it is slower."""
+    cells = []
+    for file, (workloads, rival) in FEW.items():
+        runs = last_runs(read(file))
+        for workload in workloads:
+            ours, other = runs[workload][OURS], runs[workload][rival]
+            times = (_number(row["median_ms"], "{:,.2f}") for row in (ours, other))
+            cells.append((workload, *times, rival, f"{float(other['ratio']):.1f}×"))
+    return markdown(("workload", "ours, ms", "rival, ms", "rival", "ours is faster by"), cells)
 
 
 def _without_empty(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
@@ -238,6 +259,8 @@ def text(arguments: Sequence[str]) -> str | None:
             return headline("losses_cpu")
         case ["tests", "--headline"]:
             return headline("tests_cpu")
+        case ["few"]:
+            return few()
         case ["losses" | "tests" | "step" as file, *device] if device in ([], ["gpu"]):
             return timings("_".join((file, *(device or ["cpu"]))))
         case ["plots", *options] if options == [] or (options[0] == "--out" and len(options) == 2):

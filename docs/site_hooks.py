@@ -105,6 +105,7 @@ def short(
 def gallery_links(_app: Any, _page: str, source: list[str]) -> None:
     """Links to scripts, which work in the repository, lead to their pages on the site."""
     source[0] = re.sub(r"\]\(\.\./examples/(plot_\w+)\.py\)", r"](gallery/\1.rst)", source[0])
+    source[0] = source[0].replace("](../examples)", "](gallery/index.rst)")
 
 
 def argv(_configuration: Any, _script: Any) -> list[str]:

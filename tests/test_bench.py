@@ -403,11 +403,11 @@ def test_the_last_run_of_each_workload_is_reported() -> None:
 def test_the_headline_has_a_row_for_a_workload() -> None:
     name = "gaussian, value, n=m=8000, d=64"
     write("losses_cpu", (name, "ours", 1234.5, 20), (name, "eager", 9, 1000), ("a", "ours", 1, 5))
-    write("losses_cpu", ("gaussian, value, n=m=256, d=16", "ours", 0.25, math.nan))
+    write("losses_cpu", ("gaussian, value+gradient, n=m=256, d=16", "ours", 0.25, math.nan))
     lines = report.headline("losses_cpu").splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:4]]
     assert cells[0] == [name, "1,234.50", "1.0×", "20 / 1000"]
-    assert cells[1] == ["gaussian, value, n=m=256, d=16", "0.25", "", ""]
+    assert cells[1] == ["gaussian, value+gradient, n=m=256, d=16", "0.25", "", ""]
     assert len(lines) == 6 and lines[-1].startswith("a machine; torch 2; commit abc")
 
 

@@ -13,9 +13,13 @@ from vae.command.line import main as vae_main
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = (
-    "README.md", "docs/choosing-a-test.md", "docs/validity.md", "docs/power.md", "docs/vae.md",
+    "README.md", "docs/choosing-a-test.md", "docs/tutorial.md", "docs/validity.md", "docs/power.md",
+    "docs/vae.md",
 )  # fmt: skip
-OTHERS = ("docs/architecture.md", "docs/conventions.md", "docs/vae-differences.md")
+OTHERS = (
+    "docs/architecture.md", "docs/conventions.md", "docs/glossary.md", "docs/install.md",
+    "docs/vae-differences.md",
+)  # fmt: skip
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 BLOCKS = [
     pytest.param(page, block, id=f"{page}-{number}")
