@@ -76,9 +76,9 @@ def pair_form(
     inside = diagonal and kernel.metric == "inner" and chosen == "reference"
     constant: Tensor | float = 0.0
     if diagonal and not inside:
-        samples = zip((x, y), (weights_x, weights_y), block_coefs, strict=False)
-        for z, w, coef in samples:
-            constant = constant if z is None else constant + coef * _diagonal(z, w, kernel, means)
+        constant = block_coefs[0] * _diagonal(x, weights_x, kernel, means)
+        if y is not None:
+            constant = constant + block_coefs[1] * _diagonal(y, weights_y, kernel, means)
     alone = len(groups) == 1 and not isinstance(constant, Tensor) and not tracing
     tensors = x, y, weights_x, weights_y
     wanted = Wanted()

@@ -22,12 +22,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import backends
-from .problem import PairProblem, Wanted, block_names, decode
+from .problem import PairProblem, Wanted, block_names, decode, tensors_of
 from .second_order import pair_hessian
 from .validation import transforms_active
 
 Tensors = Sequence[Tensor | None]
-TENSORS = 6  # those of ``PairProblem.tensors``
+TENSORS = 6  # those of ``problem.tensors_of``
 
 
 class Given(NamedTuple):
@@ -35,7 +35,7 @@ class Given(NamedTuple):
 
     grads: Tensors  # of the outputs
     ready: Tensors  # what ``forward`` gave after the outputs
-    needed: Sequence[bool]  # which of ``PairProblem.tensors`` need a gradient
+    needed: Sequence[bool]  # which of ``problem.tensors_of`` need a gradient
     gradients: Callable[[PairProblem], Tensors]  # ``PairGradients``, as the caller reaches it
 
     @property
@@ -60,7 +60,7 @@ class Operation:
 
     @staticmethod
     def backward(problem: PairProblem, given: Given) -> Tensors:
-        """The gradients of ``problem.tensors``, at least those that are needed."""
+        """The gradients of ``tensors_of`` the problem, at least those that are needed."""
         raise NotImplementedError
 
     @classmethod
@@ -69,7 +69,7 @@ class Operation:
         if torch.compiler.is_compiling():
             found = cls.traced(problem)
             return found if isinstance(found, Tensor) else _outputs(cls, found)
-        tensors = (*problem.tensors, *more)
+        tensors = (*tensors_of(problem), *more)
         if transforms_active() or forward_ad._current_level >= 0:
             rest = problem.without_tensors()
             return _outputs(cls, _Transformed.apply(cls, rest, *tensors))  # type: ignore[no-untyped-call]
@@ -164,7 +164,7 @@ def _arguments(problem: PairProblem) -> tuple[Any, ...]:
     """Those of a custom operator."""
     p = problem
     return (
-        *p.tensors,
+        *tensors_of(p),
         p.key,
         [] if isinstance(p.rates, Tensor) else list(p.rates),
         [] if isinstance(p.coefs, Tensor) else list(p.coefs),

@@ -81,20 +81,13 @@ class PairProblem(NamedTuple):
     backend: str = "reference"
     key: str = ""  # of the components, for operators; see ``encode``
 
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """What can be differentiated, traced or vectorised: x, y, wx, wy, rates, coefs."""
-        rates = self.rates if isinstance(self.rates, Tensor) else None
-        coefs = self.coefs if isinstance(self.coefs, Tensor) else None
-        return self.x, self.y, self.wx, self.wy, rates, coefs
-
     def without_tensors(self) -> PairProblem:
-        """What is left to say beside ``tensors``."""
+        """What is left to say beside ``tensors_of``."""
         rates, coefs = (() if isinstance(t, Tensor) else t for t in self[4:6])
         return PairProblem(None, None, None, None, rates, coefs, *self[6:])  # type: ignore[arg-type]
 
     def with_tensors(self, tensors: Sequence[Tensor | None]) -> PairProblem:
-        """The same with other ``tensors``; where rates or coefs are None there, with these."""
+        """The same with other ``tensors_of``; where rates or coefs are None there, with these."""
         x, y, wx, wy, rates, coefs = tensors
         rates = self.rates if rates is None else rates  # type: ignore[assignment]
         coefs = self.coefs if coefs is None else coefs  # type: ignore[assignment]
@@ -106,7 +99,8 @@ class PairProblem(NamedTuple):
             return self
         first, count = self.x.dim() - 2, self.batch.numel()
         tensors = [
-            t.reshape(count, *t.shape[first:]) if isinstance(t, Tensor) else t for t in self.tensors
+            t.reshape(count, *t.shape[first:]) if isinstance(t, Tensor) else t
+            for t in tensors_of(self)
         ]
         return self.with_tensors(tensors)
 
@@ -156,6 +150,14 @@ def factors(coefs: Sequence[float], n: int, m: int, blocks: Blocks, means: Means
     counts = mean_counts(n, m, blocks, means)
     width = len(coefs) // len(counts)
     return [c * (1.0 / counts[k // width]) for k, c in enumerate(coefs)]
+
+
+def tensors_of(p: PairProblem) -> tuple[Tensor | None, ...]:
+    """What can be differentiated, traced or vectorised: x, y, wx, wy, rates, coefs. (No property:
+    the compiler of torch 2.6 does not know those of a named tuple.)"""
+    rates = p.rates if isinstance(p.rates, Tensor) else None
+    coefs = p.coefs if isinstance(p.coefs, Tensor) else None
+    return p.x, p.y, p.wx, p.wy, rates, coefs
 
 
 def metric_of(components: Sequence[Component]) -> Metric:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .functions import Rate
-from .problem import Component, PairProblem, block_names
+from .problem import Component, PairProblem, block_names, tensors_of
 from .reference.tiles import (
     UNRESOLVED,
     Span,
@@ -75,7 +75,7 @@ def pair_hessian(problem: PairProblem, *directions: Tensor | None) -> tuple[Tens
     for start in range(0, max(1, flat.x.shape[0]), limit):
         tensors, along = (
             [t if t is None else t[start : start + limit] for t in each]
-            for each in (flat.tensors, turns)
+            for each in (tensors_of(flat), turns)
         )
         parts.append(_hessian(flat.with_tensors(tensors), along, most))
     found = (_joined(column) for column in zip(*parts, strict=True))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..functions import Metric, Rate
-from ..problem import PairProblem, Sweep, block_names
+from ..problem import PairProblem, Sweep, block_names, tensors_of
 from . import pooled
 from .tiles import (
     FEW_COLUMNS,
@@ -96,8 +96,9 @@ def sweep(problem: PairProblem) -> Sweep:
                 raise OutOfRange
             return (pooled if pooled.fits(problem) else _Sweeper(problem)).sweep(problem)
         except OutOfRange:
-            doubles = [None if t is None else t.double() for t in problem.tensors[:4]]
-            wide = sweep(problem.with_tensors([*doubles, *problem.tensors[4:]]))
+            *samples, rates, coefs = tensors_of(problem)
+            doubles = [None if t is None else t.double() for t in samples]
+            wide = sweep(problem.with_tensors([*doubles, rates, coefs]))
             return Sweep(wide.sums, *(None if t is None else t.float() for t in wide[1:]))
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..functions import Rate
-from ..problem import Component, PairProblem, block_names, factors
+from ..problem import Component, PairProblem, block_names, factors, tensors_of
 from ..validation import transforms_active
 from .small import mixture
 from .tiles import (
@@ -65,7 +65,7 @@ def form(
     """L, 0-d in fp64. ``operator`` gives L and all gradients (empty where not wanted) by the way
     that has no limits."""
     x, y, wanted = problem.x, problem.y, problem.wanted
-    fixed = problem.with_tensors([None if t is None else t.detach() for t in problem.tensors])
+    fixed = problem.with_tensors([None if t is None else t.detach() for t in tensors_of(problem)])
     coefs = factors(block_coefs, *problem.sizes, problem.blocks, problem.means)
     found, flag = _evaluate(fixed, coefs, coefficients)
 
