@@ -55,15 +55,11 @@ def load_data(config: Config) -> Data:
     Raises:
         ValueError, FileNotFoundError: as `vae.data.load`.
     """
+    c = config
     return load(
-        config.data,
-        root=config.root,
-        heldout=config.heldout,
-        seed=config.seed,
-        binarise=config.binarise,
-        size=config.size,
-        limit=config.limit,
-    )
+        c.data, root=c.root, heldout=c.heldout, seed=c.seed, binarise=c.binarise, size=c.size,
+        limit=c.limit,
+    )  # fmt: skip
 
 
 def resolve(config: Config, data: Data) -> Config:

@@ -26,15 +26,7 @@ ScheduleName = Literal["constant", "linear", "cosine", "cyclical"]
 Decay = Literal["cosine", "none"]
 OptimizerName = Literal["adam", "adamw", "nadam", "radam"]
 DivergenceName = Literal[
-    "none",
-    "mmd",
-    "energy",
-    "mmd-normal",
-    "energy-normal",
-    "imq",
-    "sliced",
-    "critic",
-    "wasserstein",
+    "none", "mmd", "energy", "mmd-normal", "energy-normal", "imq", "sliced", "critic", "wasserstein"
 ]
 
 GAUSSIAN = ("gaussian", "gaussian-learned", "gaussian-pixel")
@@ -114,9 +106,7 @@ class Config:
     estimator: MinibatchEstimator = _option("stratified", "estimator of q(z) in a batch, for tc")
     divergence: DivergenceName = _option("mmd", "divergence D(q(z)‖p(z))")
     lambda_: float | None = _option(
-        None,
-        "λ in nats: D has weight α+λ−1 (the default of a preset: see `presets`)",
-        FINITE,
+        None, "λ in nats: D has weight α+λ−1 (the default of a preset: see `presets`)", FINITE
     )
     constraint: Constraint = _option("gradient-penalty", "of a Wasserstein critic")
     data_critic: bool = _option(False, "a critic of reconstructions and samples, as in the α-GAN")
@@ -127,11 +117,7 @@ class Config:
 
     epochs: int = _option(100, "passes over the training rows", COUNT)
     batch_size: int = _option(100, "rows to a step", TWO)
-    learning_rate: float = _option(
-        2e-3,
-        "learning rate at the first step",
-        POSITIVE,
-    )
+    learning_rate: float = _option(2e-3, "learning rate at the first step", POSITIVE)
     decay: Decay = _option("cosine", "of the learning rate: a cosine to 0 over the run, or none")
     optimizer: OptimizerName = _option("adam", "of encoder, decoder and prior")
     clip_norm: float | None = _option(
@@ -149,9 +135,7 @@ class Config:
     accelerator: str = _option("auto", "Lightning's: auto, cpu, gpu, mps …")
     devices: int = _option(1, "number of devices; the divergence sees the whole batch", COUNT)
     threads: int | None = _option(
-        None,
-        "CPU threads (1 for an mlp, which gains nothing from more; all for conv)",
-        COUNT,
+        None, "CPU threads (1 for an mlp, which gains nothing from more; all for conv)", COUNT
     )
     precision: str = _option("32-true", "Lightning's: 32-true, bf16-mixed, 16-mixed, 64-true")
     compile: bool = _option(False, "torch.compile")

@@ -36,8 +36,8 @@ class Likelihood(nn.Module):
         return self._log_density(x, parameters.to(wide)).flatten(1).sum(1)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """E[x|z], [B, C, …]."""
-        raise NotImplementedError
+        """E[x|z], [B, C, …]; the parameters themselves unless a class says otherwise."""
+        return parameters
 
     def sample(self, parameters: Tensor, *, generator: Generator | None = None) -> Tensor:
         """x ~ p(x|z), [B, C, …]: pixel noise included."""
@@ -97,9 +97,6 @@ class GaussianLikelihood(Likelihood):
         normaliser = 0.5 * math.log(2 * math.pi * self.fixed_variance)  # on the host, in fp64
         deviation: Tensor = (x - parameters).square() / (2 * self.fixed_variance)
         return -deviation - normaliser
-
-    def mean(self, parameters: Tensor) -> Tensor:
-        return parameters
 
     def sample(self, parameters: Tensor, *, generator: Generator | None = None) -> Tensor:
         return parameters + math.sqrt(self.variance) * _noise(parameters, generator)
@@ -170,9 +167,6 @@ class LaplaceLikelihood(Likelihood):
 
     def _log_density(self, x: Tensor, parameters: Tensor) -> Tensor:
         return -(x - parameters).abs() / self.scale - math.log(2 * self.scale)
-
-    def mean(self, parameters: Tensor) -> Tensor:
-        return parameters
 
     def sample(self, parameters: Tensor, *, generator: Generator | None = None) -> Tensor:
         u = torch.empty_like(parameters).exponential_(generator=generator)

@@ -104,20 +104,16 @@ class Run:
 
     def _check(self) -> None:
         """Raises ValueError for what `vae.fit` would refuse."""
-        from vae.training.arguments import check, dtype_of
-        from vae.training.batches import Rows
+        from vae.training.arguments import prepare
         from vae.training.devices import make_fabric
 
-        c, model = self.config, self.untrained
+        model, arguments = self.untrained, self.config.training()
+        accelerator = arguments.pop("accelerator")
+        del arguments["compile"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training gives them
-            check(
-                model, Rows.of(self.data, None, dtype_of(model, c.precision)), epochs=c.epochs,
-                batch_size=c.batch_size, seed=c.seed, devices=c.devices,
-                critic_steps=c.critic_steps, patience=c.patience, check_every=c.check_every,
-                decay=c.decay, optimizer=c.optimizer, clip_norm=c.clip_norm,
-            )  # fmt: skip
-        make_fabric(model, c.accelerator, c.devices, c.precision)
+            prepare(model, self.data, **arguments)
+        make_fabric(model, accelerator, self.config.devices, self.config.precision)
 
     @property
     def figures(self) -> Path:

@@ -12,7 +12,7 @@ import torch
 
 from vae.data import NAMES, Data, binarised, digits, gaussian_mixture, load
 from vae.data.shapes import FACTORS
-from vae.data.split import given_split, split_rows
+from vae.data.split import Split
 
 
 def data(**changes: Any) -> Data:
@@ -162,32 +162,32 @@ def test_what_cannot_be_binarised() -> None:
 
 
 def test_splits_are_random_and_without_overlap() -> None:
-    train, held = split_rows(103, heldout=None, limit=None, seed=0)
+    train, held = Split(None, None, 0).of(103)
     assert len(held) == 20
     assert sorted(torch.cat([train, held]).tolist()) == list(range(103))
     assert held.tolist() != sorted(held.tolist())
-    fewer, same = split_rows(103, heldout=None, limit=7, seed=0)
+    fewer, same = Split(None, 7, 0).of(103)
     assert torch.equal(fewer, train[:7]) and torch.equal(same, held)
-    assert not torch.equal(split_rows(103, heldout=None, limit=None, seed=1)[1], held)
-    assert [len(part) for part in split_rows(3, heldout=None, limit=None, seed=0)] == [2, 1]
+    assert not torch.equal(Split(None, None, 1).of(103)[1], held)
+    assert [len(part) for part in Split(None, None, 0).of(3)] == [2, 1]
 
 
 def test_given_splits_are_kept() -> None:
     rows = torch.arange(50)
-    train, held = given_split(50, 30, heldout=None, limit=90, seed=0)
+    train, held = Split(None, 90, 0).given(50, 30)
     assert torch.equal(rows[train], rows) and torch.equal(rows[:30][held], rows[:30])
-    train, held = given_split(50, 30, heldout=4, limit=5, seed=0)
+    train, held = Split(4, 5, 0).given(50, 30)
     assert len(rows[train].unique()) == 5 and len(rows[:30][held].unique()) == 4
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: split_rows(1, heldout=None, limit=None, seed=0), "at least 2 rows, got 1"),
-        (lambda: split_rows(9, heldout=9, limit=None, seed=0), "heldout must be between 1 and 8"),
-        (lambda: split_rows(9, heldout=0, limit=None, seed=0), "between 1 and 8, got 0"),
-        (lambda: given_split(9, 3, heldout=4, limit=None, seed=0), "between 1 and 3, got 4"),
-        (lambda: given_split(9, 3, heldout=3, limit=0, seed=0), "limit must be at least 1, got 0"),
+        (lambda: Split(None, None, 0).of(1), "at least 2 rows, got 1"),
+        (lambda: Split(9, None, 0).of(9), "heldout must be between 1 and 8"),
+        (lambda: Split(0, None, 0).of(9), "between 1 and 8, got 0"),
+        (lambda: Split(4, None, 0).given(9, 3), "between 1 and 3, got 4"),
+        (lambda: Split(3, 0, 0).given(9, 3), "limit must be at least 1, got 0"),
         (lambda: gaussian_mixture(0), "n must be at least 1, got 0"),
         (lambda: gaussian_mixture(heldout=0), "heldout must be at least 1, got 0"),
         (lambda: load("shapes", limit=0), "limit must be at least 1, got 0"),

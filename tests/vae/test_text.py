@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae import GRUDecoder, GRUEncoder, TokenLikelihood
+from vae import GRUDecoder, GRUEncoder, TokenLikelihood, fit
 from vae.__main__ import main
 from vae.build import build_model, resolve
 from vae.data import Data, load
@@ -159,3 +159,31 @@ def test_known_text_does_not_read_as_math() -> None:
     data = Data("odd", *(torch.full((4, 3), ord("$"), dtype=torch.uint8),) * 2, (3,), text=True)
     model = build_model(resolve(configure("sentence-vae", hidden=4, latent=2), data), data)
     samples_figure(model, data, n=2).canvas.draw()
+
+
+class Stop:
+    """Interrupts a training at its second check."""
+
+    checks = 0
+
+    def on_check(self, **_: object) -> None:
+        self.checks += 1
+        if self.checks == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_training_drops_the_same_bytes(file: Path, tmp_path: Path) -> None:
+    data = load(str(file), heldout=4)
+
+    def train(folder: Path, **options: object) -> torch.nn.Module:
+        config = configure("sentence-vae", hidden=4, latent=2, schedule_steps=2)
+        model = build_model(config, data)
+        arguments = {"epochs": 4, "batch_size": 4, "accelerator": "cpu", "progress": False}
+        fit(model, data, folder=folder, **arguments, **options)
+        return model
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "resumed", callbacks=[Stop()])
+    resumed = train(tmp_path / "resumed", resume=True).state_dict()
+    whole = train(tmp_path / "whole").state_dict()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)

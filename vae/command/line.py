@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -148,52 +149,40 @@ def _latent_arguments(add: Add) -> None:
     add("--out", type=Path, help=".png, .pdf (in the run)")
 
 
-def _picture(name: str) -> Callable[..., None]:
-    return lambda **given: running.picture(name, **given)
-
-
 COMMANDS: dict[str, tuple[str, Callable[[Add], None], Callable[..., None]]] = {
     "fit": ("train a preset on a data set", _fit_arguments, _fit),
     "resume": (
         "go on with an interrupted run, to the same weights, bit for bit",
         _resume_arguments,
-        lambda **given: running.resume(**given),
+        running.resume,
     ),
-    "evaluate": (
-        "measure a run: one JSON, one figure page",
-        _evaluate_arguments,
-        lambda **given: running.evaluate(**given),
-    ),
-    "sample": ("generate", _sample_arguments, _picture("sample")),
+    "evaluate": ("measure a run: one JSON, one figure page", _evaluate_arguments, running.evaluate),
+    "sample": ("generate", _sample_arguments, partial(running.picture, "sample")),
     "reconstruct": (
         "held-out rows and their reconstructions",
         _picture_arguments(32, "rows", " or .npy, of text .txt"),
-        _picture("reconstruct"),
+        partial(running.picture, "reconstruct"),
     ),
     "traverse": (
         "one latent dimension at a time, from −3 to 3",
         _picture_arguments(10, "dimensions, at most"),
-        _picture("traverse"),
+        partial(running.picture, "traverse"),
     ),
     "interpolate": (
         "between pairs of held-out rows",
         _picture_arguments(8, "pairs"),
-        _picture("interpolate"),
+        partial(running.picture, "interpolate"),
     ),
     "latent": (
         "the latent space of a run, or of two side by side",
         _latent_arguments,
-        lambda **given: running.latent(**given),
+        running.latent,
     ),
-    "compare": (
-        "test generated against held-out rows",
-        _compare_arguments,
-        lambda **given: running.compare(**given),
-    ),
+    "compare": ("test generated against held-out rows", _compare_arguments, running.compare),
     "presets": (
         "list the objectives, or one of them in full",
         lambda add: add("name", nargs="?", help="a preset"),
-        lambda **given: running.presets(**given),
+        running.presets,
     ),
 }
 

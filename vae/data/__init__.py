@@ -15,7 +15,7 @@ from vae.data.data import Binarise, Data, check_binarise
 from vae.data.idx import FILES, find_idx_folder, idx_files, idx_folder, read_idx
 from vae.data.images import image_folder
 from vae.data.shapes import FACTOR_SIZES, FACTORS, render_shapes, shapes
-from vae.data.split import at_least_one
+from vae.data.split import Split, at_least_one
 from vae.data.text import text_file
 
 NAMES: tuple[str, ...] = ("digits", "gaussian-mixture", "mnist", "fashion-mnist", *FACTORS)
@@ -75,23 +75,18 @@ def load(
     """
     check_binarise(binarise)
     at_least_one(limit, "limit")
-    data = _named(source, root, heldout, seed, size, limit)
+    split = Split(heldout, limit, seed)
+    data = _named(source, root, split, size)
     if data is None:
-        data = _at(Path(source).expanduser(), heldout, seed, size, limit)
+        data = _at(Path(source).expanduser(), split, size)
     return binarised(data, binarise, seed=seed)
 
 
-def _named(
-    source: str,
-    root: str | Path | None,
-    heldout: int | None,
-    seed: int,
-    size: int | None,
-    limit: int | None,
-) -> Data | None:
+def _named(source: str, root: str | Path | None, split: Split, size: int | None) -> Data | None:
     """The data of one of `NAMES`; None for another source."""
     if source in NAMES and source not in FACTORS:
         _refuse_size(source, size)
+    heldout, limit, seed = split
     match source:
         case "digits":
             return digits(heldout=_or(heldout, 600), seed=seed, limit=limit)
@@ -103,26 +98,25 @@ def _named(
                 coloured=source == "coloured-shapes",
             )  # fmt: skip
         case "mnist" | "fashion-mnist":
-            folder = find_idx_folder(source, root)
-            return idx_folder(folder, source, heldout=heldout, limit=limit, seed=seed)
+            return idx_folder(find_idx_folder(source, root), source, split)
     return None
 
 
-def _at(path: Path, heldout: int | None, seed: int, size: int | None, limit: int | None) -> Data:
+def _at(path: Path, split: Split, size: int | None) -> Data:
     """The data of a file or folder."""
     if path.is_dir():
         if len(idx_files(path)) < len(FILES):
-            return image_folder(path, heldout=heldout, limit=limit, seed=seed, size=size)
+            return image_folder(path, split, size=size)
         _refuse_size(path, size)
-        return idx_folder(path, path.resolve().name, heldout=heldout, limit=limit, seed=seed)
+        return idx_folder(path, path.resolve().name, split)
     if not path.exists():
         raise _unknown(path)
     if path.suffix.lower() == TEXT_SUFFIX:
-        return text_file(path, heldout=heldout, limit=limit, seed=seed, size=size)
+        return text_file(path, split, size=size)
     if path.suffix.lower() not in ARRAY_SUFFIXES:
         raise ValueError(f"{path} must be a .npy, .npz or .txt file, or a folder")
     _refuse_size(path, size)
-    return array_file(path, heldout=heldout, limit=limit, seed=seed)
+    return array_file(path, split)
 
 
 def _unknown(path: Path) -> Exception:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae.data.data import Data, refuse_nonfinite
-from vae.data.split import given_split, split_rows
+from vae.data.split import Split
 
 # The names of what a .npz file may hold: our own, then those of Keras' mnist.npz and of dSprites.
 ALIASES = {
@@ -32,7 +32,7 @@ CHANNELS = (1, 3)
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def array_file(path: Path, *, heldout: int | None, limit: int | None, seed: int) -> Data:
+def array_file(path: Path, split: Split) -> Data:
     """The data of a .npy file, one array, or of a .npz file.
 
     A .npz file holds `train` and, if it likes, `heldout` (or `test`), each with `_labels` and
@@ -42,9 +42,7 @@ def array_file(path: Path, *, heldout: int | None, limit: int | None, seed: int)
 
     Args:
         path: of the file.
-        heldout: number of rows to hold out; None for a fifth, or for all that the file holds out.
-        limit: at most how many rows to train on.
-        seed: of the split.
+        split: into rows to train on and to hold out.
 
     Raises:
         ValueError: a broken file, arrays of other names, shapes or types, Python objects, rows
@@ -61,12 +59,12 @@ def array_file(path: Path, *, heldout: int | None, limit: int | None, seed: int)
                 f"{path}: train and heldout must agree; got rows of shape {shape}, {train.dtype}, "
                 f"and {other}, {held.dtype}"
             )
-        chosen, kept = given_split(len(train), len(held), heldout=heldout, limit=limit, seed=seed)
+        chosen, kept = split.given(len(train), len(held))
         parts = (("train", "train", train, chosen), ("heldout", "heldout", held, kept))
     else:
         source = "train" if "train" in arrays else "all"
         values, shape = _values(arrays[source], _title(path, source))
-        first, second = split_rows(len(values), heldout=heldout, limit=limit, seed=seed)
+        first, second = split.of(len(values))
         parts = (("train", source, values, first), ("heldout", source, values, second))
     fields: dict[str, Any] = {}
     for part, source, values, rows in parts:

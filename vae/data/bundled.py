@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vae._extras import needs_extra
 from vae.data.data import Data
-from vae.data.split import at_least_one, split_rows
+from vae.data.split import Split, at_least_one, divided
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +37,8 @@ def digits(*, heldout: int = 600, seed: int = 0, limit: int | None = None) -> La
     values, classes = load_digits(return_X_y=True)
     pixels = torch.as_tensor(values, dtype=torch.float32) / 16
     labels = torch.as_tensor(classes, dtype=torch.int64)
-    train, held = split_rows(len(pixels), heldout=heldout, limit=limit, seed=seed)
-    return LabelledData(
-        name="digits",
-        train=pixels[train],
-        heldout=pixels[held],
-        shape=(1, 8, 8),
-        train_labels=labels[train],
-        heldout_labels=labels[held],
-    )
+    chosen = Split(heldout, limit, seed).of(len(pixels))
+    return divided(LabelledData, chosen, pixels, labels, name="digits", shape=(1, 8, 8))
 
 
 def gaussian_mixture(n: int = 2000, *, heldout: int = 1000, seed: int = 0) -> LabelledData:
@@ -70,12 +63,5 @@ def gaussian_mixture(n: int = 2000, *, heldout: int = 1000, seed: int = 0) -> La
     values = (means[labels] + torch.randn(n + heldout, 2, generator=generator)) / 26**0.5
     # the rows are independent already; the order is kept for the sake of results printed elsewhere
     order = torch.randperm(n + heldout, generator=generator)
-    train, held = order[heldout:], order[:heldout]
-    return LabelledData(
-        name="gaussian-mixture",
-        train=values[train],
-        heldout=values[held],
-        shape=(2,),
-        train_labels=labels[train],
-        heldout_labels=labels[held],
-    )
+    chosen = (order[heldout:], order[:heldout])
+    return divided(LabelledData, chosen, values, labels, name="gaussian-mixture", shape=(2,))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vae.data.data import Data
-from vae.data.split import given_split
+from vae.data.split import Split
 
 FOLDER_VARIABLE = "VAE_DATA"
 DEFAULT_FOLDERS = (
@@ -77,17 +77,13 @@ def idx_files(folder: Path) -> Mapping[str, Path]:
     return found
 
 
-def idx_folder(
-    folder: Path, name: str, *, heldout: int | None, limit: int | None, seed: int
-) -> Data:
+def idx_folder(folder: Path, name: str, split: Split) -> Data:
     """The data of a folder with all four files; their test images are the held-out rows.
 
     Args:
         folder: with the files, gzipped or not.
         name: of the data.
-        heldout: how many of the test images, at random; None for all.
-        limit: at most how many training images, at random; None for all.
-        seed: of the choice.
+        split: how many of either.
 
     Raises:
         ValueError: a broken file, or parts that do not fit each other.
@@ -106,7 +102,7 @@ def idx_folder(
             f"{folder}: training images are {list(train.shape[1:])}, test images "
             f"{list(test.shape[1:])}"
         )
-    chosen, held = given_split(len(train), len(test), heldout=heldout, limit=limit, seed=seed)
+    chosen, held = split.given(len(train), len(test))
     return Data(
         name=name,
         train=train.flatten(1)[chosen],

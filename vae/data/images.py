@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from vae._extras import needs_extra
 from vae.data.data import Data
-from vae.data.split import given_split, split_rows
+from vae.data.split import Split, divided
 
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"}
@@ -26,14 +25,7 @@ THREADS = 4  # decoding leaves Python's lock
 NAMED = 5  # broken files in one message
 
 
-def image_folder(
-    folder: Path,
-    *,
-    heldout: int | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    size: int | None = None,
-) -> Data:
+def image_folder(folder: Path, split: Split, *, size: int | None = None) -> Data:
     """The images of a folder, as bytes; grey if no image has colours, RGB otherwise.
 
     The images lie in the folder itself, or in one sub-folder for each class, whose labels follow
@@ -43,9 +35,7 @@ def image_folder(
 
     Args:
         folder: with the images.
-        heldout: number of images to hold out; None for a fifth, or for all that are held out.
-        limit: at most how many images to train on; no others are read.
-        seed: of the split.
+        split: into images to train on and to hold out; no others are read.
         size: side of a square: the middle of each image is cut out and resized to it. None takes
             the images as they are, all of one size.
 
@@ -59,27 +49,20 @@ def image_folder(
     second = next((folder / n for n in HELDOUT_FOLDERS if (folder / n).is_dir()), None)
     if second is not None and (folder / "train").is_dir():
         train, held = _labelled(folder / "train"), _labelled(second)
-        rows: tuple[Any, Any] = given_split(
-            len(train), len(held), heldout=heldout, limit=limit, seed=seed
-        )
+        numbers = split.given(len(train), len(held))
     else:
         train = held = _labelled(folder)
-        rows = split_rows(len(train), heldout=heldout, limit=limit, seed=seed)
+        numbers = split.of(len(train))
     chosen = [
-        [files[i] for i in torch.arange(len(files))[numbers].tolist()]
-        for files, numbers in zip((train, held), rows, strict=True)
+        [files[i] for i in torch.arange(len(files))[rows].tolist()]
+        for files, rows in zip((train, held), numbers, strict=True)
     ]
-    pixels = _read([path for files in chosen for path, _ in files], size)
-    count = len(chosen[0])
-    labels = _numbered([[label for _, label in files] for files in chosen])
-    return Data(
-        name=folder.resolve().name,
-        train=pixels[:count].flatten(1),
-        heldout=pixels[count:].flatten(1),
-        shape=tuple(pixels.shape[1:]),
-        train_labels=labels[0],
-        heldout_labels=labels[1],
-    )
+    files = [*chosen[0], *chosen[1]]
+    pixels = _read([path for path, _ in files], size)
+    parts = (slice(len(chosen[0])), slice(len(chosen[0]), None))
+    labels, shape = _numbered([label for _, label in files]), tuple(pixels.shape[1:])
+    name = folder.resolve().name
+    return divided(Data, parts, pixels.flatten(1), labels, name=name, shape=shape)
 
 
 def _labelled(folder: Path) -> list[tuple[Path, str]]:
@@ -101,13 +84,11 @@ def _labelled(folder: Path) -> list[tuple[Path, str]]:
     return found
 
 
-def _numbered(parts: Sequence[Sequence[str]]) -> list[Tensor | None]:
+def _numbered(labels: Sequence[str]) -> Tensor | None:
     """Class numbers in alphabetical order; None where there is one class only."""
-    classes = sorted({label for labels in parts for label in labels})
-    if len(classes) == 1:
-        return [None for _ in parts]
+    classes = sorted(set(labels))
     number = {label: i for i, label in enumerate(classes)}
-    return [torch.tensor([number[label] for label in labels]) for labels in parts]
+    return None if len(classes) == 1 else torch.tensor([number[label] for label in labels])
 
 
 def _read(paths: Sequence[Path], size: int | None) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vae.data.data import Data
-from vae.data.split import at_least_one
+from vae.data.split import at_least_one, divided
 
 SHAPES = ("square", "ellipse", "heart")
 FACTOR_SIZES = {"shape": len(SHAPES), "scale": 6, "orientation": 40, "x": 32, "y": 32}
@@ -32,12 +32,7 @@ CHUNK = 256  # sprites at once: what one holds stays in cache
 
 
 def shapes(
-    *,
-    train: int = 8000,
-    heldout: int = 2000,
-    size: int = 32,
-    seed: int = 0,
-    coloured: bool = False,
+    *, train: int = 8000, heldout: int = 2000, size: int = 32, seed: int = 0, coloured: bool = False
 ) -> Data:
     """Sprites at random places of the grid of factors, all different in at least one factor.
 
@@ -63,18 +58,16 @@ def shapes(
             f"combinations of factors, got {heldout}"
         )
     order = torch.randperm(cells, generator=torch.Generator().manual_seed(seed))
-    chosen = order[: train + heldout]
-    factors = torch.stack(torch.unravel_index(chosen, tuple(sizes.values())), 1)
-    images = _render(factors, size)
-    return Data(
+    levels = torch.unravel_index(order[: train + heldout], tuple(sizes.values()))
+    factors = torch.stack(levels, 1)
+    return divided(
+        Data,
+        (slice(heldout, None), slice(heldout)),
+        _render(factors, size),
+        factors[:, 0],
+        factors,
         name=name,
-        train=images[heldout:],
-        heldout=images[:heldout],
         shape=(3 if coloured else 1, size, size),
-        train_labels=factors[heldout:, 0],
-        heldout_labels=factors[:heldout, 0],
-        train_factors=factors[heldout:],
-        heldout_factors=factors[:heldout],
         factor_names=tuple(sizes),
     )
 

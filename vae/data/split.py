@@ -1,49 +1,71 @@
 """Random splits into training and held-out rows."""
 
+from typing import Any, NamedTuple, TypeVar
+
 import torch
 from torch import Tensor
 
+from vae.data.data import Data
 
-def split_rows(
-    count: int, *, heldout: int | None, limit: int | None, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Row numbers to train on and to hold out, uniformly at random and without overlap.
+Chosen = tuple[Tensor | slice, Tensor | slice]
+"""Rows to train on and to hold out."""
 
-    Args:
-        count: number of rows there are.
-        heldout: how many to hold out; None for a fifth of them.
-        limit: at most how many to train on; None for all others.
-        seed: of the order.
+Kind = TypeVar("Kind", bound=Data)
+
+
+class Split(NamedTuple):
+    """Numbers of rows to hold out (None: a fifth, or all that the data hold out) and at most to
+    train on (None: all others), at random by a seed.
 
     Raises:
-        ValueError: fewer than two rows, or `heldout` or `limit` out of range.
+        ValueError: on use, a number out of range.
     """
-    if count < 2:
-        raise ValueError(f"a split needs at least 2 rows, got {count}")
-    held = max(1, count // 5) if heldout is None else heldout
-    if not 0 < held < count:
-        raise ValueError(f"heldout must be between 1 and {count - 1}, got {held}")
-    at_least_one(limit, "limit")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    stop = None if limit is None else held + limit
-    return order[held:stop], order[:held]
+
+    heldout: int | None = None
+    limit: int | None = None
+    seed: int = 0
+
+    def of(self, count: int) -> Chosen:
+        """Of so many rows, without overlap."""
+        if count < 2:
+            raise ValueError(f"a split needs at least 2 rows, got {count}")
+        held = max(1, count // 5) if self.heldout is None else self.heldout
+        if not 0 < held < count:
+            raise ValueError(f"heldout must be between 1 and {count - 1}, got {held}")
+        at_least_one(self.limit, "limit")
+        order = self._order(count)
+        return order[held : None if self.limit is None else held + self.limit], order[:held]
+
+    def given(self, train: int, test: int) -> Chosen:
+        """Of data that come in two parts of so many rows; all rows stay in their order."""
+        at_least_one(self.limit, "limit")
+        if self.heldout is not None and not 0 < self.heldout <= test:
+            raise ValueError(f"heldout must be between 1 and {test}, got {self.heldout}")
+        return self._some(train, self.limit), self._some(test, self.heldout)
+
+    def _some(self, count: int, wanted: int | None) -> Tensor | slice:
+        whole = wanted is None or wanted >= count
+        return slice(None) if whole else self._order(count)[:wanted]
+
+    def _order(self, count: int) -> Tensor:
+        return torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
 
 
-def some_rows(count: int, wanted: int | None, seed: int) -> Tensor | slice:
-    """`wanted` row numbers of `count`, at random; all rows in their order for None or too many."""
-    if wanted is None or wanted >= count:
-        return slice(None)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted]
-
-
-def given_split(
-    train: int, test: int, *, heldout: int | None, limit: int | None, seed: int
-) -> tuple[Tensor | slice, Tensor | slice]:
-    """As `split_rows`, for data that come in two parts of `train` and `test` rows; None: all."""
-    at_least_one(limit, "limit")
-    if heldout is not None and not 0 < heldout <= test:
-        raise ValueError(f"heldout must be between 1 and {test}, got {heldout}")
-    return some_rows(train, limit, seed), some_rows(test, heldout, seed)
+def divided(
+    kind: type[Kind],
+    chosen: Chosen,
+    values: Tensor,
+    labels: Tensor | None = None,
+    factors: Tensor | None = None,
+    **fields: Any,
+) -> Kind:
+    """``Data`` of chosen rows of values [n, D], and of labels [n] and factors [n, F]."""
+    parts: dict[str, Any] = {}
+    for part, rows in zip(("train", "heldout"), chosen, strict=True):
+        parts[part] = values[rows]
+        for name, known in (("labels", labels), ("factors", factors)):
+            parts[f"{part}_{name}"] = None if known is None else known[rows]
+    return kind(**parts, **fields)
 
 
 def at_least_one(value: int | None, name: str) -> None:

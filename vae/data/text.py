@@ -7,22 +7,18 @@ import torch
 from torch import Tensor
 
 from vae.data.data import Data
-from vae.data.split import split_rows
+from vae.data.split import Split, divided
 
 LENGTH = 64  # bytes of a row, unless the longest line has fewer
 END = 0  # fills a row behind its line
 
 
-def text_file(
-    path: Path, *, heldout: int | None, limit: int | None, seed: int, size: int | None
-) -> Data:
+def text_file(path: Path, split: Split, *, size: int | None) -> Data:
     """The lines of a UTF-8 file, without empty ones, as bytes.
 
     Args:
         path: of the file.
-        heldout: number of rows to hold out; None for a fifth.
-        limit: at most how many rows to train on.
-        seed: of the split.
+        split: into rows to train on and to hold out.
         size: bytes of a row: shorter lines are filled with zeros, longer ones cut into several
             rows; None for the longest line, at most 64.
 
@@ -45,8 +41,7 @@ def text_file(
     pieces = [line[at : at + size] for line in lines for at in range(0, len(line), size)]
     filled = b"".join(piece.ljust(size, bytes([END])) for piece in pieces)
     rows = torch.from_numpy(np.frombuffer(filled, np.uint8).reshape(-1, size).copy())
-    train, held = split_rows(len(rows), heldout=heldout, limit=limit, seed=seed)
-    return Data(name=path.stem, train=rows[train], heldout=rows[held], shape=(size,), text=True)
+    return divided(Data, split.of(len(rows)), rows, name=path.stem, shape=(size,), text=True)
 
 
 def as_text(rows: Tensor) -> list[str]:

@@ -166,30 +166,29 @@ def _parts_of_kl(
     return parts, {"dimension_wise_kl": _whole(model)}
 
 
-def without_nulls(record: Record) -> dict[str, Any]:
-    """`to_dict` of a record of tests, without their null distributions."""
-    found = {}
-    for f in fields(record):  # type: ignore[arg-type]
-        value = getattr(record, f.name)
-        test = isinstance(value, TwoSampleResult)
-        found[f.name] = value.to_dict(null_distribution=False) if test else value
-    return found
+class Tests(Record):
+    """Results of two-sample tests."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON, without the null distributions."""
+        found = {}
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            test = isinstance(value, TwoSampleResult)
+            found[f.name] = value.to_dict(null_distribution=False) if test else value
+        return found
 
 
 # --- q(z) against the prior ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PriorTests(Record):
+class PriorTests(Tests):
     """Permutation tests of draws from q(z) against as many from the prior. The statistics are the
     unbiased estimates, the MMD's with k = exp(−‖z−z'‖²/M)."""
 
     mmd: TwoSampleResult
     energy: TwoSampleResult
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, ready for JSON, without the null distributions."""
-        return without_nulls(self)
 
 
 def against_prior(

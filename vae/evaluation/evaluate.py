@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +13,9 @@ from torch import Tensor
 from divergences.resampling import progress as bar
 from vae.data import Data, render_shapes
 from vae.data.shapes import factor_sizes
+from vae.diagnostics import collapsed, off_prior
 from vae.evaluation.bounds import importance_weighted_bound, no_density
-from vae.evaluation.codes import against_prior, measure_codes, standard_error
+from vae.evaluation.codes import CodeMeasures, against_prior, measure_codes, standard_error
 from vae.evaluation.disentanglement import (
     Disentanglement,
     dci,
@@ -20,8 +23,7 @@ from vae.evaluation.disentanglement import (
     gap,
     mutual_information_table,
 )
-from vae.evaluation.notes import notes
-from vae.evaluation.passes import encode, features, generator_for
+from vae.evaluation.passes import encode, features, generator_for, like
 from vae.evaluation.probes import (
     ClassShares,
     Probe,
@@ -31,10 +33,15 @@ from vae.evaluation.probes import (
 )
 from vae.evaluation.result import Evaluation, ImportanceSummary
 from vae.evaluation.samples import TESTED, compare_generated, generate
+from vae.likelihoods import BernoulliLikelihood
 from vae.model import VAE
 
 LEAST_ROWS = 4  # held out: two in each half
 CLASSIFIED = 2000  # generated rows whose classes are counted
+TRUSTED = 0.8  # accuracy of a classifier below which a note says so
+LOOSE = 0.02  # of the draws of a bound: mean effective number below which it is loose
+CEILING = 0.1  # nats below log n from which the mutual information is no more than that
+PRIOR_DRAWS = 10_000  # for the prior's moments
 
 
 class _Part:
@@ -95,31 +102,22 @@ def evaluate(
         train = _Part(model, data, "train", max_rows, seed)
         heldout = _Part(model, data, "heldout", max_rows, seed)
         tick()
+        task = _Task(model, data, train, heldout, seed, show, {})
         measures, fewer = {}, min(len(train.rows), len(heldout.rows))
         for name, part in (("train", train), ("heldout", heldout)):
             measures[name] = measure_codes(model, part.encoded, aggregate_n=fewer)
+            for key, reason in measures[name].not_available.items():
+                task.absent[f"{name}.{key}"] = reason
             tick()
-        absent = {
-            f"{name}.{key}": reason
-            for name, measured in measures.items()
-            for key, reason in measured.not_available.items()
-        }
-        importance = _importance(model, heldout, n_importance, seed, show, absent)
+        importance = _importance(task, n_importance)
         tick()
-        prior = against_prior(
-            model,
-            heldout.encoded.z[:TESTED],
-            n_resamples=n_resamples,
-            seed=seed,
-            show_progress=show,
-        )
+        shared: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed, "show_progress": show}
+        prior = against_prior(model, heldout.encoded.z[:TESTED], **shared)
         tick()
-        generated = compare_generated(
-            model, data, heldout.rows, n_resamples=n_resamples, seed=seed, show_progress=show
-        )
+        generated = compare_generated(model, data, heldout.rows, **shared)
         tick()
-        probe, classes = _labels(model, data, train, heldout, seed, absent)
-        factors = _factors(model, data, train, heldout, seed, show, absent)
+        probe, classes = _labels(task)
+        factors = _factors(task)
         tick()
     return Evaluation(
         data=data.name,
@@ -133,31 +131,31 @@ def evaluate(
         probe=probe,
         classes=classes,
         disentanglement=factors,
-        not_available=absent,
-        notes=tuple(
-            notes(
-                model,
-                heldout.rows,
-                heldout.encoded,
-                measures["heldout"],
-                importance,
-                probe,
-                seed=seed,
-            )
-        ),
+        not_available=task.absent,
+        notes=tuple(_notes(task, measures["heldout"], importance, probe)),
     )
 
 
-def _importance(
-    model: VAE, heldout: _Part, k: int, seed: int, show: bool | None, absent: dict[str, str]
-) -> ImportanceSummary | None:
-    encoded = heldout.encoded
+class _Task(NamedTuple):
+    """What is measured; ``absent`` collects what is not available, and why."""
+
+    model: VAE
+    data: Data
+    train: _Part
+    heldout: _Part
+    seed: int
+    show: bool | None
+    absent: dict[str, str]
+
+
+def _importance(task: _Task, k: int) -> ImportanceSummary | None:
+    model, encoded = task.model, task.heldout.encoded
     if encoded.kl is None:
-        absent["importance"] = no_density(model)
+        task.absent["importance"] = no_density(model)
         return None
-    generator = generator_for(model, seed, "importance")
+    generator = generator_for(model, task.seed, "importance")
     bound, ess = importance_weighted_bound(
-        model, heldout.rows, k=k, generator=generator, show_progress=show
+        model, task.heldout.rows, k=k, generator=generator, show_progress=task.show
     )
     gap = bound + encoded.distortion + encoded.kl
     return ImportanceSummary(
@@ -172,9 +170,8 @@ def _importance(
     )
 
 
-def _labels(
-    model: VAE, data: Data, train: _Part, heldout: _Part, seed: int, absent: dict[str, str]
-) -> tuple[Probe | None, ClassShares | None]:
+def _labels(task: _Task) -> tuple[Probe | None, ClassShares | None]:
+    train, heldout, absent = task.train, task.heldout, task.absent
     if train.labels is None or heldout.labels is None:
         absent["probe"] = absent["classes"] = "the data have no labels"
         return None, None
@@ -191,52 +188,75 @@ def _labels(
         n_train=len(train.labels),
         n_heldout=len(heldout.labels),
     )
-    samples = generate(model, data, CLASSIFIED, seed=seed)
+    samples = generate(task.model, task.data, CLASSIFIED, seed=task.seed)
     return probe, class_shares(of_pixels, train.labels, heldout.rows, samples)
 
 
-def _factors(
-    model: VAE,
-    data: Data,
-    train: _Part,
-    heldout: _Part,
-    seed: int,
-    show: bool | None,
-    absent: dict[str, str],
-) -> Disentanglement | None:
+def _factors(task: _Task) -> Disentanglement | None:
+    model, data, absent = task.model, task.data, task.absent
+    train, heldout = task.train, task.heldout
     if train.factors is None or heldout.factors is None or len(data.factor_names) < 2:
         absent["disentanglement"] = "the data have no known factors, or only one"
         return None
     if bool((heldout.factors == heldout.factors[0]).all()):
         absent["disentanglement"] = "no factor varies among the held-out rows"
         return None
-    table = mutual_information_table(heldout.encoded.features, heldout.factors)
-    score = None
+    codes = heldout.encoded.features
+    table, score = mutual_information_table(codes, heldout.factors), None
     sizes, render = factor_sizes(data), renderer(data)
-    noise = generator_for(model, seed, "factors")
     if sizes is None or render is None:
         absent["disentanglement.factor_vae"] = f"there is no renderer of {data.name}"
     else:
+        noise = generator_for(model, task.seed, "factors")
         score = factor_vae_score(
             lambda levels: features(model, render(levels), generator=noise),
             tuple(sizes.values()),
-            heldout.encoded.features.std(0),
-            generator=torch.Generator().manual_seed(seed),
-            show_progress=show,
+            codes.std(0),
+            generator=torch.Generator().manual_seed(task.seed),
+            show_progress=task.show,
         )
     return Disentanglement(
         mig=gap(table, heldout.factors),
-        dci=dci(
-            train.encoded.features,
-            train.factors,
-            heldout.encoded.features,
-            heldout.factors,
-            seed=seed,
-        ),
+        dci=dci(train.encoded.features, train.factors, codes, heldout.factors, seed=task.seed),
         factor_vae=score,
         factors=data.factor_names,
         mutual_information=np.asarray(table),
     )
+
+
+def _notes(
+    task: _Task, measured: CodeMeasures, importance: ImportanceSummary | None, probe: Probe | None
+) -> Iterator[str]:
+    """Limits of the numbers of the held-out rows, where they apply."""
+    model, rows, encoded = task.model, task.heldout.rows, task.heldout.encoded
+    text = collapsed(encoded.kl, encoded.kl_per_dimension)
+    if text is not None:
+        yield text
+    if model.objective.matches_prior:
+        with torch.no_grad():
+            generator = generator_for(model, task.seed, "moments")
+            prior = model.prior.sample(PRIOR_DRAWS, generator=generator, like=like(model))
+        text = off_prior(encoded.z, prior)
+        if text is not None:
+            yield text
+    most, information = math.log(measured.aggregate_n), measured.mutual_information
+    if information is not None and information > most - CEILING:
+        yield (
+            f"I(z; row) is at its ceiling, log {measured.aggregate_n} = {most:.2f}: the total "
+            "correlation and KL(q(z)‖p) of so few rows are usually too large"
+        )
+    if importance is not None and importance.mean_ess < LOOSE * importance.k:
+        yield (
+            f"of the {importance.k} draws of the IWAE bound {importance.mean_ess:.1f} count (mean "
+            "effective sample size): it is loose, and log p(x) may lie well above it"
+        )
+    if isinstance(model.likelihood, BernoulliLikelihood) and bool(((rows > 0) & (rows < 1)).any()):
+        yield "between 0 and 1 a Bernoulli's −log p(x|z) is a cross entropy, no likelihood"
+    if probe is not None and probe.pixels < TRUSTED:
+        yield (
+            f"the classifier is right about {probe.pixels:.0%} of held-out rows only: what it says "
+            "of the classes of samples means little"
+        )
 
 
 def renderer(data: Data) -> Callable[[Tensor], Tensor] | None:

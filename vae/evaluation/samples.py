@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from divergences.results import Record, TwoSampleResult
+from divergences.results import TwoSampleResult
 from divergences.two_sample import Method, two_sample_test
 from vae.data import Data
-from vae.evaluation.codes import without_nulls
+from vae.evaluation.codes import Tests
 from vae.evaluation.passes import generator_for
 from vae.model import VAE, evaluating
 
@@ -20,7 +19,7 @@ GENERATED = 10_000  # rows generated at a time
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class GeneratedTests(Record):
+class GeneratedTests(Tests):
     """Generated rows against one half of the held-out rows and, as a control of the same sizes, the
     other half against it. ``pixel_noise``: drawn from p(x|z), otherwise means of it."""
 
@@ -29,10 +28,6 @@ class GeneratedTests(Record):
     energy: TwoSampleResult
     energy_control: TwoSampleResult
     pixel_noise: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values, ready for JSON, without the null distributions."""
-        return without_nulls(self)
 
 
 def generate(

@@ -105,10 +105,7 @@ def training_curve(axes: Axes, history: Rows, name: str) -> None:
     columns = columns_of(history)
     x = columns.get("step", np.arange(1, len(history) + 1))
     drawn = []
-    for column, colour, label in (
-        (name, GREY, "training"),
-        (HELDOUT + name, ORANGE, "held out"),
-    ):
+    for column, colour, label in ((name, GREY, "training"), (HELDOUT + name, ORANGE, "held out")):
         if column in columns:
             colour = INK if column == name else colour
             axes.plot(x, columns[column], color=colour, linewidth=0.9, label=label)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from divergences.kl import gaussian_log_density
 from vae._extras import needs_extra
@@ -29,7 +30,7 @@ PALETTE = ListedColormap(  # told apart with any colour vision: Petroff 2021 (ar
 MASSES = (0.5, 0.9, 0.99)
 SPAN = 3.6  # of the axes, unless the codes reach further
 MOST_CLASSES = 20  # with a legend
-DRAWS = 20_000  # for the levels of contours
+DRAWS, SHOWN = 20_000, 1000  # for the levels of contours; of a prior that is shown by them
 GRID = 160
 APART = 0.14, 0.06  # least distance of contour labels, across and up, as shares of the axes
 
@@ -223,19 +224,17 @@ def _label_contours(axes: Axes, places: Sequence[Any], extent: float) -> None:
 def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> tuple[Any, list[Any]]:
     """Draws the contours; returns the middle of the prior [2] and their lowest points, none for a
     prior that is shown by its draws."""
-    m = prior.dim
-    basis = (torch.eye(m) if basis is None else basis).double().cpu()
-    generator = torch.Generator().manual_seed(0)
+    basis = (torch.eye(prior.dim) if basis is None else basis).double().cpu()
+    like = torch.zeros((), device=_device(prior))
+    generator = torch.Generator(like.device).manual_seed(0)
+    with torch.no_grad():
+        draws = prior.sample(DRAWS, generator=generator, like=like).cpu().double() @ basis
     planar = planar_mixture(prior, basis)
     if planar is None:
-        like = torch.zeros((), device=_device(prior))
-        own = torch.Generator(like.device).manual_seed(0)
-        with torch.no_grad():
-            draws = prior.sample(1000, generator=own, like=like).cpu().double() @ basis
-        axes.scatter(draws[:, 0], draws[:, 1], s=2, color="0.75", linewidths=0, zorder=0)
+        axes.scatter(draws[:SHOWN, 0], draws[:SHOWN, 1], s=2, color="0.75", linewidths=0, zorder=0)
         return draws.mean(0).numpy(), []
-    draws = planar.sample(DRAWS, generator)
-    levels = planar.log_density(draws).quantile(1 - torch.tensor(MASSES, dtype=torch.float64))
+    log_density: Callable[[Tensor], Tensor] = planar.log_prob
+    levels = log_density(draws).quantile(1 - torch.tensor(MASSES, dtype=torch.float64))
     low, high = draws.quantile(torch.tensor([1e-4, 1 - 1e-4], dtype=torch.float64), 0)
     pad = 0.3 * (high - low)
     x, y = (
@@ -243,18 +242,10 @@ def _contours(axes: Axes, prior: Prior, basis: Tensor | None) -> tuple[Any, list
         for a, b in zip(low - pad, high + pad, strict=True)
     )
     points = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
-    heights = planar.log_density(points.reshape(-1, 2)).reshape(GRID, GRID)
-    order = levels.argsort()
     drawn = axes.contour(
-        x.numpy(),
-        y.numpy(),
-        heights.numpy(),
-        levels=levels[order].numpy(),
-        colors=INK,
-        linewidths=0.7,
-        linestyles="solid",
-        zorder=2,
-    )
+        x.numpy(), y.numpy(), log_density(points).numpy(), levels=levels.sort()[0].numpy(),
+        colors=INK, linewidths=0.7, linestyles="solid", zorder=2,
+    )  # fmt: skip
     lines = [np.concatenate(segments) for segments in reversed(drawn.allsegs)]
     return draws.mean(0).numpy(), [line[line[:, 1].argmin()] for line in lines]
 
@@ -263,33 +254,8 @@ def _device(prior: Prior) -> torch.device:
     return next((p.device for p in prior.parameters()), torch.device("cpu"))
 
 
-class PlanarMixture(NamedTuple):
-    """Σ w_k N(m_k, C_k) in a plane, fp64."""
-
-    weights: Tensor  # [K]
-    means: Tensor  # [K, 2]
-    covariances: Tensor  # [K, 2, 2]
-
-    def log_density(self, points: Tensor) -> Tensor:
-        """[n, 2] to [n]."""
-        factor = torch.linalg.cholesky(self.covariances)
-        offset = (points.unsqueeze(1) - self.means).unsqueeze(-1)  # [n, K, 2, 1]
-        white = torch.linalg.solve_triangular(factor, offset, upper=False).squeeze(-1)
-        normal = gaussian_log_density(white, torch.zeros(()), torch.zeros(())).sum(-1)
-        jacobian = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        by_component: Tensor = normal - jacobian + self.weights.log()
-        return by_component.logsumexp(-1)
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """[n, 2] draws."""
-        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        noise = torch.randn(n, 2, 1, dtype=torch.float64, generator=generator)
-        factor: Tensor = torch.linalg.cholesky(self.covariances)
-        return self.means[k] + (factor[k] @ noise).squeeze(-1)
-
-
 @torch.no_grad()
-def planar_mixture(prior: Prior, basis: Tensor) -> PlanarMixture | None:
+def planar_mixture(prior: Prior, basis: Tensor) -> MixtureSameFamily | None:
     """The exact distribution of Bᵀz for z ~ p(z) and a basis B [M, 2]; None for priors that are not
     ours."""
     if isinstance(prior, LearnedGaussian):
@@ -302,4 +268,5 @@ def planar_mixture(prior: Prior, basis: Tensor) -> PlanarMixture | None:
         return None
     variances = log_variances.double().exp().cpu()
     spread = basis.T @ (variances.unsqueeze(-1) * basis)  # [K, 2, 2]
-    return PlanarMixture(weights, means.double().cpu() @ basis, spread)
+    components = MultivariateNormal(means.double().cpu() @ basis, spread)
+    return MixtureSameFamily(Categorical(weights), components)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from vae.data.shapes import SHAPES, factor_sizes
 from vae.data.text import as_text
 
 with needs_extra():
-    from divergences.plots.style import GREY, INK, Axes
+    from divergences.plots.style import GREY, INK, Axes, Figure
     from vae.figures.latent import PALETTE, by_class
 
 DARK = 0.1  # median below which the ground of images is black, and is shown white on paper
@@ -107,10 +108,7 @@ def _mosaic(axes: Axes, images: Tensor, look: Look, title: str) -> tuple[int, in
         lines * (height + 2 * margin), columns * (width + 2 * margin), channels
     )
     axes.imshow(
-        canvas.numpy().squeeze(-1) if channels == 1 else canvas.numpy(),
-        cmap="gray",
-        vmin=0,
-        vmax=1,
+        canvas.numpy().squeeze(-1) if channels == 1 else canvas.numpy(), cmap="gray", vmin=0, vmax=1
     )
     axes.set(xticks=[], yticks=[], title=title)
     for spine in axes.spines.values():
@@ -205,6 +203,20 @@ def point_cloud(axes: Axes, rows: Tensor, look: Look, labels: Tensor | None, tit
     """[N, D] rows in the plane of the data."""
     _dots(axes, look.points(rows), labels, title)
     look.name_axes(axes)
+
+
+def point_clouds(
+    figure: Figure,
+    places: Sequence[Any],
+    look: Look,
+    panels: Sequence[tuple[Tensor, Tensor | None, str]],
+) -> None:
+    """Rows, labels and a title to each place of a grid, on common axes."""
+    first = None
+    for place, (rows, labels, title) in zip(places, panels, strict=True):
+        axes = figure.add_subplot(place, sharex=first, sharey=first)
+        first = first or axes
+        point_cloud(axes, rows, look, labels, title)
 
 
 def paths(

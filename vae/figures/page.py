@@ -14,7 +14,7 @@ from vae.model import VAE
 with needs_extra():
     from divergences.plots.style import Figure, SubplotSpec, new_figure, style
     from vae.figures.charts import Rows, curve_names, null_distribution, training_curve
-    from vae.figures.look import LINE, Look, image_grid, point_cloud
+    from vae.figures.look import LINE, Look, image_grid, point_clouds
     from vae.figures.views import (
         POINTS,
         heldout_rows,
@@ -31,12 +31,7 @@ LEAST_LINES, MOST_LINES = 3, 10  # of traversals and interpolations
 
 
 def evaluation_page(
-    model: VAE,
-    data: Data,
-    evaluation: Evaluation,
-    history: Rows | None = None,
-    *,
-    preset: str = "",
+    model: VAE, data: Data, evaluation: Evaluation, history: Rows | None = None, *, preset: str = ""
 ) -> Figure:
     """Data, reconstructions, samples; traversals, interpolations; latent space, KL per dimension,
     generated against held-out; training curves where there is a history.
@@ -101,15 +96,13 @@ def _rows(
         (reconstruct(model, rows, seed=seed), labels, "$\\bf{b}$   Reconstructions"),
         (samples, None, f"$\\bf{{c}}$   {samples_title(False, data)}"),
     )
-    places = place.subgridspec(1, 3)
-    first = None
-    for column, (shown, classes, title) in enumerate(panels):
-        if look.shape is not None:
-            image_grid(figure.add_subplot(places[0, column]), shown, title, look=look)
-            continue
-        axes = figure.add_subplot(places[0, column], sharex=first, sharey=first)
-        first = first or axes
-        point_cloud(axes, shown, look, classes, title)
+    grid = place.subgridspec(1, 3)
+    places = [grid[0, column] for column in range(3)]
+    if look.shape is None:
+        point_clouds(figure, places, look, panels)
+        return
+    for at, (shown, _, title) in zip(places, panels, strict=True):
+        image_grid(figure.add_subplot(at), shown, title, look=look)
 
 
 def _ways(

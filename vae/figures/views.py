@@ -36,7 +36,7 @@ with needs_extra():
         class_names,
         image_grid,
         paths,
-        point_cloud,
+        point_clouds,
         strips,
         text_lines,
     )
@@ -102,13 +102,24 @@ def samples_figure(
             image_grid(figure.add_subplot(), images, "", columns=columns, look=look)
             _over_all(figure, title)
             return figure
-        figure = new_figure(6.2, 3.2)
         rows, labels = heldout_rows(data, len(samples), seed=seed)
-        left = figure.add_subplot(1, 2, 1)
-        right = figure.add_subplot(1, 2, 2, sharex=left, sharey=left)
-        point_cloud(left, rows, look, labels, "Held-out data")
-        point_cloud(right, samples, look, None, title)
+        return _clouds(look, (rows, labels, "Held-out data"), (samples, None, title))
+
+
+def _clouds(look: Look, *panels: tuple[Tensor, Tensor | None, str]) -> Figure:
+    figure = new_figure(6.2, 3.2)
+    grid = figure.add_gridspec(1, len(panels))
+    point_clouds(figure, [grid[0, i] for i in range(len(panels))], look, panels)
     return figure
+
+
+def _figure(
+    look: Look, images: tuple[float, float], lines: int, points: tuple[float, float]
+) -> Figure:
+    """Of the size in inches of images or of points, or for so many lines of text."""
+    if look.text:
+        return _text_figure(lines)
+    return new_figure(*(points if look.shape is None else images))
 
 
 def _text_figure(lines: int) -> Figure:
@@ -139,12 +150,8 @@ def reconstructions_figure(model: VAE, data: Data, *, n: int = 32, seed: int = 0
             strips(figure.add_subplot(), pairs, look, title)
             return figure
         if not data.is_image:
-            figure = new_figure(6.2, 3.2)
-            left = figure.add_subplot(1, 2, 1)
-            right = figure.add_subplot(1, 2, 2, sharex=left, sharey=left)
-            point_cloud(left, rows, look, labels, "Held-out data")
-            point_cloud(right, again, look, labels, "Reconstructions")
-            return figure
+            shown = (rows, labels, "Held-out data"), (again, labels, "Reconstructions")
+            return _clouds(look, *shown)
         columns = min(len(rows), 16)
         bands = math.ceil(len(rows) / columns)
         width = max(CELL * columns + 0.3, LEAST_WIDTH)
@@ -164,12 +171,7 @@ def traversals_figure(model: VAE, data: Data, *, n: int = 10, seed: int = 0) -> 
     look = Look.of(data)
     n = min(n, model.prior.dim)
     with style():
-        if data.is_image:
-            figure = new_figure(CELL * STEPS + 1.0, CELL * n + 0.6)
-        elif look.text:
-            figure = _text_figure(3 * n)
-        else:
-            figure = new_figure(4.6, 3.4)
+        figure = _figure(look, (CELL * STEPS + 1.0, CELL * n + 0.6), 3 * n, (4.6, 3.4))
         axes = figure.add_subplot()
         traversals(axes, model, data, look, "Traversals", n=n, seed=seed)
         if data.is_image:
@@ -181,12 +183,7 @@ def interpolations_figure(model: VAE, data: Data, *, n: int = 8, seed: int = 0) 
     """Straight lines between the codes of n pairs of held-out rows, which stand at both ends."""
     look = Look.of(data)
     with style():
-        if data.is_image:
-            figure = new_figure(CELL * (STEPS + 2) + 0.3, CELL * n + 0.45)
-        elif look.text:
-            figure = _text_figure(3 * n)
-        else:
-            figure = new_figure(3.6, 3.4)
+        figure = _figure(look, (CELL * (STEPS + 2) + 0.3, CELL * n + 0.45), 3 * n, (3.6, 3.4))
         interpolations(figure.add_subplot(), model, data, look, "Interpolations", n=n, seed=seed)
     return figure
 

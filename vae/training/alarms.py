@@ -23,12 +23,7 @@ class Alarms:
     """
 
     def __init__(
-        self,
-        say: Callable[[str], None],
-        *,
-        n_steps: int,
-        schedule_steps: int,
-        prior: bool = True,
+        self, say: Callable[[str], None], *, n_steps: int, schedule_steps: int, prior: bool = True
     ) -> None:
         self.say, self.prior = say, prior
         warm_up = max(WARM_UP_STEPS, int(WARM_UP_SHARE * n_steps))

@@ -2,70 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import get_args
+from typing import Any, get_args
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from vae.config import Decay, OptimizerName
+from vae.data.data import Data
 from vae.model import VAE, evaluating
 from vae.objectives.rates import TotalCorrelation
 from vae.training.batches import Plan, Rows
+from vae.training.fingerprint import Settings, describe
 
 DECAYS, OPTIMIZERS = get_args(Decay), get_args(OptimizerName)
 
 
-def check(
+def prepare(
     model: VAE,
-    rows: Rows,
-    *,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    devices: int,
-    critic_steps: int,
-    patience: int | None,
-    check_every: int | None,
-    decay: str,
-    optimizer: str,
-    clip_norm: float | None,
-) -> Plan:
-    """The plan of a training; warns of a schedule that the run cuts short.
+    data: Tensor | NDArray[Any] | Data,
+    heldout: Tensor | NDArray[Any] | None = None,
+    **options: Any,
+) -> tuple[Rows, Plan, Settings]:
+    """Rows, numbers of steps and settings of a training by the arguments of `fit`, checked; warns
+    of a schedule that the run cuts short.
 
     Raises:
         ValueError: arguments out of range, rows or networks that do not fit.
     """
-    if epochs < 1 or batch_size < 2 or len(rows) < 2:
-        raise ValueError(
-            f"training needs epochs >= 1, batch_size >= 2 and 2 rows, "
-            f"got epochs={epochs}, batch_size={batch_size}, {len(rows)} rows"
-        )
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be between 0 and 2^31 - 1, got {seed}")
-    if devices < 1 or batch_size % devices or len(rows) < devices:
-        raise ValueError(
-            f"batch_size must be a multiple of devices, and rows as many, got "
-            f"batch_size={batch_size}, devices={devices}, {len(rows)} rows"
-        )
-    for name, value, known in (("decay", decay, DECAYS), ("optimizer", optimizer, OPTIMIZERS)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm must be positive, got {clip_norm}")
-    counts = {"critic_steps": critic_steps, "patience": patience, "check_every": check_every}
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
-    if patience is not None and rows.heldout is None:
-        raise ValueError("patience needs held-out rows: fit(..., heldout=rows)")
-    if patience is not None and model.objective.adversarial:
-        raise ValueError(
-            "patience needs held-out losses that compare, but this objective has critics: what "
-            "they estimate at different steps does not; train for a number of epochs"
-        )
-    plan = Plan(len(rows), min(batch_size, len(rows)) // devices * devices, epochs)
+    rows = Rows.of(data, heldout, dtype_of(model, options["precision"]))
+    if options["critic_learning_rate"] is None:
+        options["critic_learning_rate"] = options["learning_rate"]
+    settings = Settings(**options, rows=len(rows), model=describe(model))
+    _check(model, rows, settings)
+    n, devices = len(rows), settings.devices
+    plan = Plan(n, min(settings.batch_size, n) // devices * devices, settings.epochs)
     rows.check(model)
     check_networks(model, rows)
     schedule = model.objective.rate.schedule
@@ -77,7 +52,42 @@ def check(
             f"{-(-schedule.length // plan.steps_per_epoch)} epochs",
             stacklevel=3,
         )
-    return plan
+    return rows, plan, dataclasses.replace(settings, batch_size=plan.batch_size)
+
+
+def _check(model: VAE, rows: Rows, settings: Settings) -> None:
+    """Raises ValueError for settings out of range."""
+    epochs, batch_size, devices = settings.epochs, settings.batch_size, settings.devices
+    if epochs < 1 or batch_size < 2 or len(rows) < 2:
+        raise ValueError(
+            f"training needs epochs >= 1, batch_size >= 2 and 2 rows, "
+            f"got epochs={epochs}, batch_size={batch_size}, {len(rows)} rows"
+        )
+    if not 0 <= settings.seed < 2**31:
+        raise ValueError(f"seed must be between 0 and 2^31 - 1, got {settings.seed}")
+    if devices < 1 or batch_size % devices or len(rows) < devices:
+        raise ValueError(
+            f"batch_size must be a multiple of devices, and rows as many, got "
+            f"batch_size={batch_size}, devices={devices}, {len(rows)} rows"
+        )
+    for name, known in (("decay", DECAYS), ("optimizer", OPTIMIZERS)):
+        if getattr(settings, name) not in known:
+            got = getattr(settings, name)
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {got!r}")
+    if settings.clip_norm is not None and not settings.clip_norm > 0:
+        raise ValueError(f"clip_norm must be positive, got {settings.clip_norm}")
+    for name in ("critic_steps", "patience", "check_every"):
+        count = getattr(settings, name)
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    patience = settings.patience
+    if patience is not None and rows.heldout is None:
+        raise ValueError("patience needs held-out rows: fit(..., heldout=rows)")
+    if patience is not None and model.objective.adversarial:
+        raise ValueError(
+            "patience needs held-out losses that compare, but this objective has critics: what "
+            "they estimate at different steps does not; train for a number of epochs"
+        )
 
 
 @contextmanager

@@ -103,15 +103,10 @@ class Plan:
 
     Every epoch is a new permutation of the rows; what does not fill a batch at its end is left out
     of that epoch, so that no batch is short.
-
-    Args:
-        n_rows: N.
-        batch_size: rows of a step, all processes together.
-        epochs: passes over the data.
     """
 
     n_rows: int
-    batch_size: int
+    batch_size: int  # rows of a step, all processes together
     epochs: int
 
     @cached_property
@@ -125,15 +120,8 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """The batches of steps ``start``, ``start`` + 1, …
-
-    Args:
-        rows: the data.
-        plan: numbers of rows and steps.
-        seed: of the permutations and of dynamic binarisation.
-        start: the first step.
-        rank, world_size: which contiguous part of every batch is this process's.
-    """
+    """The batches of steps ``start``, ``start`` + 1, …, of each the contiguous part of the process
+    ``rank``; ``seed``: of the permutations and of dynamic binarisation."""
 
     rows: Rows
     plan: Plan

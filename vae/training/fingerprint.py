@@ -22,10 +22,10 @@ ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 MOST_DIFFERENCES = 3  # that a message lists
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings that a resumed training must share with the one it goes on with; ``model`` is
-    `describe` of it, ``checksum`` and ``heldout`` stand for the rows."""
+    `describe` of it, ``checksum`` and ``heldout`` stand for the rows (0 without a folder)."""
 
     epochs: int
     batch_size: int
@@ -38,8 +38,8 @@ class Settings:
     patience: int | None
     check_every: int | None
     rows: int
-    checksum: int
-    heldout: int
+    checksum: int = 0
+    heldout: int = 0
     model: dict[str, str]
     decay: str = "cosine"
     optimizer: str = "adam"

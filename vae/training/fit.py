@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,10 @@ from torch import Tensor
 from vae.config import Decay, OptimizerName
 from vae.data.data import Data
 from vae.model import VAE, in_mode
-from vae.training.arguments import check, dtype_of, size_known
-from vae.training.batches import Rows
-from vae.training.checkpoints import (
-    KEY,
-    LAST,
-    check_fit,
-    locked,
-    parameters_of,
-    read_checkpoint,
-)
+from vae.training.arguments import prepare, size_known
+from vae.training.checkpoints import KEY, LAST, check_fit, locked, parameters_of, read_checkpoint
 from vae.training.devices import make_fabric, reproducible
-from vae.training.fingerprint import Settings, describe
+from vae.training.fingerprint import Settings
 from vae.training.loop import History, Training, say
 
 
@@ -118,22 +111,15 @@ def fit(
     folder = None if folder is None else Path(folder)
     if folder is None and (resume or live_plots):
         raise ValueError("resume and live_plots need a folder")
-    rows = Rows.of(data, heldout, dtype_of(model, precision))
-    plan = check(
-        model, rows, epochs=epochs, batch_size=batch_size, seed=seed, devices=devices,
-        critic_steps=critic_steps, patience=patience, check_every=check_every, decay=decay,
-        optimizer=optimizer, clip_norm=clip_norm,
-    )  # fmt: skip
-    checksum, heldout_checksum = (0, 0) if folder is None else rows.checksums()
-    if critic_learning_rate is None:
-        critic_learning_rate = learning_rate
-    settings = Settings(
-        epochs=epochs, batch_size=plan.batch_size, learning_rate=learning_rate,
+    rows, plan, settings = prepare(
+        model, data, heldout, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
         critic_learning_rate=critic_learning_rate, critic_steps=critic_steps, seed=seed,
         devices=devices, precision=str(precision), patience=patience, check_every=check_every,
-        rows=len(rows), checksum=checksum, heldout=heldout_checksum, model=describe(model),
         decay=decay, optimizer=optimizer, clip_norm=clip_norm,
     )  # fmt: skip
+    if folder is not None:
+        checksum, heldout_checksum = rows.checksums()
+        settings = replace(settings, checksum=checksum, heldout=heldout_checksum)
     with ExitStack() as held:
         checkpoint = None
         if folder is not None:

@@ -24,9 +24,7 @@ class HeldOut:
     moving, and an adversarial term of an early step does not compare with one of a late step.
 
     Args:
-        rows: [H, …].
-        most: number of them to look at.
-        batch_size: rows at a time through the networks.
+        rows: [H, …], of which ``most`` are looked at, ``batch_size`` at a time.
         seed: of the choice of rows and of all draws.
     """
 

@@ -55,21 +55,9 @@ NOT_IN_BAR = frozenset({"step", "epoch", "learning_rate", "schedule", "seconds"}
 
 
 class Training:
-    """One training: model, optimizers and what a checkpoint holds besides.
-
-    Args:
-        fabric: launched, on the devices of the training.
-        model: to be trained; moved to the device while ``train`` runs.
-        settings, rows, plan: of the run.
-        folder: for everything that is written; None writes nothing.
-        compiled: see `fit`.
-        shown: with a progress bar.
-
-    Attributes:
-        step: steps done.
-        history: rows of metrics so far.
-        draw: called with the history and a path now and then, for a live plot; None for none.
-    """
+    """One training: model, optimizers and what a checkpoint holds besides. ``fabric`` is launched;
+    without a ``folder`` nothing is written; ``shown``: with a progress bar; ``draw`` is called with
+    the history and a path now and then, for a live plot."""
 
     draw: Callable[[History, Path], None] | None = None
 

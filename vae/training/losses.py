@@ -18,18 +18,11 @@ class Losses(nn.Module):
     """The objective and the critics' loss of a batch: the module that Fabric wraps, for DDP too.
 
     Args:
-        model: in training.
         batch_size: rows of a step, all processes together.
-        seed: of every draw.
-        rank, world_size: this process, and how many there are.
-        all_gather: [b, k] of every process to [world_size·b, k], with gradients where the rows
-            have some.
+        all_gather: as of `gather`.
         compiled: encoder, decoder and their terms go through ``torch.compile``.
-        keep: ``latest`` is wanted.
-
-    Attributes:
-        latest: forward output of the latest step, detached, of this process's rows or, where the
-            objective is not a mean over rows, of all.
+        keep: have the forward output of the latest step in ``latest``, detached, of this process's
+            rows or, where the objective is not a mean over rows, of all.
     """
 
     def __init__(
