@@ -19,8 +19,10 @@ from vae import (
     InfoVAE,
     LearnedGaussian,
     LearnedMixture,
+    Objective,
     Prior,
     StandardNormal,
+    WeightedKL,
     mlp,
 )
 from vae.data import Data, shapes
@@ -510,6 +512,10 @@ def test_rows_beside_each_other(dim: int, kind: str, posterior: str) -> None:
 def test_parts_of_the_rate_stand_below_codes() -> None:
     data, model = DATA["grey"], model_of(DATA["grey"])
     found = measure_codes(model, encoded_heldout(model, data, 41)[2])
-    said = latents_figure([("t", model, data)]).axes[0].get_xlabel()
-    assert said.endswith(f"KL {found.kl:.2f}, I(z; row) {found.mutual_information:.2f}, "
-                         f"TC {found.total_correlation:.2f} nats")  # fmt: skip
+    *_, rate, test = latents_figure([("t", model, data)]).axes[0].get_xlabel().splitlines()
+    assert rate == (f"KL {found.kl:.2f}, I(z; row) {found.mutual_information:.2f}, "
+                    f"TC {found.total_correlation:.2f} nats")  # fmt: skip
+    assert test.startswith("$q(z)$ against $p(z)$, energy: p = ")
+    model.objective = Objective(WeightedKL(0.0))  # no prior to be tested against
+    *_, last = latents_figure([("t", model, data)]).axes[0].get_xlabel().splitlines()
+    assert last == rate

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vae._extras import needs_extra
 from vae.data import Data
-from vae.evaluation.codes import measure_codes, overlap
+from vae.evaluation.codes import against_prior, measure_codes, overlap
 from vae.evaluation.passes import Encoded, encode, generator_for
 from vae.evaluation.samples import generate, what_samples_are
 from vae.figures.pictures import LIMIT, decode, interpolate, rank, reconstruct, traverse
@@ -49,6 +49,7 @@ STEPS = 11
 POINTS = 1000  # of a plane
 PANEL = 3.2  # inches of a latent space
 DRAWN, SHOWN_DRAWS, MOST_PAIRS = 100, 8, 3  # of q(z|x) of a row; decoded; overlaps in a label
+TESTED, RESAMPLES = 1000, 199  # codes, and permutations, of the test below a latent space
 RANKED = 2000  # rows by whose KL dimensions are ordered
 
 
@@ -205,7 +206,8 @@ def latents_figure(
     seed: int = 0,
     rows: Sequence[int] = (),
 ) -> Figure:
-    """The latent spaces of models side by side, by class, with the rate and its parts below.
+    """The latent spaces of models side by side, by class; below the rate, its parts, and a test of
+    q(z) against p(z).
 
     With ``rows`` (places in ``data.heldout``) instead q(z|x) of those: ellipses that hold 50 and
     90 % of it, reparametrised draws, how much each pair overlaps (Bhattacharyya coefficient), and
@@ -228,15 +230,16 @@ def latents_figure(
     decoded = bool(rows) and all(look.shape is not None for look in looks)
     below = 0.3 + len(rows) * (PANEL / (SHOWN_DRAWS + 1) if not looks[0].text else 4 * LINE)
     with style():
-        figure = new_figure((PANEL + 0.6) * len(models), PANEL + 0.7 + below * decoded)
+        figure = new_figure((PANEL + 0.6) * len(models), PANEL + 0.85 + below * decoded)
         grid = figure.add_gridspec(
-            1 + decoded, len(models), height_ratios=[PANEL + 0.7, *[below] * decoded]
+            1 + decoded, len(models), height_ratios=[PANEL + 0.85, *[below] * decoded]
         )
         for column, (title, model, data) in enumerate(models):
             axes = figure.add_subplot(grid[0, column])
             if not rows:
                 encoded = latent(axes, model, data, title, n=n, seed=seed)
-                axes.set_xlabel(f"{axes.get_xlabel()}\n{_parts_of_rate(model, encoded)}".strip())
+                said = (axes.get_xlabel(), *_measured(model, encoded, seed))
+                axes.set_xlabel("\n".join(filter(None, said)))
                 continue
             found = posteriors_panel(axes, model, data, title, rows, n=n, seed=seed)
             if decoded:
@@ -262,12 +265,17 @@ def _names_of(data: Data, rows: Sequence[int]) -> list[str]:
     ]
 
 
-def _parts_of_rate(model: VAE, encoded: Encoded) -> str:
-    """The rate and its parts in a line; nothing where they are not defined."""
+def _measured(model: VAE, encoded: Encoded, seed: int) -> tuple[str, str]:
+    """The rate and its parts, where they are defined; q(z) against p(z)."""
     found = measure_codes(model, encoded)
     parts = {"KL": found.kl, "I(z; row)": found.mutual_information, "TC": found.total_correlation}
     named = [f"{name} {value:.2f}" for name, value in parts.items() if value is not None]
-    return f"{', '.join(named)} nats".replace("-0.00", "0.00") if named else ""
+    rate = f"{', '.join(named)} nats".replace("-0.00", "0.00") if named else ""
+    if not model.objective.matches_prior:
+        return rate, ""
+    test = against_prior(model, encoded.z[:TESTED], n_resamples=RESAMPLES, seed=seed).energy
+    effect = "" if test.effect_size is None else f", effect {max(test.effect_size, 0):.1%}"
+    return rate, f"$q(z)$ against $p(z)$, energy: p = {test.pvalue:.3g}{effect}"
 
 
 # --- Panels of a model ---------------------------------------------------------------------------

@@ -5,8 +5,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from divergences.distributed import gather_rows
 from vae.forward_output import ForwardOutput
 
 
@@ -29,7 +31,16 @@ def concatenate(parts: Sequence[ForwardOutput]) -> ForwardOutput:
     return replace(parts[0], **rows)
 
 
-def gather(terms: ForwardOutput, all_gather: Callable[[Tensor], Tensor]) -> ForwardOutput:
+def rows_of_all(rows: Tensor) -> Tensor:
+    """[b, k] of every process to [world_size·b, k], with gradients."""
+    world = dist.group.WORLD
+    assert world is not None
+    return gather_rows(rows, world, same_shapes=True)
+
+
+def gather(
+    terms: ForwardOutput, all_gather: Callable[[Tensor], Tensor] = rows_of_all
+) -> ForwardOutput:
     """The terms of the whole batch, the same on every process, with gradients.
 
     Every process then evaluates the same loss L. The gradient of a process's rows is summed over
@@ -38,8 +49,7 @@ def gather(terms: ForwardOutput, all_gather: Callable[[Tensor], Tensor]) -> Forw
 
     Args:
         terms: of this process's rows.
-        all_gather: [b, k] of every process to [world_size·b, k], with gradients; such as
-            ``divergences.distributed.gather_rows``.
+        all_gather: `rows_of_all`, or what stands for it.
     """
     values = tensors(terms)
     whole: dict[str, Any] = {}

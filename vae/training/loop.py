@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from divergences.distributed import gather_rows
 from vae._extras import needs_extra
 from vae.model import VAE
 from vae.training.alarms import Alarms
@@ -82,8 +80,7 @@ class Training:
         self.adversarial = model.objective.adversarial
         losses = Losses(
             model, batch_size=plan.batch_size, seed=settings.seed, rank=fabric.global_rank,
-            world_size=fabric.world_size, compiled=compiled,
-            all_gather=self._all_gather, keep=self.heldout is None,
+            world_size=fabric.world_size, compiled=compiled, keep=self.heldout is None,
         )  # fmt: skip
         make = getattr(torch.optim, CLASSES[settings.optimizer])
         first = make(model.autoencoder_parameters(), lr=settings.learning_rate)
@@ -165,11 +162,6 @@ class Training:
                 self._wrapped, self._stepping[0], max_norm=self.settings.clip_norm
             )
         self._stepping[which].step()
-
-    def _all_gather(self, rows: Tensor) -> Tensor:
-        world = dist.group.WORLD
-        assert world is not None
-        return gather_rows(rows, world, same_shapes=True)
 
     # --- Checks ---
 

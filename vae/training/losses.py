@@ -19,7 +19,6 @@ class Losses(nn.Module):
 
     Args:
         batch_size: rows of a step, all processes together.
-        all_gather: as of `gather`.
         compiled: encoder, decoder and their terms go through ``torch.compile``.
         keep: have the forward output of the latest step in ``latest``, detached, of this process's
             rows or, where the objective is not a mean over rows, of all.
@@ -33,7 +32,6 @@ class Losses(nn.Module):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        all_gather: Callable[[Tensor], Tensor] | None = None,
         compiled: bool = False,
         keep: bool = False,
     ) -> None:
@@ -44,8 +42,7 @@ class Losses(nn.Module):
         # a critic of codes may draw points between them; one of data would decode all of a batch
         codes = objective.divergence is not None and objective.data_critic is None
         # an objective that is not a mean over rows sees the whole batch
-        whole = world_size > 1 and (objective.nonlinear or codes)
-        self.all_gather = all_gather if whole else None
+        self.whole = world_size > 1 and (objective.nonlinear or codes)
         self.latest: ForwardOutput | None = None
         self._terms_of = _compiled(model) if compiled else model.terms
 
@@ -60,7 +57,7 @@ class Losses(nn.Module):
         """
         with torch.set_grad_enabled(part == 0):
             terms = self.terms(x, step, part)
-        self._seed(x.device, Stream.OBJECTIVE, step, part, 0 if self.all_gather else self.rank)
+        self._seed(x.device, Stream.OBJECTIVE, step, part, 0 if self.whole else self.rank)
         if part > 0:
             return self.model.objective.critic_loss(terms), {}
         if self.keep:
@@ -78,7 +75,7 @@ class Losses(nn.Module):
         own = slice(self.rank * len(x), (self.rank + 1) * len(x))
         self._seed(x.device, Stream.NETWORK, step, part, self.rank)
         terms = self._terms_of(x, noise[own], prior_sample[own])
-        return gather(terms, self.all_gather) if self.all_gather else terms
+        return gather(terms) if self.whole else terms
 
     def _seed(self, device: torch.device, stream: Stream, step: int, part: int, rank: int) -> None:
         seed_global(device, seed_of(self.seed, stream, step, part, rank))
