@@ -243,26 +243,28 @@ def latents_figure(
                 continue
             found = posteriors_panel(axes, model, data, title, rows, n=n, seed=seed)
             if decoded:
-                images = torch.cat([data.rows("heldout", torch.tensor(rows)).unsqueeze(1),
-                                    decode(model, found[:, :SHOWN_DRAWS])], 1)  # fmt: skip
                 lower = figure.add_subplot(grid[1, column])
-                ticks = ["$x$", *[""] * SHOWN_DRAWS]
-                strips(lower, images, looks[column], "Rows, and draws of $q(z|x)$ decoded",
-                       labels=_names_of(data, rows), ticks=ticks)  # fmt: skip
-                labels = lower.get_yticklabels()
-                for i, label in enumerate(labels):
-                    label.set_color(PALETTE(i * len(rows) // len(labels) % 10))
+                _decoded_rows(lower, model, data, looks[column], rows, found[:, :SHOWN_DRAWS])
     return figure
 
 
-def _names_of(data: Data, rows: Sequence[int]) -> list[str]:
-    """The number of each held-out row, with its class."""
-    labels, names = data.heldout_labels, class_names(data)
-    classes = [None if labels is None else int(labels[row]) for row in rows]
-    return [
-        f"{row}" if c is None else f"{row} ({names.get(c, c)})"
-        for row, c in zip(rows, classes, strict=True)
-    ]
+def _decoded_rows(
+    axes: Axes, model: VAE, data: Data, look: Look, rows: Sequence[int], draws: Tensor
+) -> None:
+    """Each row, with its number and class in its colour, beside what its draws decode to."""
+    x = data.rows("heldout", torch.tensor(rows)).unsqueeze(1)
+    names = [f"{row}" for row in rows]
+    if data.heldout_labels is not None:
+        known = class_names(data)
+        classes = data.heldout_labels[torch.tensor(rows)].tolist()
+        names = [f"{row} ({known.get(c, c)})" for row, c in zip(rows, classes, strict=True)]
+    strips(
+        axes, torch.cat([x, decode(model, draws)], 1), look, "Rows, and draws of $q(z|x)$ decoded",
+        labels=names, ticks=["$x$", *[""] * draws.shape[1]],
+    )  # fmt: skip
+    labels = axes.get_yticklabels()  # several lines to a row of text
+    for i, label in enumerate(labels):
+        label.set_color(PALETTE(i * len(rows) // len(labels) % 10))
 
 
 def _measured(model: VAE, encoded: Encoded, seed: int) -> tuple[str, str]:
