@@ -264,7 +264,7 @@ def as_strata(
         return None
     labels = as_labels(strata, count, name)
     listed = labels.tolist()
-    missing = sum(_is_missing(label) for label in listed)
+    missing = sum(is_missing(label) for label in listed)
     if missing:
         one = {"strata": "stratum", "groups": "group"}[name]
         raise ValueError(f"{missing} of {count} rows have no {one}")
@@ -275,6 +275,6 @@ def as_strata(
         return np.array([numbers[label] for label in listed], dtype=np.int64)
 
 
-def _is_missing(label: Any) -> bool:
+def is_missing(label: Any) -> bool:
     """None, NaN, NaT, or the NA of pandas, which is not equal, nor unequal, to anything."""
     return label is None or type(label).__name__ == "NAType" or bool(label != label)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..encoding import NamedColumns, named_columns
 from ..files import replacing
 from ..kernels import Bandwidth
 from ..localization import LocalizationResult
@@ -27,14 +28,8 @@ from .tables import Table, complete_rows, is_file, read_labels, read_table
 ALPHA = 0.05  # of the verdict in words, unless --fail-below names another
 
 
-class _Named(np.ndarray[Any, np.dtype[np.float64]]):
-    """A sample whose columns have names, as those of a data frame."""
-
-    column_names: tuple[str, ...] | None
-
-
 class Samples(NamedTuple):
-    values: list[_Named]  # [n, d] each
+    values: list[NamedColumns]  # [n, d] each
     labels: dict[str, Any]  # "strata" or "groups" of the rows of all samples in turn;
     # of the rows if these match
 
@@ -124,11 +119,11 @@ def load(
             names = " and ".join(dict.fromkeys(table.source for table in group))
             missing = f"{int((~keep).sum()):,} of {len(keep):,} rows of {names}"
             say(arguments, f"left out {missing}, which have missing cells")
-    values = []
-    for group, keep in zip(groups, keeps, strict=True):
-        for table in group:
-            values.append(table.values[keep].view(_Named))
-            values[-1].column_names = table.names
+    values = [
+        named_columns(table.values[keep], table.names)
+        for group, keep in zip(groups, keeps, strict=True)
+        for table in group
+    ]
     if strata is None:
         return Samples(values, {})
     if column is None:
