@@ -34,7 +34,7 @@ nitpick_ignore_regex = [
     ("py:class", r"Group|KernelLike|Estimator|Scaling|Tensor|Module|nn.Module|Figure|NDArray"),
     ("py:class", r"np\.float64|torch\.nn\.modules\.module\.Module"),
     ("py:class", r"divergences\.(critic|kernels\.kernel|plots\.results)\.\w+"),
-    ("py:class", r"vae\.objectives\.lambda_heuristic\.Autoencoder"),
+    ("py:class", r"vae\.objectives\.lambda_heuristic\.Autoencoder|lightning\..*"),
 ]
 
 # --- Text ---------------------------------------------------------------------------------------
