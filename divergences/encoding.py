@@ -49,7 +49,7 @@ def encode(
             None.
 
             * "drop": NaN, so that ``drop_nan=True`` of a test leaves out these rows.
-            * "category": a value of their own, "missing", of columns of categories; of columns of
+            * "category": a value of their own, of columns of categories; of columns of
               numbers as "indicator".
             * "indicator": the pooled median (of categories none of the values), and a further
               column that is 1 where the cell was missing, else 0.
@@ -161,7 +161,7 @@ def _encoded(
         found.append((f"{name}={kind}", np.where(holes, left, column)))
     if holes.any() and missing != "drop":
         height = np.sqrt(0.5) if missing == "category" else 1.0
-        found.append((f"{name}=missing", np.where(holes, height, 0.0)))
+        found.append((f"{name} is missing", np.where(holes, height, 0.0)))
     return found
 
 
