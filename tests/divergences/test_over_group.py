@@ -15,6 +15,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from divergences import (
     EnergyLoss,
@@ -97,6 +99,10 @@ def found(rank: int, size: int) -> dict[str, Any]:
     wrapped = nn.parallel.DistributedDataParallel(network())
     MMDLoss(group=world)(wrapped(x.detach()), y.detach()).backward()
     results["ddp"] = [p.grad for p in wrapped.parameters()]
+
+    sharded = fully_shard(network(), mesh=init_device_mesh("cpu", (size,)))
+    MMDLoss(group=world)(sharded(x.detach()), y.detach()).backward()
+    results["fsdp"] = [p.grad.full_tensor() for p in sharded.parameters()]
 
     loss = MMDLoss(group=world, bandwidth=1.0)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
@@ -199,13 +205,14 @@ def test_gathered_rows_sum_what_comes_back(results: Results) -> None:
         close(second, factor * 6 * part)
 
 
-def test_parameters_under_ddp_have_the_gradient_of_the_whole_batch(results: Results) -> None:
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
+def test_parameters_have_the_gradient_of_the_whole_batch(wrapper: str, results: Results) -> None:
     size, ranks = results
     x, y = samples(size)
     model = network()
     mmd2(model(x), y).backward()
     for found_ in ranks:
-        for ours, p in zip(found_["ddp"], model.parameters(), strict=True):
+        for ours, p in zip(found_[wrapper], model.parameters(), strict=True):
             assert p.grad is not None
             close(ours, p.grad)
 
