@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+LANDMARKS = 64  # rows that the centring of quadratic forms looks at
 
 
 def hashed_rows(count: int, total: int, device: torch.device) -> Tensor:

@@ -372,6 +372,14 @@ def _l1_distances(left: Tensor, right: Tensor) -> Tensor:
     return total.to(left.dtype)
 
 
+def distances(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
+    """The metric of all pairs of a few rows, [n, m]."""
+    if metric == "inner":
+        return x @ y.T
+    s = torch.cdist(x, y, p=1.0 if metric == "l1" else 2.0, compute_mode=BY_DIFFERENCES)
+    return s if metric == "l1" else s.square()
+
+
 def matmul(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """Batched matrix product, in fp64 where fp32 ones are lowered (TF32, bf16); a batch of one
     takes the unbatched call, which is faster."""

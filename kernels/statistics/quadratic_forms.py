@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from ..backends import choose
-from ..functions import Evaluation, Metric
+from ..functions import Evaluation
 from ..kernel import Group, Kernel
 from ..problem import QuadraticSums, metric_of
 from ..reference.tiles import (
-    BY_DIFFERENCES,
     Distances,
     Tile,
     centre,
+    distances,
     evaluations,
     full_precision,
     largest_rate,
@@ -39,10 +39,9 @@ from ..reference.tiles import (
     tile_rows,
     tiles,
 )
-from ..subsample import hashed_rows
+from ..subsample import LANDMARKS, hashed_rows
 
 MOST_ROWS = 512  # of a tile: a smaller one wastes less on the diagonal; products are large anyhow
-LANDMARKS = 64  # rows that the centring looks at
 CHUNK = 2**16  # rows centred at a time
 PRODUCTS = 2**20  # numbers that a tile gives with the label vectors it meets at a time
 PART = 256  # label vectors converted to fp64 at a time
@@ -207,14 +206,6 @@ def _centres(z: Tensor, group: Group, backend: str) -> Tensor:
     return found - 0.5 * means(landmarks).mean(1, keepdim=True)
 
 
-def distances(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
-    """The metric of all pairs of a few rows, [n, m]."""
-    if metric == "inner":
-        return x @ y.T
-    s = torch.cdist(x, y, p=1.0 if metric == "l1" else 2.0, compute_mode=BY_DIFFERENCES)
-    return s if metric == "l1" else s.square()
-
-
 def _sums(
     z: Tensor,
     group: Group,
@@ -234,10 +225,10 @@ def _sums(
     )
     side = prepare(z, None, centre(z, None, metric), metric, _most(z), False)
     smooth = all(c.function.smooth for c in components)
-    distances = Distances(metric, smooth, largest_rate(components, rates) if side.largest else 0.0)
+    tile_of = Distances(metric, smooth, largest_rate(components, rates) if side.largest else 0.0)
     for items in _together(z):
         for tile in tiles(z.shape[1], z.shape[1], _most(z), itself=True):
-            s, _ = distances(side, side, items, tile)
+            s, _ = tile_of(side, side, items, tile)
             for c, k in enumerate(evaluations(s, components, rates)):
                 _centre(k, centres[c, items], tile)
                 if not known:

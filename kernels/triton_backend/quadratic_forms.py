@@ -55,9 +55,8 @@ import torch
 from torch import Tensor
 
 from ..problem import Component, PairProblem, QuadraticSums, metric_of
-from ..reference.tiles import full_precision
-from ..statistics.quadratic_forms import LANDMARKS, distances
-from ..subsample import hashed_rows
+from ..reference.tiles import distances, full_precision
+from ..subsample import LANDMARKS, hashed_rows
 from . import compat, launcher, redo
 from . import panels as kernels
 from .configs import TOGETHER, Config
