@@ -1,0 +1,17 @@
+"""``examples/many_tests.py``: one function of (arrays, seed) wherever it runs."""
+
+from __future__ import annotations
+
+import many_tests
+import numpy as np
+import pytest
+
+
+def test_the_same_numbers_on_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each is that of its columns and seed, wherever jobs are cut off."""
+    monkeypatch.setattr(many_tests, "TOGETHER", 2)
+    r = np.random.default_rng(0)
+    x, y = r.normal(size=(20, 3)), r.normal(1.0, 1.0, size=(15, 3))
+    serial, processes = (many_tests.run(x, y, on) for on in ("serial", "processes"))
+    np.testing.assert_array_equal(serial, processes)
+    np.testing.assert_array_equal(serial[2:], many_tests.pvalues((x[:, 2:], y[:, 2:], 2)))
