@@ -355,7 +355,7 @@ def _times_coefs(problem: PairProblem, grad: Tensor) -> Tensor:
     """The coefficients of the sums [..., blocks, C] in fp64, times grad [...]."""
     grad = grad.double()
     scaled = grad.unsqueeze(-1) * _numbers(problem.sum_coefs, grad)
-    return scaled.view(*grad.shape, len(block_names(problem.blocks)), -1)
+    return scaled.view(*grad.shape, len(block_names(problem.blocks)), len(problem.components))
 
 
 def _times(gradient: Tensor | None, factor: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def _hessian(
     step = max(LEAST_ROWS, math.isqrt(most**2 // max(1, x.shape[0])))
     for k, block in enumerate(block_names(problem.blocks)):
         a, b = ends[block]
-        if all(t is None for t in (a.u, b.u, a.p, b.p)):
+        if len(x) == 0 or all(t is None for t in (a.u, b.u, a.p, b.p)):
             continue
         block_coefs = per_item(coefs[:, k].double(), everything)
         for tile in tiles(a.z.shape[1], b.z.shape[1], step, itself=block != "xy"):

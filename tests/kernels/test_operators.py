@@ -159,6 +159,25 @@ def test_second_derivatives_of_a_batch(metric_kernel: Callable[[Tensor], Kernel]
         assert_close(hessian(x, y, sigmas), single, 1e-12)
 
 
+@pytest.mark.parametrize("kernel", [Gaussian(1.0), Linear()])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y, kernel: mmd2(x, y, kernel=kernel),
+        lambda x, y, kernel: pair_sums(x, y, kernel=kernel).xy,
+        lambda x, y, kernel: potential(x, y, kernel=kernel),
+    ],
+    ids=["form", "sums", "potential"],
+)
+def test_second_derivatives_of_an_empty_batch(
+    function: Callable[[Tensor, Tensor, Kernel], Tensor], kernel: Kernel
+) -> None:
+    x, y = torch.zeros(0, 4, 6).double().requires_grad_(), torch.zeros(0, 5, 6).double()
+    (first,) = torch.autograd.grad(function(x, y, kernel).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    assert second.shape == first.shape == x.shape
+
+
 @pytest.mark.parametrize("name", REGISTRY)
 def test_second_derivative_with_coincident_points(name: str) -> None:
     """Duplicates within and between the samples: finite, and equal to the oracle's."""
