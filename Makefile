@@ -27,7 +27,7 @@ $(VENV)/.installed-docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
-demo: $(INSTALLED) ## train a small MMD-VAE on digits and test what it generates (ten seconds)
+demo: $(INSTALLED) ## train a small MMD-VAE on digits and test what it generates (half a minute)
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP) ## run all tests

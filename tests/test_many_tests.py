@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+
 import many_tests
 import numpy as np
 import pytest
+
+from divergences import two_sample_test
 
 
 def test_the_same_numbers_on_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,3 +19,9 @@ def test_the_same_numbers_on_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     serial, processes = (many_tests.run(x, y, on) for on in ("serial", "processes"))
     np.testing.assert_array_equal(serial, processes)
     np.testing.assert_array_equal(serial[2:], many_tests.pvalues((x[:, 2:], y[:, 2:], 2)))
+
+
+def test_what_workers_may_return_is_small() -> None:
+    z = np.random.default_rng(0).normal(size=(8000, 1))
+    result = two_sample_test(z[:4000], z[4000:], method="energy", n_resamples=99, rng=0)
+    assert len(pickle.dumps(result.to_dict())) < 8000 < z.nbytes < len(pickle.dumps(result))

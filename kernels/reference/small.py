@@ -65,11 +65,12 @@ def form(problem: PairProblem) -> Results | None:
     """None unless it is a small one of squared Euclidean distances, with block coefficients that
     are whole numbers (see ``_pair_coefficients``), whose distances and gradients keep their digits
     this way and are finite."""
-    if problem.metric != "sqeuclidean" or not is_small(problem) or problem.apart is None:
+    if problem.metric != "sqeuclidean" or not is_small(problem):
         return None
-    blocks, of_components = problem.apart
-    if any(a != int(a) for a in blocks):
+    apart = problem.apart
+    if apart is None or any(a != int(a) for a in apart[0]):
         return None
+    blocks, of_components = apart
     x, y, components, wanted = problem.x, problem.y, problem.components, problem.wanted
     wide = x.dtype == torch.float32 and is_lowered("cpu")
     if wide:
