@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .random_keys import KEYS, Array, as_kind, order_statistics, random_keys
+from .random_keys import (
+    KEYS,
+    Array,
+    as_kind,
+    as_numpy,
+    order_statistics,
+    random_keys,
+    smallest_key,
+    zeros,
+)
 
 TIE = 1e-11  # of E|k|: what fp64 sums leave between labellings whose statistics are equal
 PROGRESS_AFTER = 3.0  # seconds before a bar appears
@@ -66,23 +76,34 @@ class Relabellings:
     ) -> None:
         if len(sizes) > np.iinfo(np.int8).max:
             raise ValueError(f"at most 127 groups can be relabelled; got {len(sizes)}")
-        self.observed = np.repeat(np.arange(len(sizes), dtype=np.int8), sizes)
-        self.strata, self.units = strata, units
+        self.sizes, self.strata, self.units = tuple(sizes), strata, units
         self.seed = int(generator.integers(-(2**63), 2**63))
-        self._labels, self._strata = self.observed, self.strata  # of units, if rows move in them
-        if self.units is not None:
-            first = np.unique(self.units, return_index=True)[1]
-            self._labels = self.observed[first]
-            self._strata = None if self.strata is None else self.strata[first]
+        self._strata = strata  # of units, if rows move in them
+        if units is not None and strata is not None:
+            self._strata = strata[np.unique(units, return_index=True)[1]]
         self._shifts: NDArray[np.int64] | None = None
         if shifts:
-            self._shifts, self.exact = _draw_shifts(len(self.observed), n_resamples, generator)
+            self._shifts, self.exact = _draw_shifts(sum(sizes), n_resamples, generator)
             self.columns = len(self._shifts)
             return
-        log_count = sum(_log_count(self._labels[rows]) for rows in self._strata_rows())
+        counts: list[Sequence[int]] = [self.sizes]  # of each group, in each stratum
+        if strata is not None or units is not None:
+            counts = [np.bincount(self._labels[rows]).tolist() for rows in self._strata_rows()]
+        log_count = sum(map(_log_count, counts))
         self.exact = log_count < math.log(n_resamples + 1.5)
         self.columns = round(math.exp(log_count)) if self.exact else n_resamples + 1
         self._ends = self._group_ends(len(sizes))
+
+    @cached_property
+    def observed(self) -> NDArray[np.int8]:
+        return np.repeat(np.arange(len(self.sizes), dtype=np.int8), self.sizes)
+
+    @cached_property
+    def _labels(self) -> NDArray[np.int8]:
+        """The observed ones of units, or of rows if these move one by one."""
+        if self.units is None:
+            return self.observed
+        return self.observed[np.unique(self.units, return_index=True)[1]]
 
     def batches(self, width: int) -> Iterator[NDArray[np.int8]]:
         """Labels [N, ≤ width], ``columns`` columns in all."""
@@ -96,18 +117,16 @@ class Relabellings:
             size = min(width, self.columns - start)
             if listed is not None:
                 labels = torch.from_numpy(np.stack([*itertools.islice(listed, size)])).to(device)
-            elif device.type == "cpu":
-                host = np.zeros((size, len(self._labels)), dtype=np.int8)
-                self._fill(host, start)
-                labels = torch.from_numpy(host)
             else:
-                shape = size, len(self._labels)
-                labels = torch.zeros(shape, dtype=torch.int8, device=device)
-                self._fill(labels, start)
+                drawn = zeros((size, len(self._labels)), device)
+                self._fill(drawn, start)
+                labels = torch.as_tensor(drawn)
             yield labels.T.contiguous() if units is None else labels.T[units]
 
     def _group_ends(self, groups: int) -> NDArray[np.int64]:
         """[G − 1, S]: where groups 0 … G − 2 end among rows sorted by stratum and then by group."""
+        if self.strata is None and self.units is None:
+            return np.cumsum(self.sizes)[:-1, None]
         strata = np.zeros(len(self._labels), np.int64) if self._strata is None else self._strata
         sizes = np.bincount(strata)
         inside = [np.bincount(strata[self._labels <= g], None, len(sizes)) for g in range(groups)]
@@ -126,19 +145,91 @@ class Relabellings:
         """Labellings from ``number`` on, into zeros: of the random keys of the rows, the smallest
         (in each stratum) are those of group 0, and so on. Where keys on both sides of a cut are
         equal the labelling is drawn again, and all stay equally likely."""
-        keys = random_keys(labels, number, self.seed)
-        stratum = None if self._strata is None else as_kind(self._strata, labels)
-        if stratum is not None:
-            keys = keys + (stratum << 32)
-        cuts = order_statistics(keys, self._ends.ravel() - 1)
-        for ends in np.split(np.arange(self._ends.size), len(self._ends)):
-            cut = cuts[:, ends[0] : ends[-1] + 1]
-            labels += keys > (cut if stratum is None else cut[:, stratum])
-        tied = labels.sum(1) != int(self._labels.sum())
+        _, tied = self._label(labels, random_keys(labels, number, self.seed))
         for row, again in enumerate(tied.tolist()):
             if again:
                 labels[row] = 0
                 self._draw(labels[row : row + 1], number + row + self.columns)
+
+    def _label(self, labels: Array, keys: Array) -> tuple[Array, Array]:
+        """Labels [b, N] by the keys of all rows, into zeros. Returns the cuts [b, (G − 1)·S], and
+        which labellings [b] are tied."""
+        keys, stratum = self._by_stratum(keys, slice(None))
+        cuts = order_statistics(keys, self._ends.ravel() - 1)
+        self._add_cuts(labels, keys, cuts, stratum)
+        return cuts, labels.sum(1) != int(self._labels.sum())
+
+    def _by_stratum(self, keys: Array, rows: slice) -> tuple[Array, Array | None]:
+        """Keys of these rows that sort by stratum first, and their strata."""
+        if self._strata is None:
+            return keys, None
+        stratum = as_kind(self._strata[rows], keys)
+        return keys + (stratum << 32), stratum
+
+    def _add_cuts(self, labels: Array, keys: Array, cuts: Array, stratum: Array | None) -> None:
+        """To each label the number of cuts below the key."""
+        for ends in np.split(np.arange(self._ends.size), len(self._ends)):
+            cut = cuts[:, ends[0] : ends[-1] + 1]
+            labels += keys > (cut if stratum is None else cut[:, stratum])
+
+    # --- Labels of some of the rows -------------------------------------------------------------
+
+    def cuts(self, first: int, last: int, device: torch.device) -> NDArray[np.int64]:
+        """What the labels of any rows follow from in the labellings ``first`` … ``last`` − 1,
+        [b, 1 + (G − 1)·S] for S strata: the number whose keys they take (0 for the observed
+        labels), and the largest key of each group but the last in each stratum. Parts of it may be
+        made by several processes. Without strata that takes O(√N) memory.
+
+        Raises ValueError where rows do not move one by one."""
+        if self.units is not None or self._shifts is not None:
+            raise ValueError("rows that move in units or by shifts are labelled together")
+        found = np.zeros((last - first, 1 + self._ends.size), np.int64)
+        found[:, 0] = np.arange(first, last)
+        step = max(1, KEYS[device.type] // sum(self.sizes))
+        for part in np.split(found, range(step, len(found), step)):
+            again = (part[:, 0] > 0) & (not self.exact)
+            while again.any():
+                part[again, 1:], tied = self._draw_cuts(part[again, 0], device)
+                again[again] = tied
+                part[again, 0] += self.columns
+        return found
+
+    def _draw_cuts(
+        self, numbers: NDArray[np.int64], device: torch.device
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The cuts of these labellings, and which are tied."""
+        count, most = sum(self.sizes), KEYS[device.type]
+        if self._strata is None and count > most:
+            like, ends = zeros((1, most), device), self._ends[:, 0].tolist()
+            ((number),) = numbers.tolist()
+            keys, ties = zip(
+                *(smallest_key(like, number, e, self.seed, count) for e in ends), strict=True
+            )
+            return np.array([keys]), np.array([any(ties)])
+        labels = zeros((len(numbers), count), device)
+        cuts, tied = self._label(labels, random_keys(labels, numbers, self.seed))
+        return as_numpy(cuts), as_numpy(tied)
+
+    def labels(
+        self, cuts: NDArray[np.int64], start: int, stop: int, device: torch.device
+    ) -> Tensor:
+        """Labels [n, b], int8, of the rows ``start`` … ``stop`` − 1 in the labellings of ``cuts``,
+        those that ``tensors`` has for them."""
+        if self.exact:
+            listed = np.stack([*self._all()])
+            return torch.from_numpy(listed[cuts[:, 0], start:stop]).to(device).T
+        found = zeros((len(cuts), stop - start), device)
+        step = max(1, KEYS[device.type] // (stop - start))
+        for at in range(0, len(cuts), step):
+            part, of = found[at : at + step], cuts[at : at + step]
+            keys = random_keys(part, of[:, 0], self.seed, start, sum(self.sizes))
+            keys, stratum = self._by_stratum(keys, slice(start, stop))
+            cut = of[:, 1:] if stratum is not None else of[:, 1:].astype(np.int32)
+            self._add_cuts(part, keys, as_kind(cut, part), stratum)
+        ends = np.cumsum(self.sizes)[:-1]
+        observed = np.searchsorted(ends, np.arange(start, stop), side="right").astype(np.int8)
+        found[as_kind(cuts[:, 0] == 0, found)] = as_kind(observed, found)
+        return torch.as_tensor(found).T
 
     def _strata_rows(self) -> list[NDArray[np.int64]]:
         if self._strata is None:
@@ -169,10 +260,9 @@ def _draw_shifts(
     return np.concatenate([[0], others]), len(others) == count - 1
 
 
-def _log_count(labels: NDArray[np.int8]) -> float:
-    """Logarithm of the number of distinct arrangements of these labels."""
-    counts = np.unique(labels, return_counts=True)[1].tolist()
-    return math.lgamma(len(labels) + 1) - sum(math.lgamma(count + 1) for count in counts)
+def _log_count(counts: Sequence[int]) -> float:
+    """Logarithm of the number of distinct arrangements of so many labels of each kind."""
+    return math.lgamma(sum(counts) + 1) - sum(math.lgamma(count + 1) for count in counts)
 
 
 def _arrangements(labels: NDArray[np.int8]) -> Iterator[NDArray[np.int8]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from math import comb
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +75,56 @@ def test_batches_of_any_width_give_the_same(
     monkeypatch.setitem(KEYS, "cpu", 3 * 40)
     assert np.array_equal(columns((18, 22), 99, strata), whole)
     assert not np.array_equal(columns((18, 22), 99, strata, seed=1), whole)
+
+
+def by_spans(plan: Relabellings, ends: tuple[int, ...]) -> NDArray[np.int8]:
+    """The labels [N, B] of spans of rows between these ends, from cuts made in two parts."""
+    cpu = torch.device("cpu")
+    half = plan.columns // 2
+    cuts = np.concatenate([plan.cuts(0, half, cpu), plan.cuts(half, plan.columns, cpu)])
+    spans = itertools.pairwise(ends)
+    return np.concatenate([plan.labels(cuts, *span, cpu).numpy() for span in spans])
+
+
+@ALL_STRATA
+@pytest.mark.parametrize("sizes", [(18, 22), (11, 8, 21)], ids=str)
+@pytest.mark.parametrize("most", [2**16, 16])
+def test_spans_of_rows_have_the_same_labels(
+    strata: Strata, sizes: tuple[int, ...], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a labelling's keys are made a span at a time (16 of 40)."""
+    whole = columns(sizes, 99, strata)
+    monkeypatch.setitem(KEYS, "cpu", most)
+    plan = Relabellings(sizes, 99, np.random.default_rng(0), strata)
+    assert np.array_equal(by_spans(plan, (0, 1, 17, 18, 33, 40)), whole)
+
+
+def test_spans_of_listed_labellings() -> None:
+    plan = Relabellings((3, 4), 99, np.random.default_rng(0))
+    assert plan.exact
+    assert np.array_equal(by_spans(plan, (0, 2, 7)), columns((3, 4), 99))
+
+
+@pytest.mark.parametrize("bits", [2, 5])
+def test_spans_where_keys_tie(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labellings whose cut falls between equal keys are drawn again, as whole ones are; and keys
+    that are not uniform are found all the same."""
+
+    def coarse(*given: Any) -> Any:
+        return random_keys(*given) & (2**bits - 1)
+
+    monkeypatch.setattr(resampling, "random_keys", coarse)
+    monkeypatch.setattr("divergences.random_keys.random_keys", coarse)
+    whole = columns((3, 5), 50)
+    monkeypatch.setitem(KEYS, "cpu", 4)
+    plan = Relabellings((3, 5), 50, np.random.default_rng(0))
+    assert np.array_equal(by_spans(plan, (0, 3, 8)), whole)
+
+
+def test_rows_that_move_together_have_no_spans() -> None:
+    plan = Relabellings((4, 4), 99, np.random.default_rng(0), units=np.arange(8) // 2)
+    with pytest.raises(ValueError, match="labelled together"):
+        plan.cuts(0, 3, torch.device("cpu"))
 
 
 @ALL_STRATA
