@@ -30,6 +30,7 @@ from .kernels import Kernel, potential
 from .kernels.reference.tiles import Span
 from .kernels.statistics.permuted import Centred, pairs_of_spans
 from .kernels.statistics.quadratic_forms import QuadraticForms, product
+from .kernels.statistics.sharing import current_share
 from .resampling import Restriction
 from .samples import as_labels, as_strata
 
@@ -322,12 +323,13 @@ class CentredWithin(Centred):
         self.centres = torch.zeros_like(self.centres)
         one_of = torch.nn.functional.one_hot(self._strata, len(self._sizes)).double()
         sums = self.z.new_zeros(len(self.kernel.terms), self.count, len(self._sizes))  # r
-        for i, j in pairs_of_spans(self.count, 1, self.z):
+        for i, j in current_share().of(pairs_of_spans(self.count, 1, self.z)):
             k = super().tile(i, j)
             at, to = slice(i.start, i.stop), slice(j.start, j.stop)
             sums[:, at] += k @ one_of[to]
             if i.number != j.number:
                 sums[:, to] += k.mT @ one_of[at]
+        current_share().total(sums)
         n, rows = self._sizes, torch.arange(self.count, device=self.z.device)
         means = one_of.T @ sums / torch.outer(n, n)  # g [C, S, S]
         own = sums[:, rows, self._strata]  # of the row's own stratum

@@ -20,6 +20,7 @@ from .kernels import Kernel
 from .kernels.functions import GAUSSIAN, LAPLACE_L1, Metric
 from .kernels.kernel import Term
 from .kernels.statistics.quadratic_forms import PART, TIES
+from .kernels.statistics.sharing import current_share
 from .kernels.subsample import hashed_rows
 
 Features = Callable[[Tensor], Tensor]  # rows [n, d] to features [n, F]
@@ -110,7 +111,7 @@ class FeatureForms:
 
     @property
     def steps(self) -> int:
-        return len(self._chunks())
+        return current_share().count(len(self._chunks()))
 
     def _chunks(self) -> tuple[Tensor, ...]:
         return torch.split(self._z, CHUNK)
@@ -121,7 +122,8 @@ class FeatureForms:
         whole = v.new_zeros(count, dtype=torch.float64)  # Φᵀ1
         marked = v.new_zeros(v.shape[1], dtype=torch.float64)  # Σ vᵢ|φᵢ|²
         own, spread = v.new_zeros(2, dtype=torch.float64)
-        for rows, labels in zip(self._chunks(), torch.split(v, CHUNK), strict=True):
+        chunks = zip(self._chunks(), torch.split(v, CHUNK), strict=True)
+        for rows, labels in current_share().of(chunks):
             around = (self._features(rows.double()) - middle).float()  # [n, F]
             phi = around.double() + middle
             norms = phi.square().sum(1)
@@ -134,6 +136,7 @@ class FeatureForms:
             own += norms.sum()
             spread += around.double().square().sum()
             tick()
+        current_share().total(sums, whole, marked, own, spread)
         sums += torch.outer(middle, v.sum(0, dtype=torch.float64))
         scattered, coherent = TIES["narrow"]
         self.rounding = ((scattered + coherent * len(self._z)) * spread).view(1)

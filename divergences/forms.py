@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .kernels import Kernel
 from .kernels.statistics.quadratic_forms import PART, QuadraticForms, product
+from .kernels.statistics.sharing import current_share
 
 Tick = Callable[[], object]
 ROWS = 2**15  # of sorted numbers: with fewer, several labellings are summed at once
@@ -168,16 +169,19 @@ class SortedForms:
         return torch.empty_like(away).scatter_(1, self._order, -away)
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
-        quadratic = []
+        quadratic = self._gaps.new_zeros(len(self._gaps), v.shape[1])
         step = max(1, ROWS // len(v))  # a running sum over one row is faster than over many
-        for order, gaps in zip(self._order, self._gaps, strict=True):
-            sums = []
-            for part in torch.split(v, PART, 1):
-                for labels in torch.split(part[order].T.contiguous(), step):
-                    through = labels.double().cumsum(1)
+        among = current_share()
+        width = min(PART, -(-v.shape[1] // among.size))
+        for sums, order, gaps in zip(quadratic, self._order, self._gaps, strict=True):
+            for start in among.of(range(0, v.shape[1], width)):
+                part = v[:, start : start + width][order].T.contiguous()
+                for first in range(0, len(part), step):
+                    through = part[first : first + step].double().cumsum(1)
                     rest = through[:, -1:] - through
-                    sums.append((through * rest)[:, :-1] @ (-2.0 * gaps))
-            quadratic.append(torch.cat(sums))
+                    found = (through * rest)[:, :-1] @ (-2.0 * gaps)
+                    sums[start + first : start + first + len(found)] = found
             tick()
+        among.total(quadratic)
         linear = product(self._row_sums, v)
-        return Forms(torch.stack(quadratic), linear, self._row_sums.sum(1, keepdim=True))
+        return Forms(quadratic, linear, self._row_sums.sum(1, keepdim=True))

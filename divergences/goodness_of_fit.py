@@ -15,6 +15,7 @@ from torch import Tensor
 from .gaussian_models import Embedded, EmbeddedEnergy, Mixture, standardise, whiten
 from .kernels import Bandwidth, Kernel
 from .kernels.kernel import as_kernel
+from .kernels.statistics.sharing import current_share
 from .kernels.statistics.stein import check_stein_kernel, stein_steps, stein_sums
 from .kernels.validation import check_rows
 from .resampling import TIE, permutation_pvalue, progress
@@ -244,17 +245,21 @@ def _simulate(
     x = whiten(x) if estimate else x
     observed = statistic(x.unsqueeze(0))
     width = max(1, SIMULATED[x.device.type] // (n * d))
-    null = []
-    with progress(-(-n_resamples // width), "simulations", show_progress) as tick:
-        for start in range(0, n_resamples, width):
+    null = torch.zeros(n_resamples, dtype=torch.float64, device=x.device)
+    among = current_share()
+    starts = range(0, n_resamples, width)
+    with progress(len(starts), "simulations", show_progress) as tick:
+        for part, start in enumerate(starts):
             count = min(width, n_resamples - start)
             draws = np.stack([statistic.target.draw(n, generator) for _ in range(count)])
-            z = torch.from_numpy(draws).to(x.device)
-            null.append(statistic(whiten(z) if estimate else z).biased.cpu().numpy())
+            if part % among.size == among.rank:
+                z = torch.from_numpy(draws).to(x.device)
+                null[start : start + count] = statistic(whiten(z) if estimate else z).biased
             tick()
+    among.total(null)
     between = float(observed.between)
     kernel = statistic.kernel.resolve(x)
-    found = _outcome(float(observed.biased), np.concatenate(null), TIE * between, kernel)
+    found = _outcome(float(observed.biased), null.cpu().numpy(), TIE * between, kernel)
     few = estimate and n - d < max(FEW_LEFT, d)
     note = f"n − d = {n - d}: estimating mean and covariance leaves little of the sample to test"
     return found | {

@@ -63,7 +63,7 @@ def test_vae_imports(path: pathlib.Path) -> None:
 
 
 LAYERS = [  # of the engine: a file imports those of earlier layers, also within functions
-    "_torch functions subsample validation",
+    "_torch functions subsample validation statistics.sharing",
     "problem",
     "reference.tiles",
     "reference.pooled reference.small second_order",

@@ -39,6 +39,7 @@ from ..reference.tiles import (
     tiles,
 )
 from .quadratic_forms import QuadraticForms
+from .sharing import current_share
 
 STEP = {"cpu": 2**19, "cuda": 2**25}  # pairs, of all permutations in hand, formed at a time
 TILE = 256  # rows of a tile that many permutations meet: K stays in the cache
@@ -108,9 +109,10 @@ class Centred:
     def _products(self) -> Tensor:
         found = self.z.new_zeros(len(self.kernel.terms), len(self.kernel.terms))
         with full_precision(self.z.device.type):
-            for i, j in pairs_of_spans(self.count, 1, self.z):
+            for i, j in current_share().of(pairs_of_spans(self.count, 1, self.z)):
                 k = self.tile(i, j).flatten(1)
                 found.add_(k @ k.T, alpha=2.0 if i.number != j.number else 1.0)
+        current_share().total(found)
         constant = found.diagonal() <= (1e-12**2) * self.squares
         return found.masked_fill_(constant, 0.0).masked_fill_(constant.unsqueeze(1), 0.0)
 
@@ -165,7 +167,7 @@ class PermutedSums:
 
     def steps(self, permutations: int) -> int:
         """How often a call with so many reports progress."""
-        return len(pairs_of_spans(self.x.count, permutations, self.x.z))
+        return current_share().count(len(pairs_of_spans(self.x.count, permutations, self.x.z)))
 
     @torch.no_grad()
     def __call__(self, permutations: Tensor, tick: Callable[[], object] | None = None) -> Tensor:
@@ -174,10 +176,11 @@ class PermutedSums:
         x, y = self.x, self.y
         found = x.z.new_zeros(len(x.kernel.terms), len(y.kernel.terms), len(permutations))
         with full_precision(x.z.device.type):
-            for i, j in pairs_of_spans(x.count, len(permutations), x.z):
+            for i, j in current_share().of(pairs_of_spans(x.count, len(permutations), x.z)):
                 self._add(found, i, j, permutations)
                 if tick is not None:
                     tick()
+        current_share().total(found)
         return found
 
     def _add(self, found: Tensor, i: Span, j: Span, permutations: Tensor) -> None:

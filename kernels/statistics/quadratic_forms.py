@@ -40,6 +40,7 @@ from ..reference.tiles import (
     tiles,
 )
 from ..subsample import LANDMARKS, hashed_rows
+from .sharing import current_share
 
 MOST_ROWS = 512  # of a tile: a smaller one wastes less on the diagonal; products are large anyhow
 CHUNK = 2**16  # rows centred at a time
@@ -92,7 +93,9 @@ class QuadraticForms:
         if self.backend == "triton":
             return len(self.groups)
         across = -(-self.z.shape[1] // _most(self.z))
-        return len(self.groups) * len(_together(self.z)) * (across * (across + 1) // 2)
+        return len(self.groups) * current_share().count(
+            len(_together(self.z)) * (across * (across + 1) // 2)
+        )
 
     @torch.no_grad()
     def __call__(self, v: Tensor, tick: Callable[[], object] | None = None) -> Tensor:
@@ -103,8 +106,10 @@ class QuadraticForms:
         forms = self.z.new_zeros(len(self.centres), v.shape[-1], dtype=torch.float64)
         for group in self.groups:
             sums = self._sweep(group, v, tick)
+            current_share().total(sums.forms)
             forms[group.positions] = sums.forms
             if not self._known:
+                current_share().total(sums.row_sums, sums.squares)
                 self._learn(group, sums)
         self._known = True
         if self.backend == "triton":
@@ -226,15 +231,16 @@ def _sums(
     side = prepare(z, None, centre(z, None, metric), metric, _most(z), False)
     smooth = all(c.function.smooth for c in components)
     tile_of = Distances(metric, smooth, largest_rate(components, rates) if side.largest else 0.0)
-    for items in _together(z):
-        for tile in tiles(z.shape[1], z.shape[1], _most(z), itself=True):
-            s, _ = tile_of(side, side, items, tile)
-            for c, k in enumerate(evaluations(s, components, rates)):
-                _centre(k, centres[c, items], tile)
-                if not known:
-                    _add_row_sums(sums, c, k, items, tile)
-                _add_forms(sums, c, k, v[items], dtype, tile)
-            tick()
+    every = (tiles(z.shape[1], z.shape[1], _most(z), itself=True) for _ in _together(z))
+    work = ((items, tile) for items, own in zip(_together(z), every, strict=True) for tile in own)
+    for items, tile in current_share().of(work):
+        s, _ = tile_of(side, side, items, tile)
+        for c, k in enumerate(evaluations(s, components, rates)):
+            _centre(k, centres[c, items], tile)
+            if not known:
+                _add_row_sums(sums, c, k, items, tile)
+            _add_forms(sums, c, k, v[items], dtype, tile)
+        tick()
     return sums
 
 

@@ -31,6 +31,7 @@ from ..reference.tiles import (
     tile_rows,
     tiles,
 )
+from .sharing import current_share
 
 COLUMNS = 1024  # sign vectors that meet a tile at a time
 TIE = {False: 1e-13, True: 2e-5}  # of √Σu²: what fp64 and fp32 products may leave in a form
@@ -66,10 +67,11 @@ def stein_sums(
     x, scores = x.double(), scores.double()
     with full_precision(x.device.type):
         sweep = _Sweep(x, scores, kernel, signs, torch.float32 if narrow else torch.float64)
-        for tile in tiles(len(x), len(x), tile_rows(x), itself=True):
+        for tile in current_share().of(tiles(len(x), len(x), tile_rows(x), itself=True)):
             sweep.visit(tile)
             if tick is not None:
                 tick()
+    current_share().total(sweep.forms, sweep.row_sums, sweep.squares)
     squares = float(sweep.squares)
     return SteinSums(sweep.forms, sweep.row_sums, squares, TIE[narrow] * squares**0.5)
 
@@ -77,7 +79,7 @@ def stein_sums(
 def stein_steps(x: Tensor) -> int:
     """How often ``stein_sums`` reports progress."""
     across = -(-len(x) // tile_rows(x))
-    return across * (across + 1) // 2
+    return current_share().count(across * (across + 1) // 2)
 
 
 def check_stein_kernel(kernel: Kernel) -> None:

@@ -56,6 +56,7 @@ from torch import Tensor
 
 from ..problem import Component, PairProblem, QuadraticSums, metric_of
 from ..reference.tiles import distances, full_precision
+from ..statistics.sharing import current_share
 from ..subsample import LANDMARKS, hashed_rows
 from . import compat, launcher, redo
 from . import panels as kernels
@@ -235,7 +236,7 @@ def _forms(panels: _Panels, v: Tensor, summed: bool) -> Tensor:
     sums = torch.zeros(
         (panels.components, PANEL_ROWS // FOLD.rows, wide), dtype=torch.float64, device=v.device
     )
-    for panel in panels.panels:
+    for panel in current_share().of(panels.panels):
         values = panels.form(panel, summed)
         share = max(1, PRODUCT_BYTES // (4 * panel.rows * ROW_PADDING))
         step = min(wide, share * ROW_PADDING)
