@@ -203,7 +203,7 @@ def _stein(
     generator: np.random.Generator,
     show_progress: bool | None,
 ) -> dict[str, Any]:
-    scores = -x if isinstance(model, str) else scores_at(model, x)
+    scores = scores_at(model, x)
     chosen = stein_kernel(kernel, bandwidth, x, scores)
     n = len(x)
     width = max(1, min(n_resamples, SIGN_BYTES // (9 * n)))

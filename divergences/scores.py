@@ -35,11 +35,11 @@ def score_of(log_prob: Callable[[Tensor], Tensor]) -> Score:
 def scores_at(model: Any, x: Tensor, name: str = "model") -> Tensor:
     """The scores [n, d] in fp64 of checked points x [n, d].
 
-    model: a ``torch.distributions.Distribution``; an object with a method ``score`` [n, d] → [n, d]
-    or ``log_prob`` [n, d] → [n]; or a callable, taken for the score. It is called with fp64 points,
-    and with fp32 ones if torch refuses those (fp32 parameters). Raises TypeError for anything else,
-    ValueError for a wrong shape, non-finite scores, or a distribution that does not live on all of
-    ℝᵈ.
+    model: "normal" for N(0, I); a ``torch.distributions.Distribution``; an object with a method
+    ``score`` [n, d] → [n, d] or ``log_prob`` [n, d] → [n]; or a callable, taken for the score. It
+    is called with fp64 points, and with fp32 ones if torch refuses those (fp32 parameters). Raises
+    TypeError for anything else, ValueError for a wrong shape, non-finite scores, or a distribution
+    that does not live on all of ℝᵈ.
     """
     score = _score(model, x.shape[1], name)
     found = torch.cat([_evaluate(score, part, name) for part in torch.split(x, ROWS)])
@@ -81,6 +81,8 @@ def _score(model: Any, d: int, name: str) -> Score:
         return score_of(model.log_prob)
     if callable(model):
         return model  # type: ignore[no-any-return]
+    if isinstance(model, str) and model == "normal":
+        return torch.neg
     raise TypeError(
         f"{name} has no score; got {type(model).__name__}. Give a torch.distributions.Distribution,"
         " an object with a method score or log_prob, a score function [n, d] → [n, d], or "

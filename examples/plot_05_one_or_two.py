@@ -37,7 +37,6 @@ def fitted(components: int) -> MixtureSameFamily:
 
 
 one, two = fitted(1), fitted(2)
-
 # %%
 # Goodness of fit by the kernel Stein discrepancy: scores of the models, no samples of them.
 
@@ -57,7 +56,7 @@ print(results[-1])
 grid = torch.linspace(-5, 5, 300, dtype=torch.float64)
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 left.hist(test[:, 0], bins=40, density=True, color="0.85")
-for name, model in ("one Gaussian", one), ("two", two):
+for name, model in ("one", one), ("two", two):
     left.plot(grid, model.log_prob(grid[:, None]).exp(), label=name)
 left.set(title="Held-out rows, fitted densities", yticks=[])
 left.legend()
@@ -69,11 +68,13 @@ right.set(xscale="log", xlabel="rows", title="KSD²(one) − KSD²(two), 95 % in
 plt.show()
 
 # %%
-# From a shell, with samples in files in place of scores:
+# From a shell: families fitted to the rows of a file, or ``module:function`` in Python.
 
 with tempfile.TemporaryDirectory() as folder:
-    for name, rows in ("x", test), ("one", one.sample((2000,))), ("two", two.sample((2000,))):
+    for name, rows in ("train", train), ("test", test):
         np.savetxt(Path(folder) / f"{name}.csv", rows)
-    command = ["divergences", "relative", "x.csv", "one.csv", "two.csv"]
-    done = subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True)
-    print("$", *command, "\n" + done.stdout.decode())
+    models = ("--model", "gaussian", "--model", "gaussian:2", "--fit", "train.csv")
+    command = ["divergences", "relative", "test.csv", *models]
+    print("$", *command)
+    run = [sys.executable, "-m", *command]
+    print(subprocess.run(run, cwd=folder, stdout=subprocess.PIPE, check=True).stdout.decode())

@@ -26,6 +26,7 @@ from .. import (
 )
 from ..scaling import Scale
 from . import running
+from .models import FAMILIES, load_model
 
 EPILOG = """\
 files        .csv, .tsv, .txt (any delimiter, with or without a header), .npy, .npz and .pt
@@ -103,7 +104,8 @@ def parser() -> ArgumentParser:
     add = command("goodness-of-fit", _goodness_of_fit, "Does a sample follow a model?")
     test = goodness_of_fit.goodness_of_fit_test
     add("x", help="file of the sample")
-    add("--model", default=_default(test, "model"), help="the model: normal is N(0, I)")
+    add("--model", default=_default(test, "model"), help=f"{FAMILIES} (%(default)s)")
+    _add_fit(add)
     add("--estimate", action="store_true", help="fit mean and covariance of the model to x")
     _add_method(add, test, goodness_of_fit.Method)
     _add_kernel(add)
@@ -121,10 +123,13 @@ def parser() -> ArgumentParser:
     _add_resampling(add)
     _add_output(add)
 
-    add = command("relative", _relative, "Which of two models, by their samples, is closer to x?")
+    add = command("relative", _relative, "Which of two models is closer to x?")
     add("x", help="file of the data")
-    add("p", help="file of a sample of the first model")
-    add("q", help="file of a sample of the second")
+    add("p", nargs="?", help="file of a sample of the first model, for the relative MMD")
+    add("q", nargs="?", help="file of a sample of the second")
+    shown = f"given twice, p and q without samples, for the relative KSD: {FAMILIES}"
+    add("--model", action="append", default=[], help=shown)
+    _add_fit(add)
     default = _default(relative.relative_test, "alternative")
     alternatives = get_args(relative.Alternative)
     shown = f"{', '.join(alternatives)} ({default})"
@@ -208,6 +213,10 @@ def _add_kernel(add: Add, suffix: str = "") -> None:
         metavar="σ",
         help="of the kernel: a number, several (0.5,1,2) or a rule (median)",
     )
+
+
+def _add_fit(add: Add) -> None:
+    add("--fit", metavar="FILE", help="rows to fit gaussian and gaussian:K to, none of them in x")
 
 
 def _add_scale(add: Add) -> None:
@@ -312,19 +321,33 @@ def _independence(arguments: Namespace) -> int:
 
 
 def _goodness_of_fit(arguments: Namespace) -> int:
-    samples = running.load(arguments, [(arguments.x, arguments.columns)])
+    x, (model,) = _with_models(arguments, [arguments.model])
     result = goodness_of_fit.goodness_of_fit_test(
-        samples.values[0],
-        arguments.model,
+        x,
+        model,
         kernel=arguments.kernel,
         bandwidth=arguments.bandwidth,
         estimate=arguments.estimate,
         **running.settings(arguments),
     )
-    x = arguments.x
-    model = "a normal distribution" if arguments.estimate else result.model
-    words = f"{x} does not follow {model}", f"{x} was not found to depart from {model}"
-    return running.report(arguments, result, (x,), words)
+    name, file = arguments.model, arguments.x
+    if name == "normal":
+        name = "a normal distribution" if arguments.estimate else result.model
+    words = f"{file} does not follow {name}", f"{file} was not found to depart from {name}"
+    return running.report(arguments, result, (file,), words)
+
+
+def _with_models(
+    arguments: Namespace, names: Sequence[str], files: Sequence[str] = ()
+) -> tuple[Any, list[Any]]:
+    """x; and the samples in files and the models by name, fitted to ``--fit`` where they ask it."""
+    fit = [] if arguments.fit is None else [arguments.fit]
+    if fit and not any(name.partition(":")[0] == "gaussian" for name in names):
+        raise ValueError("--fit goes with --model gaussian or gaussian:K")
+    inputs = [(file, arguments.columns) for file in (arguments.x, *files, *fit)]
+    x, *others = running.load(arguments, inputs).values
+    rows = others.pop() if fit else None
+    return x, [*others, *(load_model(name, rows) for name in names)]
 
 
 def _k_sample(arguments: Namespace) -> int:
@@ -342,23 +365,27 @@ def _k_sample(arguments: Namespace) -> int:
 
 
 def _relative(arguments: Namespace) -> int:
-    files = (arguments.x, arguments.p, arguments.q)
-    samples = running.load(arguments, [(file, arguments.columns) for file in files])
+    files = [file for file in (arguments.p, arguments.q) if file is not None]
+    names = arguments.model or files
+    if len(names) != 2 or (arguments.model and files):
+        raise ValueError("give two files of samples after x, or --model twice and no samples")
+    x, models = _with_models(arguments, arguments.model, files)
     result = relative.relative_test(
-        *samples.values,
+        x,
+        *models,
+        method="ksd" if arguments.model else "mmd",
         kernel=arguments.kernel,
         bandwidth=arguments.bandwidth,
         alternative=arguments.alternative,
         alpha=running.level_of(arguments),
     )
-    x, p, q = files
+    file, (p, q) = arguments.x, names
+    closer, farther = (p, q) if result.statistic < 0 else (q, p)
     words = (
-        f"{p} is closer to {x} than {q}"
-        if result.statistic < 0
-        else f"{q} is closer to {x} than {p}",
-        f"{p} and {q} were not found to differ in closeness to {x}",
+        f"{closer} is closer to {file} than {farther}",
+        f"{p} and {q} were not found to differ in closeness to {file}",
     )
-    return running.report(arguments, result, files, words)
+    return running.report(arguments, result, (file, *files), words)
 
 
 # --- Running -------------------------------------------------------------------------------------

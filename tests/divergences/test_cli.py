@@ -17,6 +17,14 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
 from divergences import two_sample
 from divergences.command.line import main, parser
@@ -156,6 +164,59 @@ def test_relative(cli: Any, swap: bool) -> None:
         relative_test(*samples, alternative="p-closer" if swap else "q-closer", alpha=0.01)
     )
     assert "were not found to differ in closeness to data.npy" in verdict
+
+
+MODELS = """
+import torch
+from torch.distributions import Independent, Normal
+near = Independent(Normal(torch.ones(2), torch.ones(2)), 1)
+def score(x):
+    return -x
+"""
+
+
+def test_models_in_place_of_samples(cli: Any) -> None:
+    """Families fitted to a file, a distribution and a score from a Python module."""
+    Path("cli_models.py").write_text(MODELS)
+    rows = np.random.default_rng(2).normal(size=(50, 2)) + 1.0
+    np.save("fit.npy", rows)
+    fitted = MultivariateNormal(torch.tensor(rows.mean(0)), torch.tensor(np.cov(rows.T, ddof=0)))
+    near = Independent(Normal(torch.ones(2), torch.ones(2)), 1)
+
+    found = cli("relative y.csv --model gaussian --model normal --fit fit.npy --json")
+    expected = relative_test(Y, fitted, lambda x: -x, method="ksd")
+    assert (found.status, found.err) == (0, "")
+    assert found.json["statistic"] == pytest.approx(expected.statistic, rel=1e-12)
+    assert found.json["verdict"].startswith("gaussian is closer to y.csv than normal: p = ")
+    found = cli("relative y.csv --model cli_models:score --model cli_models:near --json")
+    expected = relative_test(Y, "normal", near, method="ksd")
+    assert found.json["statistic"] == pytest.approx(expected.statistic, rel=1e-12)
+    assert found.json["verdict"].startswith("cli_models:near is closer to y.csv than cli_models:s")
+
+    options = "--n-resamples 49 --seed 0 --json"
+    found = cli(f"goodness-of-fit y.csv --model gaussian --fit fit.npy {options}")
+    exact = goodness_of_fit_test(Y, fitted, n_resamples=49, rng=0)
+    assert found.json["method"] == "energy"
+    assert found.json["statistic"] == pytest.approx(exact.statistic, rel=1e-12)
+    found = cli(f"goodness-of-fit y.csv --model cli_models:score {options}")
+    assert found.json["verdict"].startswith("y.csv does not follow cli_models:score: p = 0.02")
+
+
+def test_a_mixture_is_fitted_to_its_file(cli: Any) -> None:
+    """Two far Gaussians: the maximum of the likelihood is at the moments of the halves; EM adds
+    1e-6 to variances."""
+    rng = np.random.default_rng(0)
+    centre = np.where(np.arange(200) < 100, -8.0, 8.0)[:, None]
+    fit, x = (centre + rng.normal(size=(200, 1)) for _ in range(2))
+    np.save("fit.npy", fit)
+    np.save("x.npy", x)
+    halves = torch.from_numpy(fit).view(2, 100, 1)
+    means, variances = halves.mean(1), halves.var(1, False).unsqueeze(-1)
+    two = MixtureSameFamily(Categorical(torch.ones(2)), MultivariateNormal(means, variances))
+    found = cli("relative x.npy --model gaussian --model gaussian:2 --fit fit.npy --json")
+    one = Normal(float(fit.mean()), float(fit.std()))
+    expected = relative_test(x, one, two, method="ksd")
+    assert found.json["statistic"] == pytest.approx(expected.statistic, rel=1e-4)
 
 
 def test_methods_and_defaults_are_those_of_the_library() -> None:
@@ -344,7 +405,16 @@ def test_an_interrupted_plot_leaves_the_old_one(cli: Any, monkeypatch: pytest.Mo
         ("independence x.npy y.csv", "the rows are pairs: x.npy has 40, y.csv 30"),
         ("independence x.npy", "give --x-columns and --y-columns"),
         ("independence named.csv --x-columns a --y-columns a,b", "share the columns a of named"),
-        ("goodness-of-fit x.npy --model cauchy", "unknown model 'cauchy'"),
+        ("goodness-of-fit x.npy --model cauchy", "unknown model 'cauchy'; known are normal, gauss"),
+        ("goodness-of-fit x.npy --model json:frob", "json/__init__.py has no frob"),
+        ("goodness-of-fit x.npy --model no_module:f", "No module named 'no_module'"),
+        ("goodness-of-fit x.npy --model gaussian", "fitted to other rows than x: give them by --f"),
+        ("goodness-of-fit x.npy --fit y.csv", "--fit goes with --model gaussian or gaussian:K"),
+        ("goodness-of-fit x.npy --model gaussian:15 --fit y.csv", "1 ≤ K < n/d, got 30 rows of 2"),
+        ("goodness-of-fit x.npy --model gaussian --fit line.npy", "one is a sum of others"),
+        ("relative x.npy y.csv", "give two files of samples after x, or --model twice and no"),
+        ("relative x.npy y.csv --model normal --model normal", "or --model twice and no samples"),
+        ("relative x.npy y.csv y.csv --fit y.csv", "--fit goes with --model gaussian"),
         ("k-sample x.npy", "at least two samples are needed; got 1"),
         ("benchmark-power --scales 2", "scale must be in [0, 1]"),
         ("benchmark-power --out no/a.csv", "cannot write no/a.csv: there is no folder no"),
@@ -355,6 +425,7 @@ def test_an_interrupted_plot_leaves_the_old_one(cli: Any, monkeypatch: pytest.Mo
 def test_mistakes_take_one_line(cli: Any, line: str, message: str) -> None:
     Path("swapped.csv").write_text("b,a\n1,2\n3,4\n")
     np.save("wide.npy", np.zeros((5, 3)))
+    np.save("line.npy", np.repeat(X[:, :1], 2, axis=1))
     Path("gaps.csv").write_text("\n".join(["site", *["b"] * 78, "NA", '""']))
     cli(line).refuses(message)
 
