@@ -107,7 +107,7 @@ def over_group(
     factor = 1.0 if meshes else float(size)
     problem = None
     try:
-        own = {name: _local(t, name, rank, size) for name, t in named.items()}
+        own = {name: local_rows(t, name, rank, size) for name, t in named.items()}
         checked = check_samples(own["x"], own["y"]) if y is not None else (check_sample(own["x"]),)
         own = dict(zip(own, checked, strict=True))
         for name, t in own.items():
@@ -154,7 +154,7 @@ def refuse_weights(*weights: Tensor | None) -> None:
 # --- Rows of this process and of the others -------------------------------------------------------
 
 
-def _local(x: Tensor, name: str, rank: int, size: int) -> Tensor:
+def local_rows(x: Tensor, name: str, rank: int, size: int) -> Tensor:
     """This process's rows, of a plain tensor or a DTensor."""
     if not is_dtensor(x):
         return x
@@ -186,7 +186,7 @@ def _same_everywhere(
     for at, t in zip((0, 16), tensors.values(), strict=False):
         kind = 8 * t.element_size() + t.is_floating_point()
         header[at : at + 3 + t.dim()] = [1, kind, t.dim(), *t.shape]
-    found = torch.stack(_each(torch.tensor(header, device=device), group)).cpu()
+    found = torch.stack(each_process(torch.tensor(header, device=device), group)).cpu()
     if problem is not None:
         raise problem
     silent = (found[:, 0] == 0).nonzero().flatten().tolist()
@@ -203,7 +203,7 @@ def _same_everywhere(
             )
 
 
-def _each(x: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+def each_process(x: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
     """x of every process, without gradients."""
     found = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
     dist.all_gather(found, x.contiguous(), group=group)
@@ -211,7 +211,7 @@ def _each(x: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
 
 
 def _all_rows(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    return torch.cat(_each(x.contiguous(), group))
+    return torch.cat(each_process(x.contiguous(), group))
 
 
 def _with_own(whole: Tensor, own: Tensor, rank: int) -> Tensor:
@@ -304,7 +304,7 @@ def _shared_work(
     here = pair_form(x, y, resolved, (a, b, c), diagonal=biased, backend=backend)
     across = between(x, rest["x"], a) + between(y, rest["y"], b)
     cross = between(x, rest["y"], c)
-    parts = _each((here + across + cross).detach(), group)
+    parts = each_process((here + across + cross).detach(), group)
     total = torch.stack(parts).sum()  # in the order of ranks, so that all have the same bits
     local = here + 2.0 * across + cross
     if y.requires_grad:

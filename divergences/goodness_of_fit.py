@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .distributed import Group
 from .gaussian_models import Embedded, EmbeddedEnergy, Mixture, standardise, whiten
 from .kernels import Bandwidth, Kernel
 from .kernels.kernel import as_kernel
@@ -22,6 +23,7 @@ from .resampling import TIE, permutation_pvalue, progress
 from .results import HypothesisResult, KernelRow
 from .samples import Rng, as_sample, check_resamples, complete_rows, generator_of
 from .scores import describe, scores_at
+from .sharded import takes_group
 
 Method = Literal["energy", "mmd", "ksd"]
 WIDE_WORK = 2**32  # N²·B up to which products with signs are formed in fp64
@@ -49,6 +51,7 @@ class GoodnessOfFitResult(HypothesisResult):
         return f"n = {self.n}, d = {self.d}, model {self.model}{fitted}"
 
 
+@takes_group("x")
 def goodness_of_fit_test(
     x: Any,
     model: Any = "normal",
@@ -60,6 +63,7 @@ def goodness_of_fit_test(
     drop_nan: bool = False,
     n_resamples: int = 999,
     rng: Rng = None,
+    group: Group | None = None,  # noqa: ARG001, which the decorator takes
     show_progress: bool | None = None,
 ) -> GoodnessOfFitResult:
     """Test that the rows of x [n, d] are independent draws from a model.
@@ -100,6 +104,7 @@ def goodness_of_fit_test(
             (the wild bootstrap for independent rows).
         rng: seed, ``numpy.random.Generator`` or ``torch.Generator``; fresh entropy if None, whose
             seed is in the result.
+        group: as of ``divergences.two_sample.two_sample_test``.
         show_progress: a bar; None shows it on a terminal once the test has taken some seconds.
 
     Returns:
@@ -244,9 +249,9 @@ def _simulate(
     n, d = x.shape
     x = whiten(x) if estimate else x
     observed = statistic(x.unsqueeze(0))
-    width = max(1, SIMULATED[x.device.type] // (n * d))
     null = torch.zeros(n_resamples, dtype=torch.float64, device=x.device)
     among = current_share()
+    width = min(max(1, SIMULATED[x.device.type] // (n * d)), -(-n_resamples // among.size))
     starts = range(0, n_resamples, width)
     with progress(len(starts), "simulations", show_progress) as tick:
         for part, start in enumerate(starts):

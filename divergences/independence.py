@@ -22,6 +22,7 @@ from .dependence import (
     products,
 )
 from .designs import Blocks, CentredWithin, Labels, design_of, serial_notes
+from .distributed import Group
 from .fuse import SHARPNESS, bandwidth_range
 from .kernels import Bandwidth, Energy, Gaussian, Kernel
 from .kernels.backends import check_backend
@@ -42,6 +43,7 @@ from .samples import (
     warn_constant,
 )
 from .scaling import Scale, check_scale, scaled, without_units
+from .sharded import takes_group
 
 Method = Literal["hsic-aggregated", "hsic", "dcov"]
 BANDWIDTHS = 5  # of either side of the aggregated test
@@ -78,6 +80,7 @@ class IndependenceResult(HypothesisResult):
         return f"n = {self.n}, dx = {self.dx}, dy = {self.dy}"
 
 
+@takes_group("x", "y", labels=("strata", "groups"), aligned=True)
 def independence_test(
     x: Any,
     y: Any,
@@ -95,6 +98,7 @@ def independence_test(
     scale: Scale | None = "auto",
     drop_nan: bool = False,
     backend: str | None = None,
+    group: Group | None = None,  # noqa: ARG001, which the decorator takes
     show_progress: bool | None = None,
 ) -> IndependenceResult:
     """Permutation test of independence from paired rows x [n, dx] and y [n, dy], n ≥ 4.
@@ -133,6 +137,7 @@ def independence_test(
         drop_nan: leave out pairs with NaN and say how many; else they are refused.
         scale: as of ``divergences.two_sample.two_sample_test``, for x and for y by itself.
         backend: None or "reference"; there is no other for this test.
+        group: as of ``divergences.two_sample.two_sample_test``; pairs are in one process.
         show_progress: a bar; None shows it on a terminal once the test has taken some seconds.
 
     Returns:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .designs import Blocks, Labels, design_of, serial_notes, sums_within, weighted_sums
+from .distributed import Group
 from .evaluation import label_width, share, split
 from .forms import PairForms, SortedForms, Source
 from .kernels import Bandwidth, Kernel
@@ -31,6 +32,7 @@ from .samples import (
     warn_constant,
 )
 from .scaling import Scale, check_scale, scaled, without_units
+from .sharded import takes_group
 from .two_sample import WIDE_WORK, choose_kernel, two_sample_test
 
 Method = Literal["energy", "mmd"]
@@ -74,6 +76,7 @@ class KSampleResult(HypothesisResult):
         return "\n".join(lines)
 
 
+@takes_group("samples", labels=("strata", "groups"))
 def k_sample_test(
     *samples: Any,
     method: Method = "energy",
@@ -88,6 +91,7 @@ def k_sample_test(
     drop_nan: bool = False,
     pairwise: bool = True,
     backend: str | None = None,
+    group: Group | None = None,  # noqa: ARG001, which the decorator takes
     show_progress: bool | None = None,
 ) -> KSampleResult:
     """Permutation test that k ≥ 2 samples [nᵢ, d] come from one distribution (DISCO).

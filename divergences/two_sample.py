@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .designs import Blocks, Labels, check_one_design, design_of, serial_notes
+from .distributed import Group
 from .evaluation import Evaluation, evaluate, share, split
 from .features import FeatureForms, fourier_features, nystrom_features
 from .forms import BlockForms, PairForms, SortedForms, Source
@@ -36,6 +37,7 @@ from .samples import (
     warn_constant,
 )
 from .scaling import Scale, Scaled, check_scale, scaled, without_units
+from .sharded import takes_group
 
 Method = Literal[
     "fuse",
@@ -54,6 +56,7 @@ PAIRLESS = ("fuse-original", "mmd-incomplete")  # methods whose statistics know 
 PARTITIONS = 4  # of the rows into blocks, for the incomplete statistic
 
 
+@takes_group("x", "y", labels=("strata", "groups"), aligned="paired")
 def two_sample_test(
     x: Any,
     y: Any,
@@ -72,6 +75,7 @@ def two_sample_test(
     n_features: int | None = None,
     block_size: int | None = None,
     backend: str | None = None,
+    group: Group | None = None,  # noqa: ARG001, which the decorator takes
     show_progress: bool | None = None,
 ) -> TwoSampleResult:
     """Permutation test of P = Q from samples x [n, d] and y [m, d].
@@ -142,6 +146,8 @@ def two_sample_test(
         n_features: frequencies or landmarks of the feature methods (256).
         block_size: rows in a block (√N).
         backend: None (automatic), "reference" or "triton".
+        group: a ProcessGroup or one-dimensional DeviceMesh, whose processes all call this with
+            their own rows: the test of the rows of all (``divergences.sharded``).
         show_progress: a bar; None shows it on a terminal once the test has taken some seconds.
 
     Returns:
