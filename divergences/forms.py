@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .kernels import Kernel
-from .kernels.statistics.quadratic_forms import PART, QuadraticForms, product
+from .kernels.statistics.quadratic_forms import QuadraticForms, column_parts, product
 from .kernels.statistics.sharing import current_share
 
 Tick = Callable[[], object]
@@ -172,15 +172,14 @@ class SortedForms:
         quadratic = self._gaps.new_zeros(len(self._gaps), v.shape[1])
         step = max(1, ROWS // len(v))  # a running sum over one row is faster than over many
         among = current_share()
-        width = min(PART, -(-v.shape[1] // among.size))
         for sums, order, gaps in zip(quadratic, self._order, self._gaps, strict=True):
-            for start in among.of(range(0, v.shape[1], width)):
-                part = v[:, start : start + width][order].T.contiguous()
+            for columns in among.of(column_parts(v)):
+                part = v[:, columns][order].T.contiguous()
                 for first in range(0, len(part), step):
                     through = part[first : first + step].double().cumsum(1)
                     rest = through[:, -1:] - through
                     found = (through * rest)[:, :-1] @ (-2.0 * gaps)
-                    sums[start + first : start + first + len(found)] = found
+                    sums[columns][first : first + step] = found
             tick()
         among.total(quadratic)
         linear = product(self._row_sums, v)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .kernels.statistics.sharing import current_share
 from .random_keys import (
     KEYS,
     Array,
@@ -117,6 +118,9 @@ class Relabellings:
             size = min(width, self.columns - start)
             if listed is not None:
                 labels = torch.from_numpy(np.stack([*itertools.islice(listed, size)])).to(device)
+            elif units is None and current_share().size > 1:
+                cuts = self._shared_cuts(start, start + size, device)
+                labels = self.labels(cuts, 0, sum(self.sizes), device).T
             else:
                 drawn = zeros((size, len(self._labels)), device)
                 self._fill(drawn, start)
@@ -193,6 +197,16 @@ class Relabellings:
                 again[again] = tied
                 part[again, 0] += self.columns
         return found
+
+    def _shared_cuts(self, first: int, last: int, device: torch.device) -> NDArray[np.int64]:
+        """``cuts``, of which every process of a group finds some."""
+        among = current_share()
+        found = np.zeros((last - first, 1 + self._ends.size), np.int64)
+        own = slice(*((last - first) * k // among.size for k in (among.rank, among.rank + 1)))
+        found[own] = self.cuts(first + own.start, first + own.stop, device)
+        whole = torch.from_numpy(found).to(device)
+        among.total(whole)
+        return whole.cpu().numpy()
 
     def _draw_cuts(
         self, numbers: NDArray[np.int64], device: torch.device

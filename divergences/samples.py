@@ -145,7 +145,7 @@ def fits_narrow(z: Tensor) -> bool:
 
 
 def warn_constant(what: str) -> None:
-    warnings.warn(f"all rows of {what} are equal: p = 1", stacklevel=3)
+    warnings.warn(f"all rows of {what} are equal: p = 1", stacklevel=4)
 
 
 def _as_tensor(x: Any, name: str) -> Tensor:

@@ -101,29 +101,30 @@ class QuadraticForms:
     def __call__(self, v: Tensor, tick: Callable[[], object] | None = None) -> Tensor:
         """[C, B] for labels v [(G,) N, B], int8, usually 0 and 1 or ±1.
         ``tick`` is called at each of ``steps``."""
-        tick = tick or _ignore
+        tick, among = tick or _ignore, current_share()
         v = v.reshape(*self.z.shape[:-1], -1)
         forms = self.z.new_zeros(len(self.centres), v.shape[-1], dtype=torch.float64)
         for group in self.groups:
             sums = self._sweep(group, v, tick)
-            current_share().total(sums.forms)
             forms[group.positions] = sums.forms
             if not self._known:
-                current_share().total(sums.row_sums, sums.squares)
+                among.total(sums.row_sums, sums.squares)
                 self._learn(group, sums)
         self._known = True
         if self.backend == "triton":
             from ..triton_backend.quadratic_forms import moments
 
+            among.total(forms)
             found = moments(v[0], self.centres[:, 0])
             return forms.add_(found.linear * found.total - found.square, alpha=2.0)
         total = v.sum(1, dtype=torch.float64)  # 1ᵀv [G, B]
-        for start in range(0, v.shape[-1], PART):
-            labels = v[..., start : start + PART].double()
+        for columns in among.of(column_parts(v)):
+            labels = v[..., columns].double()
             linear = torch.einsum("cgn,gnb->cgb", self.centres, labels)  # aᵀv
-            undone = (linear * total[:, start : start + PART]).sum(1)
+            undone = (linear * total[:, columns]).sum(1)
             own = torch.einsum("cgn,gnb->cb", self.centres, labels.square_())
-            forms[:, start : start + PART] += 2.0 * (undone - own)
+            forms[:, columns] += 2.0 * (undone - own)
+        among.total(forms)
         return forms
 
     def linear(self, v: Tensor) -> Tensor:
@@ -170,7 +171,18 @@ class QuadraticForms:
 
 def product(a: Tensor, v: Tensor) -> Tensor:
     """a @ v in the dtype of a for int8 labels, a few columns at a time."""
-    return torch.cat([a @ part.to(a.dtype) for part in torch.split(v, PART, 1)], 1)
+    found = a.new_zeros(len(a), v.shape[1])
+    for columns in current_share().of(column_parts(v)):
+        torch.mm(a, v[:, columns].to(a.dtype), out=found[:, columns])
+    current_share().total(found)
+    return found
+
+
+def column_parts(v: Tensor) -> list[slice]:
+    """Some label vectors of v [..., B] at a time, at least one time for each process."""
+    count = v.shape[-1]
+    width = max(1, min(PART, -(-count // current_share().size)))
+    return [slice(start, start + width) for start in range(0, count, width)]
 
 
 def _ignore() -> None:
