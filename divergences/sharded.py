@@ -213,7 +213,7 @@ def _check_alike(every: list[_Own], names: list[str]) -> None:
         }
         for at, name in enumerate(names[: len(each.shapes)] if each.test == first.test else []):
             told |= {
-                f"the number of columns of {name}": (first.shapes[at][1:], each.shapes[at][1:]),
+                f"the number of columns of {name}": (first.shapes[at][1], each.shapes[at][1]),
                 f"the dtype of {name}": (first.kinds[at], each.kinds[at]),
                 f"the columns of {name}": (first.columns[at], each.columns[at]),
             }
