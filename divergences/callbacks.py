@@ -33,6 +33,14 @@ class TwoSampleCallback(Callback):
         prefix: of the logged names.
         rng: seed of the relabellings, the same in every epoch.
         options: method, kernel and others of ``two_sample_test``.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.callbacks import TwoSampleCallback
+        >>> def codes_and_prior(module):
+        ...     z = module.encode(module.heldout)
+        ...     return z, torch.randn_like(z)
+        >>> callback = TwoSampleCallback(codes_and_prior, every=5, method="energy")
     """
 
     def __init__(

@@ -95,6 +95,16 @@ def classifier_test(
     Raises:
         ValueError, TypeError: as ``two_sample_test``; halves of fewer than two rows; a classifier
             without these methods, or whose scores are not one finite number per row.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from divergences import classifier_test
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(100, 2)), rng.normal(size=(80, 2)) + 0.5
+        >>> result = classifier_test(x, y, classifier=LogisticRegression(), rng=0)
+        >>> print(f"p = {result.pvalue:.3f}, area under the curve {result.auc:.2f}")
+        p = 0.040, area under the curve 0.62
     """
     n_resamples = check_resamples(n_resamples)
     if not 0.0 < test_fraction < 1.0:

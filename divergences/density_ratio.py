@@ -70,6 +70,13 @@ def critic_loss(
 
     Raises:
         ValueError, TypeError: no logits, or weights that do not fit or sum to zero.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.density_ratio import critic_loss
+        >>> know_nothing = torch.zeros(5)
+        >>> print(f"{critic_loss(know_nothing, know_nothing):.4f}")  # log 2
+        0.6931
     """
     from_p = _mean(softplus(-_wide(logits_p)), weights_p, "p")
     return 0.5 * (from_p + _mean(softplus(_wide(logits_q)), weights_q, "q"))
@@ -81,6 +88,14 @@ def kl_from_logits(logits_p: Tensor, weights_p: Tensor | None = None) -> Tensor:
     The plug-in of adversarial objectives (Mescheder, Nowozin & Geiger 2017, eq. 3.4; Mohamed &
     Lakshminarayanan 2016). Not a bound: a critic that is too sure makes it too large;
     ``kl_lower_bound`` is one. With the classes the other way round, KL(Q‖P) ≈ −E_q t.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.density_ratio import kl_from_logits
+        >>> p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])  # two outcomes, each in turn
+        >>> logits = (p / q).log()
+        >>> print(f"{kl_from_logits(logits, p):.4f}")  # Σ p log p/q
+        0.5108
     """
     return _mean(_wide(logits_p), weights_p, "p")
 
@@ -97,6 +112,14 @@ def kl_lower_bound(
     nothing: it is the bound E_p t + 1 − E_q exp t of Nguyen, Wainwright & Jordan (2010) at the best
     such constant. The logarithm of a mean over m rows adds about Var_q(eᵗ) / 2m(E_q eᵗ)² to it;
     rows that the critic was trained on void it.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.density_ratio import kl_lower_bound
+        >>> p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])  # two outcomes, each in turn
+        >>> logits = (p / q).log()
+        >>> print(f"{kl_lower_bound(logits, logits, p, q):.4f}")  # the KL itself
+        0.5108
     """
     below = _wide(logits_q)
     largest = below.detach().amax()
@@ -116,6 +139,14 @@ def js_from_logits(
 
     JS = ½KL(P‖M) + ½KL(Q‖M), M = ½P + ½Q, lies in [0, log 2]. The estimate is at most log 2, and
     negative where a critic does worse than chance, as it may on new rows under P = Q.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.density_ratio import js_from_logits
+        >>> p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])  # two outcomes, each in turn
+        >>> logits = (p / q).log()
+        >>> print(f"{js_from_logits(logits, logits, p, q):.4f}")  # JS(p, q)
+        0.1017
     """
     return math.log(2.0) - critic_loss(logits_p, logits_q, weights_p, weights_q)
 
@@ -277,6 +308,16 @@ def fit_density_ratio(
 
     Raises:
         ValueError, TypeError: as ``two_sample_test``; fewer than ten rows.
+
+    Examples:
+        >>> import numpy as np
+        >>> import torch
+        >>> from divergences import fit_density_ratio
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(200, 1)) + 1, rng.normal(size=(200, 1))  # KL = ½ nat
+        >>> ratio = fit_density_ratio(x, y, critic=torch.nn.Linear(1, 1), rng=0)
+        >>> print(f"{ratio.kl:.1f}", bool(ratio([[2.0]]) > 0 > ratio([[-2.0]])))
+        0.5 True
     """
     x, y = as_samples(x, y)
     for sample, name in ((x, "x"), (y, "y")):

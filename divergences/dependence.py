@@ -41,6 +41,12 @@ def distance_covariance(
     Statist. 2007; dcor's ``distance_covariance_sqr``), never negative.
 
     Raises ValueError or TypeError on shapes that do not fit and non-finite rows (counted).
+
+    Examples:
+        >>> from divergences import distance_covariance
+        >>> x, y = [[0.0], [1.0], [2.0], [5.0]], [[0.0], [2.0], [4.0], [10.0]]
+        >>> print(f"{distance_covariance(x, y):.3f}")
+        1.333
     """
     a, b = as_pairs(x, y, bias_corrected)
     energy = Energy(exponent)
@@ -56,6 +62,12 @@ def distance_correlation(
     across n and d, and may be negative; the V-statistic (dcor's ``distance_correlation_sqr``) tends
     to 1 as d grows, for independent x and y too. 0 if x or y is constant. Otherwise as
     ``distance_covariance``.
+
+    Examples:
+        >>> from divergences import distance_correlation
+        >>> x = [[0.0], [1.0], [2.0], [5.0]]
+        >>> print(f"{distance_correlation(x, x):.2f}")
+        1.00
     """
     a, b = as_pairs(x, y, bias_corrected)
     energy = Energy(exponent)
@@ -80,6 +92,12 @@ def hsic(
     (Gretton et al., NeurIPS 2008; ALT 2005 has (n−1)² in place of n²).
 
     Raises ValueError or TypeError on shapes that do not fit and non-finite rows (counted).
+
+    Examples:
+        >>> from divergences import hsic
+        >>> x, y = [[0.0], [1.0], [2.0], [5.0]], [[0.0], [2.0], [4.0], [10.0]]
+        >>> print(f"{hsic(x, y):.3f} {hsic(x, y, unbiased=False):.3f}")
+        0.027 0.096
     """
     a, b = as_pairs(x, y, unbiased)
     kx = as_kernel(kernel_x, bandwidth_x, DEFAULT_BANDWIDTH).resolve(a)
@@ -101,6 +119,14 @@ def cka(
     ICML 2019). ``unbiased`` forms it of unbiased HSICs (Nguyen, Raghu & Kornblith, ICLR 2021), so
     that wide representations of few rows do not look alike; it may be negative. A bandwidth rule is
     applied to either side by itself. 0 if x or y is constant. Raises as ``hsic``.
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import cka
+        >>> x = np.random.default_rng(0).normal(size=(50, 3))
+        >>> other = 5 * x[:, [2, 0, 1]]  # the same representation in other coordinates
+        >>> print(f"{cka(x, other):.3f} {abs(cka(x, x[::-1])):.1f}")
+        1.000 0.2
     """
     a, b = as_pairs(x, y, unbiased)
     named = as_kernel(kernel, bandwidth, DEFAULT_BANDWIDTH)

@@ -34,6 +34,15 @@ class DriftDetector(BaseEstimator):  # type: ignore[misc]
     ``n_resamples``: of ``two_sample_test``; ``random_state``: its ``rng``.
 
     After ``fit``: ``reference_``, ``n_features_in_``, and ``feature_names_in_`` of data frames.
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences.drift import DriftDetector
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(100, 2)), rng.normal(size=(80, 2)) + 0.5
+        >>> detector = DriftDetector(random_state=0).fit(x)
+        >>> print(f"{detector.score(y):.3f} {detector.predict(y)[:3]}")
+        0.003 [1 1 1]
     """
 
     def __init__(

@@ -85,6 +85,18 @@ def effect_size(
             confidence outside (0, 1); all rows equal.
 
     Work is O((n + m)²) kernel values, memory O((n + m) d).
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import effect_size
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(100, 2)), rng.normal(size=(80, 2)) + 0.5
+        >>> found = effect_size(x, y, margin=0.2)
+        >>> low, high = found.confidence_interval
+        >>> print(f"{found.value:.2f} in [{low:.2f}, {high:.2f}]")
+        0.03 in [0.01, 0.08]
+        >>> found.pvalue < 0.05  # less than the margin
+        True
     """
     for name, value in (("margin", margin), ("confidence", confidence)):
         if value is not None and not (

@@ -58,6 +58,15 @@ def encode(
     Raises:
         ValueError, TypeError: samples whose columns differ; missing cells and no ``missing``; dates
             and not ``dates``; more than 100 categories in a column.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from divergences.encoding import encode
+        >>> x = pd.DataFrame({"age": [31, 45], "kind": ["a", "b"]})
+        >>> y = pd.DataFrame({"age": [28, 60], "kind": ["b", "b"]})
+        >>> encoded_x, encoded_y = encode(x, y)
+        >>> encoded_x.column_names, encoded_x.round(2).tolist()
+        (('age', 'kind=a', 'kind=b'), [[31.0, 0.71, 0.0], [45.0, 0.0, 0.71]])
     """
     if missing is not None and missing not in get_args(Missing):
         known = ", ".join(map(repr, get_args(Missing)))

@@ -122,6 +122,15 @@ def goodness_of_fit_test(
 
     Work is O(n²(d + B)) for "ksd", O(B n² d) for the others (O(B n log n) for "energy" at d = 1);
     memory O(n(d + B)), never n².
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import goodness_of_fit_test
+        >>> x = np.random.default_rng(0).exponential(size=(50, 1))
+        >>> goodness_of_fit_test(x, rng=0).pvalue  # N(0, 1)?
+        0.001
+        >>> goodness_of_fit_test(x, estimate=True, rng=0).pvalue  # any normal distribution?
+        0.001
     """
     left_out: tuple[str, ...] = ()
     if drop_nan:

@@ -150,6 +150,14 @@ def independence_test(
             (counted), unknown methods, kernels that the method does not take, B < 1.
 
     Time is O(n²(d + B)), memory O(n (d + B)), never n².
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import independence_test
+        >>> x = np.random.default_rng(0).normal(size=100)
+        >>> result = independence_test(x, x**2, rng=0)
+        >>> print(f"p = {result.pvalue:.3f}, {result.coefficients['distance_correlation']:.2f}")
+        p = 0.001, 0.32
     """
     _check(method, backend, (kernel_x, kernel_y, bandwidth_x, bandwidth_y))
     check_scale(scale)

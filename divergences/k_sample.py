@@ -115,6 +115,15 @@ def k_sample_test(
 
     Raises:
         ValueError, TypeError: as ``two_sample_test``; fewer than two samples.
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import k_sample_test
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(100, 2)), rng.normal(size=(80, 2)) + 0.5
+        >>> result = k_sample_test(x, y, y[:40] + 0.1, rng=0)
+        >>> [(row.first, row.second) for row in result.pairs if row.adjusted <= 0.05]
+        [(0, 1), (0, 2)]
     """
     if method not in get_args(Method):
         raise ValueError(f"method must be 'energy' or 'mmd'; got {method!r}")
@@ -323,7 +332,13 @@ def _pairs(
 
 def holm(pvalues: Sequence[float]) -> NDArray[np.float64]:
     """Holm's (1979) step-down adjusted p-values: the family-wise error stays below α, whatever the
-    dependence."""
+    dependence.
+
+    Examples:
+        >>> from divergences.k_sample import holm
+        >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
+        [0.03, 0.06, 0.06]
+    """
     given = np.asarray(pvalues, dtype=np.float64)
     order = np.argsort(given)
     steps = given[order] * np.arange(len(given), 0, -1)

@@ -159,6 +159,15 @@ def localize(
 
     Raises:
         ValueError, TypeError: as ``two_sample_test``; more pairs than fit into memory.
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import localize
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(100, 2)), rng.normal(size=(80, 2)) + 0.5
+        >>> y[:, 1] -= 0.5  # only the first column differs
+        >>> [row.column for row in localize(x, y, rng=0).columns if row.adjusted <= 0.05]
+        ['column 1']
     """
     _check(method, correlations, correction)
     n_resamples = check_resamples(n_resamples)

@@ -64,7 +64,17 @@ class _OfRows(Metric):
 
 
 class SquaredMMD(_OfRows):
-    """``divergences.mmd2`` of all rows; ``settings`` are those of ``torchmetrics.Metric``."""
+    """``divergences.mmd2`` of all rows; ``settings`` are those of ``torchmetrics.Metric``.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.metrics import SquaredMMD
+        >>> metric = SquaredMMD(bandwidth=1.0)
+        >>> for batch in torch.linspace(0, 1, 40).view(4, 10, 1):
+        ...     metric.update(batch, batch + 1)
+        >>> print(f"{metric.compute():.3f}")  # of all 40 rows
+        0.631
+    """
 
     def __init__(
         self,
@@ -85,14 +95,32 @@ class SquaredMMD(_OfRows):
 class KernelInceptionDistance(SquaredMMD):
     """Kernel inception distance of features that are given: the unbiased squared MMD of all rows
     for the kernel (⟨x, y⟩/d + 1)³ (Bińkowski et al., ICLR 2018). torchmetrics and others report the
-    mean of such estimates over random subsets, which has the same expectation and more noise."""
+    mean of such estimates over random subsets, which has the same expectation and more noise.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.metrics import KernelInceptionDistance
+        >>> metric = KernelInceptionDistance()
+        >>> metric.update(torch.zeros(3, 2), torch.ones(3, 2))
+        >>> float(metric.compute())  # 1 + 2³ − 2·1
+        7.0
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__("polynomial", **settings)
 
 
 class EnergyDistance(_OfRows):
-    """``divergences.energy_distance`` of all rows."""
+    """``divergences.energy_distance`` of all rows.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.metrics import EnergyDistance
+        >>> metric = EnergyDistance()
+        >>> metric.update(torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [4.0]]))
+        >>> float(metric.compute())
+        4.0
+    """
 
     def __init__(
         self, *, exponent: float = 1.0, estimator: Estimator = "unbiased", **settings: Any
@@ -109,6 +137,14 @@ class TwoSampleTest(_OfRows):
     of its "statistic", "pvalue" and "effect_size" (0 where the method has none), in fp64.
 
     ``test_options``: method, kernel and others of ``two_sample_test``.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.metrics import TwoSampleTest
+        >>> metric = TwoSampleTest(rng=0)
+        >>> metric.update(torch.linspace(0, 1, 50)[:, None], torch.linspace(1, 2, 50)[:, None])
+        >>> print(f"{metric.compute()['pvalue']:.3f}")
+        0.001
     """
 
     higher_is_better = None

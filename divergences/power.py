@@ -59,7 +59,13 @@ class PowerRow(NamedTuple):
 def perturbed_uniform_density(
     x: ArrayLike, scale: float, signs: Sequence[float]
 ) -> NDArray[np.float64]:
-    """The density at x (any shape) with one perturbation of the uniform for each of ``signs``."""
+    """The density at x (any shape) with one perturbation of the uniform for each of ``signs``.
+
+    Examples:
+        >>> from divergences.power import perturbed_uniform_density
+        >>> perturbed_uniform_density([0.1, 0.4, 0.6, 2.0], 0.5, signs=[1, -1]).round(3).tolist()
+        [1.48, 0.52, 0.52, 0.0]
+    """
     x = np.asarray(x, dtype=np.float64)
     bumps = np.zeros_like(x)
     for j, sign in enumerate(signs, start=1):
@@ -76,7 +82,14 @@ def perturbed_uniform_density(
 def perturbed_uniform(
     n: int, scale: float, *, signs: Sequence[float] | None = None, perturbations: int = 2, rng: Rng
 ) -> NDArray[np.float64]:
-    """A sample [n, 1] by rejection; ``signs`` of the perturbations are drawn if None."""
+    """A sample [n, 1] by rejection; ``signs`` of the perturbations are drawn if None.
+
+    Examples:
+        >>> from divergences.power import perturbed_uniform
+        >>> x = perturbed_uniform(1000, 0.5, rng=0)
+        >>> x.shape, bool(x.min() >= 0 and x.max() <= 1)
+        ((1000, 1), True)
+    """
     _check_scale(scale)
     generator, _ = generator_of(rng)
     if signs is None:
@@ -121,6 +134,15 @@ def power_of(
 
     Raises:
         ValueError, TypeError: as ``two_sample_test``; n below 2, a level outside (0, 1).
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences.power import power_of
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(100, 2)), rng.normal(size=(80, 2)) + 0.5
+        >>> rows = power_of(x, y, n=[10, 40], repetitions=20, method="energy", rng=0)
+        >>> rows[0].power < rows[1].power
+        True
     """
     for name in ("strata", "groups", "blocks"):
         if name in options:
@@ -203,6 +225,12 @@ def benchmark_power(
 
     Raises:
         ValueError: before the first row.
+
+    Examples:
+        >>> from divergences.power import benchmark_power
+        >>> row = next(benchmark_power(["energy"], scales=[0.5], repetitions=5, n=100, rng=0))
+        >>> row.method, row.scale, row.repetitions
+        ('energy', 0.5, 5)
     """
     for method in methods:
         if method not in get_args(Method):

@@ -123,6 +123,14 @@ def relative_test(
             and alternatives, alpha outside (0, 1).
 
     Work is O((n + m)² + (n + l)²) kernel values, streamed; memory O((n + m + l) d).
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import relative_test
+        >>> rng = np.random.default_rng(0)
+        >>> data, p, q = rng.normal(size=(3, 300, 2))
+        >>> relative_test(data, p + 0.3, q + 1.0).closer
+        'p'
     """
     for name, value, known in (
         ("method", method, Method),

@@ -19,6 +19,13 @@ def score_of(log_prob: Callable[[Tensor], Tensor]) -> Score:
     """The score of a log density [n, d] → [n], by autograd. It need not be normalised.
 
     goodness_of_fit_test(x, score_of(lambda x: -0.25 * x.pow(4).sum(-1)))
+
+    Examples:
+        >>> import torch
+        >>> from divergences import score_of
+        >>> score = score_of(lambda x: -0.25 * x.pow(4).sum(-1))
+        >>> score(torch.tensor([[1.0], [2.0]])).flatten().tolist()  # −x³
+        [-1.0, -8.0]
     """
 
     def score(x: Tensor) -> Tensor:

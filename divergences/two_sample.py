@@ -158,6 +158,15 @@ def two_sample_test(
             (counted), unknown methods, B < 1, options of another method.
 
     Memory is O(N (d + B)) bytes for N = n + m, never N².
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import two_sample_test
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(100, 2)), rng.normal(size=(80, 2)) + 0.5
+        >>> result = two_sample_test(x, y, rng=0)
+        >>> print(f"p = {result.pvalue:.3f}, effect size {result.effect_size:.2f}")
+        p = 0.003, effect size 0.03
     """
     _check_options(method, kernel, bandwidth, n_features, block_size)
     check_scale(scale)

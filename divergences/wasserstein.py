@@ -45,6 +45,13 @@ def wasserstein_1d(
     Raises:
         ValueError, TypeError: shapes, dtypes, devices or weights that do not fit, no numbers,
             p < 1.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.wasserstein import wasserstein_1d
+        >>> x, y = torch.tensor([0.0, 1.0, 3.0]), torch.tensor([5.0, 6.0, 8.0])
+        >>> float(wasserstein_1d(x, y)), float(wasserstein_1d(x, y, p=2.0))  # W₁, W₂²
+        (5.0, 25.0)
     """
     _check_power(p)
     for value, name in ((x, "x"), (y, "y")):
@@ -98,6 +105,14 @@ def sliced_wasserstein(
     Raises:
         ValueError, TypeError: shapes, dtypes or devices that do not fit, no rows, p < 1, no
             projections, or both projections and a generator.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.wasserstein import sliced_wasserstein
+        >>> x = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        >>> directions = torch.eye(3)  # in place of random ones
+        >>> print(f"{sliced_wasserstein(x, x + 2.0, projections=directions):.3f}")
+        4.000
     """
     _check_power(p)
     a, b = check_samples(x, y)

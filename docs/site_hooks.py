@@ -59,7 +59,11 @@ def as_rst(_app: Any, kind: str, _name: str, _obj: Any, _options: Any, lines: li
     if kind in ("property", "attribute"):  # napoleon takes words before a colon for a type
         lines[:] = [line.replace(":", HIDDEN) for line in lines]
     code_ends_at = None  # indentation that ends a block of code
+    session = False  # within an example of an interactive session
     for i, line in enumerate(lines):
+        session = bool(line) and (session or line.lstrip().startswith(">>> "))
+        if session:
+            continue
         indent = len(line) - len(line.lstrip())
         if code_ends_at is not None:
             if not line.strip() or indent > code_ends_at:

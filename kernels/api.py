@@ -37,6 +37,14 @@ def pair_sums(
     x: [..., n, d], y: [..., m, d]; weights [..., n] and [..., m], ones if None. Coefficients of the
     terms (``0.5 * Gaussian(1.0)``, mixtures) are not applied. Differentiable twice. Raises
     ValueError or TypeError on shapes, dtypes, devices and weights that do not fit.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.kernels import Linear, pair_sums
+        >>> x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]])
+        >>> xx, yy, xy = pair_sums(x, y, kernel=Linear())
+        >>> xx.tolist(), yy.tolist(), xy.tolist()
+        ([4.0], [24.0], [21.0])
     """
     check_kernel(kernel)
     x, y = check_samples(x, y)
@@ -124,6 +132,13 @@ def potential(
     points: [..., n, d], y: [..., m, d], weights [..., m] (ones if None). Returns [..., n] in the
     promoted dtype, at least fp32. Bandwidth rules are applied to points and y pooled; pass a kernel
     that is ``resolve``d on other data to avoid that. Differentiable twice in points, y and weights.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.kernels import Gaussian, potential
+        >>> points, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [1.0], [1.0]])
+        >>> potential(points, y, kernel=Gaussian(1.0)).round(decimals=3)  # Σⱼ k(xᵢ, yⱼ)
+        tensor([2.2130, 2.6070])
     """
     check_kernel(kernel)
     points, y = check_samples(points, y, names=("points", "y"))

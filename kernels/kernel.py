@@ -92,7 +92,13 @@ class Group(NamedTuple):
 
 
 class Kernel:
-    """A sum of kernel functions. ``k1 + k2`` and ``2.0 * k`` are kernels too."""
+    """A sum of kernel functions. ``k1 + k2`` and ``2.0 * k`` are kernels too.
+
+    Examples:
+        >>> from divergences.kernels import Gaussian, Laplace
+        >>> 0.5 * Gaussian(1.0) + Laplace("median")
+        0.5 * Gaussian(1.0) + Laplace('median')
+    """
 
     def __init__(
         self, terms: Sequence[Term], label: str, groups: list[_Metric] | None = None
@@ -353,14 +359,32 @@ def _show(bandwidth: Bandwidth) -> str:
 
 
 class Gaussian(Kernel):
-    """exp(−‖x−y‖²/2σ²), σ = ``bandwidth``. ``"dimension"``, σ² = d/2, is exp(−‖x−y‖²/d)."""
+    """exp(−‖x−y‖²/2σ²), σ = ``bandwidth``. ``"dimension"``, σ² = d/2, is exp(−‖x−y‖²/d).
+
+    Examples:
+        >>> import torch
+        >>> from divergences.kernels import Gaussian, potential
+        >>> points, y = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0]])
+        >>> potential(points, y, kernel=Gaussian(1.0)).round(decimals=3)
+        tensor([0.6070, 1.0000, 0.6070])
+        >>> potential(points, y, kernel=0.5 * Gaussian([1.0, 2.0])).round(decimals=3)
+        tensor([0.3720, 0.5000, 0.3720])
+    """
 
     def __init__(self, bandwidth: Bandwidth = "median") -> None:
         super().__init__(_terms(GAUSSIAN, bandwidth, 0.5, 2), f"Gaussian({_show(bandwidth)})")
 
 
 class Laplace(Kernel):
-    """exp(−‖x−y‖/σ), with the Euclidean norm or, for ``norm="l1"``, Σ|xᵢ−yᵢ|."""
+    """exp(−‖x−y‖/σ), with the Euclidean norm or, for ``norm="l1"``, Σ|xᵢ−yᵢ|.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.kernels import Laplace, potential
+        >>> points, y = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0]])
+        >>> potential(points, y, kernel=Laplace(1.0)).round(decimals=3)
+        tensor([0.3680, 1.0000, 0.3680])
+    """
 
     def __init__(self, bandwidth: Bandwidth = "median", *, norm: str = "l2") -> None:
         if norm not in ("l1", "l2"):
@@ -373,7 +397,15 @@ class Laplace(Kernel):
 
 
 class Energy(Kernel):
-    """−‖x−y‖^β, 0 < β < 2: conditionally positive definite; its MMD² is the energy distance."""
+    """−‖x−y‖^β, 0 < β < 2: conditionally positive definite; its MMD² is the energy distance.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.kernels import Energy, potential
+        >>> points, y = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0]])
+        >>> potential(points, y, kernel=Energy()).round(decimals=3)
+        tensor([-1.,  0., -1.])
+    """
 
     def __init__(self, exponent: float = 1.0) -> None:
         exponent = _positive(exponent, "exponent")
@@ -388,7 +420,15 @@ class Energy(Kernel):
 class InverseMultiquadric(Kernel):
     """(1 + ‖x−y‖²/c²)^(−β), c = ``bandwidth``, β = ``exponent``.
 
-    Normalised to k(x, x) = 1. The Wasserstein autoencoder's C/(C + ‖x−y‖²) is c = √C, β = 1."""
+    Normalised to k(x, x) = 1. The Wasserstein autoencoder's C/(C + ‖x−y‖²) is c = √C, β = 1.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.kernels import InverseMultiquadric, potential
+        >>> points, y = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0]])
+        >>> potential(points, y, kernel=InverseMultiquadric(1.0)).round(decimals=3)
+        tensor([0.7070, 1.0000, 0.7070])
+    """
 
     def __init__(self, bandwidth: Bandwidth = "median", *, exponent: float = 0.5) -> None:
         exponent = _positive(exponent, "exponent")
@@ -400,7 +440,15 @@ class InverseMultiquadric(Kernel):
 
 class RationalQuadratic(Kernel):
     """(1 + ‖x−y‖²/(2ασ²))^(−α), σ = ``bandwidth``; from α = 1e18 on it is ``Gaussian``, its limit,
-    to all digits of fp64."""
+    to all digits of fp64.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.kernels import RationalQuadratic, potential
+        >>> points, y = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0]])
+        >>> potential(points, y, kernel=RationalQuadratic(1.0)).round(decimals=3)
+        tensor([0.6670, 1.0000, 0.6670])
+    """
 
     def __init__(self, bandwidth: Bandwidth = "median", *, alpha: float = 1.0) -> None:
         alpha = _positive(alpha, "alpha")
@@ -413,7 +461,15 @@ class RationalQuadratic(Kernel):
 
 class Matern(Kernel):
     """Matérn with ν = 1/2, 3/2 or 5/2 and length scale σ = ``bandwidth`` (Rasmussen & Williams,
-    eq. 4.17). ν = 1/2 is ``Laplace``."""
+    eq. 4.17). ν = 1/2 is ``Laplace``.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.kernels import Matern, potential
+        >>> points, y = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0]])
+        >>> potential(points, y, kernel=Matern(1.0, nu=2.5)).round(decimals=3)
+        tensor([0.5240, 1.0000, 0.5240])
+    """
 
     def __init__(self, bandwidth: Bandwidth = "median", *, nu: float = 1.5) -> None:
         if nu not in (0.5, 1.5, 2.5):
@@ -427,7 +483,15 @@ class Matern(Kernel):
 
 class Polynomial(Kernel):
     """(γ⟨x, y⟩ + c)^p with p = ``degree`` and γ = 1/d unless given. The defaults are those of the
-    kernel inception distance (Bińkowski et al., 2018). Not translation invariant."""
+    kernel inception distance (Bińkowski et al., 2018). Not translation invariant.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.kernels import Polynomial, potential
+        >>> points, y = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0]])
+        >>> potential(points, y, kernel=Polynomial(2)).round(decimals=3)
+        tensor([1., 4., 9.])
+    """
 
     def __init__(self, degree: int = 3, *, gamma: float | None = None, offset: float = 1.0) -> None:
         if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
@@ -442,7 +506,15 @@ class Polynomial(Kernel):
 
 
 class Linear(Kernel):
-    """⟨x, y⟩: its MMD² is the squared distance of the means."""
+    """⟨x, y⟩: its MMD² is the squared distance of the means.
+
+    Examples:
+        >>> import torch
+        >>> from divergences.kernels import Linear, potential
+        >>> points, y = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0]])
+        >>> potential(points, y, kernel=Linear()).round(decimals=3)
+        tensor([0., 1., 2.])
+    """
 
     def __init__(self) -> None:
         super().__init__([Term(POLYNOMIAL, shape=1.0)], "Linear()")

@@ -74,6 +74,13 @@ class GaussianLikelihood(Likelihood):
 
     Raises:
         ValueError: σ² is not positive and finite.
+
+    Examples:
+        >>> import torch
+        >>> from vae import GaussianLikelihood
+        >>> likelihood = GaussianLikelihood(variance=0.25)
+        >>> likelihood.log_prob(torch.zeros(1, 2), torch.ones(1, 2)).round(decimals=4)
+        tensor([-4.4516])
     """
 
     def __init__(self, variance: float = 1.0, *, learned: bool = False) -> None:
@@ -185,6 +192,13 @@ class BernoulliLikelihood(Likelihood):
 
     x in [0, 1]. Between 0 and 1 it is a cross entropy, not a log likelihood (its normaliser is
     missing: Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845): binarise, or take another.
+
+    Examples:
+        >>> import torch
+        >>> from vae import BernoulliLikelihood
+        >>> x, logits = torch.tensor([[0.0, 1.0, 1.0]]), torch.zeros(1, 3)  # probabilities of ½
+        >>> BernoulliLikelihood().log_prob(x, logits).round(decimals=4)
+        tensor([-2.0794])
     """
 
     def _log_density(self, x: Tensor, parameters: Tensor) -> Tensor:

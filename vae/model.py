@@ -50,6 +50,15 @@ class VAE(nn.Module):
 
     Raises:
         ValueError: an unknown posterior, or an objective that needs what encoder or prior lack.
+
+    Examples:
+        >>> import torch
+        >>> from vae import VAE, GaussianLikelihood, InfoVAE, StandardNormal, mlp
+        >>> likelihood, prior = GaussianLikelihood(variance=0.1), StandardNormal(2)
+        >>> model = VAE(mlp(64, 4), mlp(2, 64), likelihood, InfoVAE(alpha=1.0), prior)
+        >>> output = model(torch.rand(8, 64))
+        >>> output.z.shape, model.sample(3).shape
+        (torch.Size([8, 2]), torch.Size([3, 64]))
     """
 
     def __init__(

@@ -19,6 +19,12 @@ def mlp(n_in: int, n_out: int, hidden: int | Sequence[int] = 300) -> nn.Sequenti
     several widths one hidden layer for each.
 
     The encoder of D pixels to M codes is ``mlp(D, 2 * M)``, its mirror image ``mlp(M, D)``.
+
+    Examples:
+        >>> import torch
+        >>> from vae import mlp
+        >>> mlp(784, 2 * 10, hidden=(300, 500))(torch.rand(8, 784)).shape
+        torch.Size([8, 20])
     """
     widths = [n_in, *([hidden] if isinstance(hidden, int) else hidden)]
     layers: list[nn.Module] = []
@@ -68,6 +74,12 @@ def conv_encoder(shape: Sequence[int], n_out: int, hidden: int = 256) -> nn.Sequ
 
     Returns:
         [B, C, H, W] or [B, C·H·W] to [B, n_out].
+
+    Examples:
+        >>> import torch
+        >>> from vae import conv_encoder
+        >>> conv_encoder((3, 32, 32), n_out=20)(torch.rand(8, 3 * 32 * 32)).shape
+        torch.Size([8, 20])
     """
     channels, height, width = shape
     layers: list[nn.Module] = [nn.Flatten(), nn.Unflatten(1, tuple(shape))]
@@ -90,6 +102,12 @@ def conv_decoder(
 
     Returns:
         [B, M] to [B, channels·C·H·W].
+
+    Examples:
+        >>> import torch
+        >>> from vae import conv_decoder
+        >>> conv_decoder(10, (3, 32, 32))(torch.randn(8, 10)).shape
+        torch.Size([8, 3072])
     """
     count = _halvings(shape[1], shape[2])
     if count == 0:

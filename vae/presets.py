@@ -183,6 +183,11 @@ def configure(preset: str = "mmd-vae", **changes: Any) -> Config:
     Raises:
         ValueError: an unknown preset (the nearest names are suggested) or setting, a value outside
             its range, one that has no effect beside the others, or both alpha and beta.
+
+    Examples:
+        >>> from vae.presets import configure
+        >>> configure("beta-vae", beta=8.0, data="digits").beta
+        8.0
     """
     if preset not in PRESETS:
         near = difflib.get_close_matches(preset, PRESETS, n=2, cutoff=0.55)

@@ -40,7 +40,14 @@ class Prior(nn.Module):
 
 
 class StandardNormal(Prior):
-    """p(z) = N(0, I)."""
+    """p(z) = N(0, I).
+
+    Examples:
+        >>> import torch
+        >>> from vae import StandardNormal
+        >>> StandardNormal(2).log_prob(torch.zeros(1, 2)).round(decimals=4)  # −log 2π
+        tensor([-1.8379])
+    """
 
     def sample(self, n: int, *, generator: Generator | None = None, like: Tensor) -> Tensor:
         return _normal(n, self.dim, generator, like)

@@ -73,6 +73,15 @@ def plot_result(result: Result, *, names: tuple[str, str] = ("x", "y")) -> Figur
     points are shown on the first two principal components of the pooled sample, coloured by it.
     Large samples are thinned for drawing, and the legend says so. Samples in hand are called by
     their `names`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import two_sample_test
+        >>> from divergences.plots import plot_result
+        >>> rng = np.random.default_rng(0)
+        >>> x, y = rng.normal(size=(100, 2)), rng.normal(size=(80, 2)) + 0.5
+        >>> result = two_sample_test(x, y, method="mmd", rng=0)
+        >>> figure = plot_result(result, names=("before", "after"))
     """
     samples = getattr(result, "_samples", None)  # of a two-sample test
     several = sum(row.bandwidth is not None for row in result.kernels) > 1

@@ -72,6 +72,12 @@ def load(
         ValueError: an unknown name (with those that are near), arguments out of range or of no
             use for this source, data that cannot be read or used (with file and reason).
         FileNotFoundError: no such path; or missing IDX files, with where they were looked for.
+
+    Examples:
+        >>> from vae import load
+        >>> data = load("digits", limit=500)
+        >>> data.train.shape, data.heldout.shape, data.shape
+        (torch.Size([500, 64]), torch.Size([600, 64]), (1, 8, 8))
     """
     check_binarise(binarise)
     at_least_one(limit, "limit")

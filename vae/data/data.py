@@ -33,6 +33,14 @@ class Data:
 
     Raises:
         ValueError: anything above does not hold; values are not finite (with the number of rows).
+
+    Examples:
+        >>> import torch
+        >>> from vae import Data
+        >>> rows = torch.rand(100, 64)
+        >>> data = Data("mine", train=rows[:80], heldout=rows[80:], shape=(1, 8, 8))
+        >>> data.rows("heldout").shape, data.is_image
+        (torch.Size([20, 64]), True)
     """
 
     name: str

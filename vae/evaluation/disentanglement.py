@@ -77,6 +77,16 @@ def mutual_information_gap(codes: Tensor, factors: Tensor, *, bins: int = BINS) 
 
     Raises:
         ValueError: rows that do not match, or no factor that varies.
+
+    Examples:
+        >>> import torch
+        >>> from vae.evaluation import mutual_information_gap
+        >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+        >>> turned = factors.double() @ torch.tensor([[1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
+        >>> print(f"{mutual_information_gap(factors.double(), factors):.2f}")
+        1.00
+        >>> print(f"{mutual_information_gap(turned, factors):.2f}")  # a factor in both dimensions
+        0.00
     """
     return gap(mutual_information_table(codes, factors, bins=bins), factors)
 

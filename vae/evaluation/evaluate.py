@@ -91,6 +91,16 @@ def evaluate(
         ValueError: too few rows, data outside the support of the likelihood, a model whose codes
             are not finite.
         ModuleNotFoundError: scikit-learn is missing.
+
+    Examples:
+        >>> import torch
+        >>> from vae import VAE, Data, GaussianLikelihood, InfoVAE, StandardNormal, evaluate, mlp
+        >>> rows = torch.randn(80, 8, generator=torch.Generator().manual_seed(0))
+        >>> data = Data("mine", rows[:50], rows[50:], shape=(8,))
+        >>> model = VAE(mlp(8, 4), mlp(2, 8), GaussianLikelihood(), InfoVAE(), StandardNormal(2))
+        >>> found = evaluate(model, data, n_importance=10, n_resamples=99, progress=False)
+        >>> found.importance.bound > found.heldout.elbo  # print(found) has it all
+        True
     """
     if len(data.train) < 2 or len(data.heldout) < LEAST_ROWS or max_rows < LEAST_ROWS:
         raise ValueError(

@@ -29,6 +29,12 @@ class Objective(nn.Module):
     Raises:
         TypeError: a divergence that cannot be called, or with parameters but no critic_loss.
         ValueError: a weight that is negative or not finite.
+
+    Examples:
+        >>> from vae import DIVERGENCES, Objective, WeightedKL
+        >>> objective = Objective(WeightedKL(0.5), DIVERGENCES["energy"], weight=10.0)
+        >>> print(objective.describe())
+        β = 1−α = 0.5 on KL, 10 on energy
     """
 
     def __init__(
@@ -194,6 +200,13 @@ class InfoVAE(Objective):
 
     Raises:
         ValueError: α or λ is not finite, or α+λ−1 < 0, which would reward leaving the prior.
+
+    Examples:
+        >>> from vae import DIVERGENCES, InfoVAE
+        >>> print(InfoVAE(alpha=1.0, lambda_=392.0).describe())
+        β = 1−α = 0 on KL, λ = 392 (α+λ−1 = 392 on mmd)
+        >>> print(InfoVAE(alpha=0.0, lambda_=100.0, divergence=DIVERGENCES["energy"]).describe())
+        β = 1−α = 1 on KL, λ = 100 (α+λ−1 = 99 on energy)
     """
 
     def __init__(
@@ -236,5 +249,10 @@ def lambda_from_pixel_mean(n_pixels: int, variance: float = 1.0, weight: float =
         n_pixels: data dimension D.
         variance: σ² of the Gaussian likelihood.
         weight: the divergence's weight beside the pixel mean.
+
+    Examples:
+        >>> from vae import lambda_from_pixel_mean
+        >>> lambda_from_pixel_mean(28 * 28), lambda_from_pixel_mean(64, variance=0.1)
+        (392.0, 320.0)
     """
     return weight * n_pixels / (2 * variance)

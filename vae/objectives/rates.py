@@ -43,6 +43,12 @@ class WeightedKL(Rate):
     Args:
         beta: a number or a schedule. Below 0 at its end it rewards a large KL, and a warning
             says so.
+
+    Examples:
+        >>> from vae import Anneal, WeightedKL
+        >>> rate = WeightedKL(Anneal(0.0, 1.0, length=1000))
+        >>> rate.describe()
+        'β = 1−α = 0 → 1 in 1000 steps (linear) on KL'
     """
 
     def __init__(self, beta: float | Schedule = 1.0) -> None:

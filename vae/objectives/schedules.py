@@ -39,7 +39,14 @@ class Constant:
 @dataclass(frozen=True)
 class Anneal:
     """From ``start`` to ``final`` in ``length`` steps, up (Bowman et al. 2016, arXiv:1511.06349,
-    sec. 3.1) or down, and ``final`` from then on."""
+    sec. 3.1) or down, and ``final`` from then on.
+
+    Examples:
+        >>> from vae import Anneal
+        >>> falling = Anneal(40.0, 1.0, length=100)
+        >>> falling(0), falling(50), falling(1000)
+        (40.0, 20.5, 1.0)
+    """
 
     start: float
     final: float

@@ -107,6 +107,14 @@ def fit(
         KeyboardInterrupt: Ctrl-C, after the current step and a checkpoint; a second one at once.
             Also where the training ended before it could stop.
         SystemExit: SIGTERM, after the current step and a checkpoint, with status 143.
+
+    Examples:
+        >>> from vae import VAE, BernoulliLikelihood, InfoVAE, StandardNormal, fit, load, mlp
+        >>> likelihood, prior = BernoulliLikelihood(), StandardNormal(2)
+        >>> model = VAE(mlp(64, 4), mlp(2, 64), likelihood, InfoVAE(lambda_=100.0), prior)
+        >>> history = fit(model, load("digits"), epochs=2, accelerator="cpu", progress=False)
+        >>> history[1]["loss"] < history[0]["loss"]
+        True
     """
     folder = None if folder is None else Path(folder)
     if folder is None and (resume or live_plots):
