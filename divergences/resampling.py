@@ -202,7 +202,7 @@ class Relabellings:
         """``cuts``, of which every process of a group finds some."""
         among = current_share()
         found = np.zeros((last - first, 1 + self._ends.size), np.int64)
-        own = slice(*((last - first) * k // among.size for k in (among.rank, among.rank + 1)))
+        own = among.span(last - first)
         found[own] = self.cuts(first + own.start, first + own.stop, device)
         whole = torch.from_numpy(found).to(device)
         among.total(whole)

@@ -27,10 +27,13 @@ from .. import (
 from ..scaling import Scale
 from . import running
 from .models import FAMILIES, load_model
+from .processes import joined
 
 EPILOG = """\
 files        .csv, .tsv, .txt (any delimiter, with or without a header), .npy, .npz and .pt
              (file.npz:NAME for one array of several), .parquet; a row is an observation
+several      torchrun --nproc-per-node 4 -m divergences two-sample …: processes share the work of a
+processes    test, also on several machines; each reads its part of the rows
 exit status  0 the test ran, whatever it found; 1 p is at most --fail-below; 2 it did not run: wrong
              usage, wrong input; 130 interrupted
 """
@@ -398,7 +401,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # ± and P₁ where the terminal has no UTF-8
     arguments = parser().parse_args(argv)
     try:
-        with _warnings_in_one_line(arguments):
+        with _warnings_in_one_line(arguments), joined(arguments):
             running.check_outputs(arguments)
             status: int = arguments.run(arguments)
             sys.stdout.flush()

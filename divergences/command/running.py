@@ -23,6 +23,7 @@ from ..power import power_of as pilot_rows
 from ..relative import RelativeResult
 from ..results import HypothesisResult, TwoSampleResult, p_in_words
 from .delimited import MISSING
+from .processes import is_first, share_of, together
 from .tables import Table, complete_rows, is_file, read_labels, read_table
 
 ALPHA = 0.05  # of the verdict in words, unless --fail-below names another
@@ -36,7 +37,8 @@ class Samples(NamedTuple):
 
 def say(arguments: Namespace, message: object) -> None:
     """A line on stderr; stdout is for the result."""
-    print(f"divergences {arguments.command}: {message}", file=sys.stderr)
+    if is_first():
+        print(f"divergences {arguments.command}: {message}", file=sys.stderr)
 
 
 # --- Options ---------------------------------------------------------------------------------
@@ -89,7 +91,15 @@ def load(
 
     ``pairs``: the samples are two sides of one table, row i of both belongs together, is dropped as
     one and has one label, which the first file holds; other samples must have the same columns.
+    Of several processes each reads its part of the rows, and leaves missing cells to the test.
     """
+    return together(arguments, lambda: _load(arguments, inputs, pairs))
+
+
+def _load(
+    arguments: Namespace, inputs: Sequence[tuple[str, list[str] | None]], pairs: bool
+) -> Samples:
+    among = share_of(arguments)
     paired = bool(getattr(arguments, "paired", False))
     named = {name: getattr(arguments, name, None) for name in ("strata", "groups")}
     named = {name: where for name, where in named.items() if where is not None}
@@ -98,9 +108,11 @@ def load(
         raise ValueError(f"{options} do not go together; choose one")
     name, strata = next(iter(named.items()), ("strata", None))
     column = None if strata is None or is_file(strata) else strata
-    together = pairs or paired
+    aligned = pairs or paired
     tables = [
-        read_table(file, columns=columns, labels=None if pairs and position > 0 else column)
+        read_table(
+            file, columns=columns, labels=None if pairs and position > 0 else column, among=among
+        )
         for position, (file, columns) in enumerate(inputs)
     ]
     for table in tables:
@@ -108,12 +120,15 @@ def load(
             say(arguments, table.note)
     if not pairs:
         _check_names(tables)
-    if together:
+    if aligned:
         _check_pairs(*tables, sides=pairs)
-    groups = [tables] if together else [[table] for table in tables]
-    keeps = [complete_rows(group, drop=arguments.drop_nan) for group in groups]
+    groups = [tables] if aligned else [[table] for table in tables]
+    if arguments.group is None:
+        keeps = [complete_rows(group, drop=arguments.drop_nan) for group in groups]
+    else:
+        keeps = [np.ones(len(group[0].values), np.bool_) for group in groups]
     for group, keep in zip(groups, keeps, strict=True):
-        if not keep.any():
+        if among.size == 1 and not keep.any():
             raise ValueError(f"{group[0].source}: every row has missing cells")
         if not keep.all():
             names = " and ".join(dict.fromkeys(table.source for table in group))
@@ -127,7 +142,9 @@ def load(
     if strata is None:
         return Samples(values, {})
     if column is None:
-        labels = read_labels(strata, sum(map(len, keeps)))
+        counts = [group[0].in_file for group in groups]
+        of_all = np.split(read_labels(strata, sum(counts)), np.cumsum(counts)[:-1])
+        labels = np.concatenate([part[among.span(len(part))] for part in of_all])
     else:
         labels = np.concatenate([g[0].labels for g in groups if g[0].labels is not None])
     labels = labels[np.concatenate(keeps)]
@@ -153,9 +170,9 @@ def _check_names(tables: Sequence[Table]) -> None:
 
 
 def _check_pairs(x: Table, y: Table, *, sides: bool) -> None:
-    if len(x.values) != len(y.values):
+    if x.in_file != y.in_file:
         raise ValueError(
-            f"the rows are pairs: {x.source} has {len(x.values):,}, {y.source} {len(y.values):,}"
+            f"the rows are pairs: {x.source} has {x.in_file:,}, {y.source} {y.in_file:,}"
         )
     shared = set(x.names or ()) & set(y.names or ())
     if sides and x.source == y.source and shared:
@@ -185,6 +202,7 @@ def settings(arguments: Namespace) -> dict[str, Any]:
         **{name: value for name, value in given.items() if value is not None},
         "rng": arguments.seed,
         "show_progress": False if arguments.no_progress else None,
+        **({"group": arguments.group, "drop_nan": arguments.drop_nan} if arguments.group else {}),
     }
 
 
@@ -196,6 +214,10 @@ def report(
 ) -> int:
     """Print the result, draw it, and return the exit status. ``words`` tell the verdict: what was
     found where p ≤ α, and what was not found otherwise."""
+    alpha = level_of(arguments)
+    status = 1 if arguments.fail_below is not None and result.pvalue <= alpha else 0
+    if not is_first():
+        return status
     if isinstance(result, HypothesisResult) and arguments.plot is not None:
         from ..plots.style import save_figure
 
@@ -205,7 +227,6 @@ def report(
             figure = result.plot()
         save_figure(figure, arguments.plot)
         say(arguments, f"wrote {arguments.plot}")
-    alpha = level_of(arguments)
     verdict = _verdict(result, alpha, words)
     if arguments.json:
         record = {"test": arguments.command, "files": list(files), "verdict": verdict}
@@ -214,7 +235,7 @@ def report(
         print(json.dumps(record, allow_nan=False))
     else:
         print(f"{result}\n\n{verdict}")
-    return 1 if arguments.fail_below is not None and result.pvalue <= alpha else 0
+    return status
 
 
 def level_of(arguments: Namespace) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..kernels.statistics.sharing import ALONE, Share
 from ..samples import check_integers
 from . import delimited
 from .columns import Columns, suggest
@@ -26,7 +27,7 @@ NAMED_ARRAY = re.compile(r"(?P<path>.+\.(npz|pt|pth)):(?P<key>[^:]+)", re.IGNORE
 class Table(NamedTuple):
     """``values`` [n, d] with NaN where a cell is missing, the ``names`` of the columns (None where
     the file has none), and the ``labels`` [n] of the column that was asked for as such, with its
-    ``header``."""
+    ``header``. ``in_file`` counts the rows of the file."""
 
     source: str
     values: NDArray[np.float64]
@@ -34,10 +35,15 @@ class Table(NamedTuple):
     labels: NDArray[np.str_] | None = None
     header: str | None = None
     note: str | None = None
+    in_file: int = 0
 
 
 def read_table(
-    location: str, *, columns: Sequence[str] | None = None, labels: str | None = None
+    location: str,
+    *,
+    columns: Sequence[str] | None = None,
+    labels: str | None = None,
+    among: Share = ALONE,
 ) -> Table:
     """Read a sample.
 
@@ -48,6 +54,7 @@ def read_table(
         columns: names, or numbers counted from 1, or ranges of them ("2-5"); all columns but that
             of the labels if None.
         labels: name or number of a column to read as labels, of any kind, instead of numbers.
+        among: the processes that read the file, each its part of the rows.
 
     Raises:
         ValueError: what is in the file does not fit.
@@ -57,19 +64,24 @@ def read_table(
     path, key = _locate(location)
     suffix = path.suffix.lower()
     if suffix in TEXT:
-        return _read_text(path, location, columns, labels)
+        table = _read_text(path, location, columns, labels)
+        own = among.span(len(table.values))
+        part = None if table.labels is None else table.labels[own]
+        return table._replace(values=table.values[own], labels=part, in_file=len(table.values))
     if suffix not in _READERS:
         known = ", ".join([*filter(None, TEXT), *_READERS])
         raise ValueError(f"{location}: unknown kind of file {suffix!r}; known are {known}")
     arrays, names = _READERS[suffix](path, key, location)
     found = Columns(location, names, len(arrays))
     picked, label = found.choose(columns, labels)
+    count = len(arrays[0])
+    arrays = [column[among.span(count)] for column in arrays]
     values = np.empty((len(arrays[0]), len(picked)))
     for target, position in enumerate(picked):
         values[:, target] = _numbers(arrays[position], found.title(position), location)
     texts = None if label is None else np.asarray(arrays[label]).astype(np.str_)
     header = names[label] if names and label is not None else None
-    return Table(location, values, found.names_of(picked), texts, header)
+    return Table(location, values, found.names_of(picked), texts, header, in_file=count)
 
 
 def read_labels(location: str, count: int) -> NDArray[np.str_]:

@@ -29,6 +29,10 @@ class Share:
         """How many of so many pieces are this process's."""
         return len(range(self.rank, pieces, self.size))
 
+    def span(self, pieces: int) -> slice:
+        """As many of so many pieces, side by side; those of all processes in the order of ranks."""
+        return slice(pieces * self.rank // self.size, pieces * (self.rank + 1) // self.size)
+
     def total(self, *sums: Tensor) -> None:
         """Adds up ``sums`` over the processes, in place, to the same bits on each."""
 

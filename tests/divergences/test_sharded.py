@@ -7,7 +7,10 @@ found in files. Tiles are small, so that each process has some.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ from divergences.kernels.statistics import permuted, quadratic_forms, stein
 from divergences.kernels.statistics.sharing import Share
 from divergences.results import HypothesisResult
 
+ROOT = Path(__file__).resolve().parents[2]
 Array = NDArray[Any]
 Part = Callable[[Array], Array]  # all rows to those of a process
 B = 49
@@ -360,5 +364,36 @@ def test_a_process_that_dies_is_an_error_on_the_others(tmp_path: Path) -> None:
 def test_every_piece_of_work_is_done_once() -> None:
     shares = [Share(rank, 3) for rank in range(3)]
     done = [[*s.of(range(10))] for s in shares]
-    assert sorted(sum(done, [])) == [*range(10)]
+    assert sorted(itertools.chain(*done)) == [*range(10)]
     assert [s.count(10) for s in shares] == [len(d) for d in done]
+    assert [*itertools.chain(*(range(10)[s.span(10)] for s in shares))] == [*range(10)]
+
+
+def of_command(folder: Path, *arguments: str, count: int) -> subprocess.CompletedProcess[str]:
+    started = [sys.executable, "-m"]
+    if count > 1:
+        started += ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
+    return subprocess.run(
+        [*started, "divergences", "two-sample", "--seed=1", "--n-resamples=99", *arguments],
+        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_command_reads_parts_of_files_and_reports_once(tmp_path: Path) -> None:
+    x, y, _ = samples()
+    y[7, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    np.savetxt(tmp_path / "y.csv", y, delimiter=",")
+    np.savetxt(tmp_path / "sites.txt", [f"s{k % 3}" for k in range(251)], fmt="%s")
+    given = ("x.npy", "y.csv", "--method=energy", "--drop-nan", "--strata=sites.txt")
+    alone, shared = (of_command(tmp_path, *given, count=count) for count in (1, 2))
+    assert alone.stdout.startswith("energy: two-sample test")
+    note = (
+        "  note: left out 1 of 101 rows of y, which have NaN\n"  # a line on stderr of one process
+    )
+    assert shared.stdout.replace(note, "") == alone.stdout
+    refused = of_command(tmp_path, "x.npy", "z.csv", count=2)
+    assert refused.returncode != 0
+    assert refused.stderr.count("divergences two-sample: z.csv does not exist") == 1
+    assert "ValueError" not in refused.stderr
