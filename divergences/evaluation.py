@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .checkpoint import BATCH, Arrays, Checkpoint, in_batches
 from .designs import GroupedForms, stratified, sums_within
 from .forms import Forms, GroupSums, Pairs, Source, group_sums
 from .kernel_matrix import MatrixForms
@@ -21,10 +22,11 @@ LABEL_BYTES = {"cpu": 2**29, "cuda": 2**32}  # of the label vectors held at a ti
 BYTES_PER_LABEL = 4
 
 
-def label_width(plan: Relabellings, device: str) -> int:
+def label_width(plan: Relabellings, device: str, checkpoint: Checkpoint | None = None) -> int:
     """How many labellings are held at a time."""
     each = len(plan.observed) * BYTES_PER_LABEL
-    return max(1, min(plan.columns, LABEL_BYTES[device] // each))
+    most = plan.columns if checkpoint is None else min(plan.columns, BATCH)
+    return max(1, min(most, LABEL_BYTES[device] // each))
 
 
 class Named(Protocol):
@@ -94,6 +96,7 @@ def evaluate(
     pooled: Tensor,
     show_progress: bool | None,
     kernel: Kernel | MatrixForms | None,
+    checkpoint: Checkpoint | None = None,
 ) -> Evaluation:
     """The statistics of all labellings of the pooled rows, as the strata or units of the plan have
     them where the source sums a ``kernel`` over every pair of rows; None: it does not. Raises
@@ -107,25 +110,28 @@ def evaluate(
         within = stratified(pooled, kernel, source, plan.strata, few_of)
     few, many = sorted(np.bincount(plan.observed, minlength=2).tolist())
     marked = fewer_of(plan.observed)
-    width = label_width(plan, pooled.device.type)
+    width = label_width(plan, pooled.device.type, checkpoint)
     steps = -(-plan.columns // width) * source.steps
-    each, between, tolerances = [], [], []
+
+    def statistics(labels: Tensor) -> Arrays:
+        v = (labels == marked).view(torch.int8)
+        forms = source(v, tick)
+        pairs = forms.pairs or Pairs(few * (few - 1), many * (many - 1), few * many)
+        rounding = source.rounding * (2.0 * few / len(pooled) if plan.units is None else 2.0)
+        if within is None:
+            sums = group_sums(forms)
+            each, between = unbiased(sums, pairs), (sums.between / pairs.between)[:, 0]
+            tolerance = _tolerance(forms, pairs, rounding)
+        else:
+            each, between = within.statistic(forms, v), within.between
+            tie = TIE * forms.total.abs().squeeze(1) / len(pooled) ** 2
+            tolerance = tie + rounding / within.norm
+        return each.cpu().numpy(), tolerance.cpu().numpy(), between.cpu().numpy()
+
     with progress(steps, "permutations", show_progress) as tick:
-        for labels in plan.tensors(width, pooled.device):
-            v = (labels == marked).view(torch.int8)
-            forms = source(v, tick)
-            pairs = forms.pairs or Pairs(few * (few - 1), many * (many - 1), few * many)
-            rounding = source.rounding * (2.0 * few / len(pooled) if plan.units is None else 2.0)
-            if within is None:
-                sums = group_sums(forms)
-                each.append(unbiased(sums, pairs).cpu().numpy())
-                between.append((sums.between / pairs.between)[:, 0].cpu().numpy())
-                tolerances.append(_tolerance(forms, pairs, rounding).cpu().numpy())
-            else:
-                each.append(within.statistic(forms, v).cpu().numpy())
-                between.append(within.between.cpu().numpy())
-                tie = TIE * forms.total.abs().squeeze(1) / len(pooled) ** 2
-                tolerances.append((tie + rounding / within.norm).cpu().numpy())
+        batches = plan.tensors(width, pooled.device)
+        found = in_batches(batches, statistics, checkpoint, tick, source.steps)
+    each, tolerances, between = zip(*found, strict=True)
     values = np.concatenate(each, axis=1)
     if not np.isfinite(values).all():
         raise ValueError(

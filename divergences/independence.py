@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from torch import Tensor
 
+from .checkpoint import BATCH, Arrays, Checkpoint, Location, checkpoint_of, in_batches
 from .dependence import (
     DEFAULT_BANDWIDTH,
     as_pairs,
@@ -99,6 +100,7 @@ def independence_test(
     drop_nan: bool = False,
     backend: str | None = None,
     group: Group | None = None,  # noqa: ARG001, which the decorator takes
+    checkpoint: Location | Checkpoint | None = None,
     show_progress: bool | None = None,
 ) -> IndependenceResult:
     """Permutation test of independence from paired rows x [n, dx] and y [n, dy], n ≥ 4.
@@ -137,7 +139,8 @@ def independence_test(
         drop_nan: leave out pairs with NaN and say how many; else they are refused.
         scale: as of ``divergences.two_sample.two_sample_test``, for x and for y by itself.
         backend: None or "reference"; there is no other for this test.
-        group: as of ``divergences.two_sample.two_sample_test``; pairs are in one process.
+        group, checkpoint: as of ``divergences.two_sample.two_sample_test``; pairs are in one
+            process.
         show_progress: a bar; None shows it on a terminal once the test has taken some seconds.
 
     Returns:
@@ -171,6 +174,7 @@ def independence_test(
         (x, y), (strata, groups), left_out = complete_rows(
             (x, y), ("x", "y"), {"strata": strata, "groups": groups}, together=True
         )
+    saved = checkpoint_of(checkpoint, rng)
     x, y = as_pairs(x, y)
     design = design_of((len(x),), strata=strata, groups=groups, blocks=blocks, together=True)
     serial = {} if design.words else serially_dependent(x, y)
@@ -187,7 +191,7 @@ def independence_test(
     within = design.restriction.strata
     a, b = _centred(x, kx, within), _centred(y, ky, within)
     plan = Permutations(len(x), n_resamples, generator, *design.restriction)
-    found = _evaluate(a, b, plan, show_progress)
+    found = _evaluate(a, b, plan, show_progress, saved)
     statistics, tolerance = aggregate(found, a, b) if aggregated else found.weighted(a, b)
     own = 0.0 if aggregated else products(a, b).correlation
     measured = {"cka": own} if method == "hsic" else {"distance_correlation": own}
@@ -319,19 +323,29 @@ def aggregate(found: _Evaluation, a: Centred, b: Centred) -> tuple[NDArray[np.fl
 
 
 def _evaluate(
-    a: Centred, b: Centred, plan: Permutations, show_progress: bool | None
+    a: Centred,
+    b: Centred,
+    plan: Permutations,
+    show_progress: bool | None,
+    checkpoint: Checkpoint | None,
 ) -> _Evaluation:
     """The statistics of all permutations. Raises ValueError where they are not finite."""
     much = a.count**2 * len(b.kernel.terms) * plan.columns > WIDE_WORK
     narrow = much and fits_narrow(a.z) and fits_narrow(b.z)
     sums = PermutedSums(a, b, narrow=narrow)
     width = max(1, min(plan.columns, BATCH_BYTES[a.z.device.type] // (24 * a.count)))
+    width = width if checkpoint is None else min(width, BATCH)
     total = -(-plan.columns // width) * sums.steps(width)
+
+    def statistics(permutations: NDArray[np.int64]) -> Arrays:
+        return (sums(torch.from_numpy(permutations).to(a.z.device), tick).cpu().numpy(),)
+
     with progress(total, "permutations", show_progress) as tick:
-        each = [sums(torch.from_numpy(p).to(a.z.device), tick) for p in plan.batches(width)]
-    values = torch.cat(each, 2)
-    if not torch.isfinite(values).all():
+        batches = plan.batches(width)
+        found = in_batches(batches, statistics, checkpoint, tick, sums.steps(width))
+    values = np.concatenate([each for (each,) in found], 2)
+    if not np.isfinite(values).all():
         largest = max(float(side.z.abs().max()) for side in (a, b))
         raise ValueError(f"the statistic overflows (largest entry {largest:.3g}); rescale the data")
     pairs = _pairs(a)
-    return _Evaluation(values.cpu().numpy() / pairs, sums.rounding.cpu().numpy() / pairs)
+    return _Evaluation(values / pairs, sums.rounding.cpu().numpy() / pairs)

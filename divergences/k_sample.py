@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .checkpoint import Arrays, Checkpoint, Location, checkpoint_of, in_batches
 from .designs import Blocks, Labels, design_of, serial_notes, sums_within, weighted_sums
 from .distributed import Group
 from .evaluation import label_width, share, split
@@ -92,6 +93,7 @@ def k_sample_test(
     pairwise: bool = True,
     backend: str | None = None,
     group: Group | None = None,  # noqa: ARG001, which the decorator takes
+    checkpoint: Location | Checkpoint | None = None,
     show_progress: bool | None = None,
 ) -> KSampleResult:
     """Permutation test that k ≥ 2 samples [nᵢ, d] come from one distribution (DISCO).
@@ -134,6 +136,7 @@ def k_sample_test(
         )
     check_scale(scale)
     n_resamples = check_resamples(n_resamples)
+    saved = checkpoint_of(checkpoint, rng)
     named = column_names(samples[0])
     left_out: tuple[str, ...] = ()
     if drop_nan:
@@ -164,7 +167,7 @@ def k_sample_test(
         narrow = work > WIDE_WORK and fits_narrow(pooled)
         source = PairForms(pooled, chosen, narrow=narrow, backend=backend)
     diagonal = pooled.new_ones(len(pooled), dtype=torch.float64) * chosen.diagonal(pooled)
-    problem = source, plan, sizes, pooled, diagonal, show_progress
+    problem = source, plan, sizes, pooled, diagonal, show_progress, saved
     if plan.strata is None:
         within, total, tolerance = _dispersions(*problem)
     else:
@@ -189,6 +192,7 @@ def k_sample_test(
         if method == "mmd":
             options = {"kernel": kernel, "bandwidth": bandwidth}
         options |= {"n_resamples": n_resamples, "backend": backend, "show_progress": show_progress}
+        options["checkpoint"] = saved
         labels: dict[str, Any] = {"strata": plan.strata, "groups": plan.units}
         if blocks == "shift":
             options["blocks"] = "shift"
@@ -234,6 +238,7 @@ def _dispersions(
     pooled: Tensor,
     diagonal: Tensor,
     show_progress: bool | None,
+    checkpoint: Checkpoint | None,
 ) -> tuple[NDArray[np.float64], float, float]:
     """W of every labelling [B], T, and the tolerance for ties of W.
 
@@ -241,26 +246,29 @@ def _dispersions(
     n·Σk(z,z) − Σk(z,z) − Σ_{i≠j} k.
     """
     coefs = torch.from_numpy(source.coefficients).to(pooled.device)
-    width = max(1, label_width(plan, pooled.device.type) // len(sizes))
+    width = max(1, label_width(plan, pooled.device.type, checkpoint) // len(sizes))
     steps = -(-plan.columns // width) * source.steps
-    found = []
+
+    def statistics(groups: Tensor) -> Arrays:
+        one_of = [(groups == g).to(torch.int8) for g in range(len(sizes))]
+        forms = source(torch.cat(one_of, 1), tick)
+        inside = (coefs @ forms.quadratic).view(len(sizes), -1)  # [k, B]
+        within = torch.zeros(groups.shape[1], dtype=torch.float64, device=pooled.device)
+        for g in range(len(sizes)):
+            marked = (groups == g).double()
+            n = marked.sum(0)  # one number, or several where groups of rows are moved
+            within += ((n - 1.0) * (diagonal @ marked) - inside[g]) / (2.0 * n)
+        return within.cpu().numpy(), (coefs @ forms.total).cpu().numpy()
+
     with progress(steps, "permutations", show_progress) as tick:
-        for groups in plan.tensors(width, pooled.device):
-            one_of = [(groups == g).to(torch.int8) for g in range(len(sizes))]
-            forms = source(torch.cat(one_of, 1), tick)
-            inside = (coefs @ forms.quadratic).view(len(sizes), -1)  # [k, B]
-            within = torch.zeros(groups.shape[1], dtype=torch.float64, device=pooled.device)
-            for g in range(len(sizes)):
-                marked = (groups == g).double()
-                n = marked.sum(0)  # one number, or several where groups of rows are moved
-                within += ((n - 1.0) * (diagonal @ marked) - inside[g]) / (2.0 * n)
-            found.append(within.cpu().numpy())
-    count = len(pooled)
-    whole = float(coefs @ forms.total.squeeze(1))
+        batches = plan.tensors(width, pooled.device)
+        found = in_batches(batches, statistics, checkpoint, tick, source.steps)
+    values, totals = zip(*found, strict=True)
+    count, whole = len(pooled), float(totals[0][0])
     total = ((count - 1) * float(diagonal.sum()) - whole) / (2.0 * count)
     # a form of n marked rows has 2n/N of the rounding, and W divides it by 2n
     rounding = float(coefs @ source.rounding) * len(sizes) / count
-    return np.concatenate(found), total, rounding + TIE * abs(whole) / count
+    return np.concatenate(values), total, rounding + TIE * abs(whole) / count
 
 
 def _dispersions_within(
@@ -270,6 +278,7 @@ def _dispersions_within(
     pooled: Tensor,
     diagonal: Tensor,
     show_progress: bool | None,
+    checkpoint: Checkpoint | None,
     kernel: Kernel,
     strata: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], float, float]:
@@ -283,23 +292,27 @@ def _dispersions_within(
     size = torch.from_numpy(counts[strata]).to(diagonal)
     inside = coefs @ sums_within(source, pooled, kernel, strata)
     total = float((((size - 1.0) * diagonal - inside) / (2.0 * size)).sum())
-    width = max(1, label_width(plan, pooled.device.type) // len(sizes))
+    width = max(1, label_width(plan, pooled.device.type, checkpoint) // len(sizes))
     steps = -(-plan.columns // width) * source.steps
-    found = []
+
+    def statistics(groups: Tensor) -> Arrays:
+        one_of = [(groups == g).to(torch.int8) for g in range(len(sizes))]
+        forms = source(torch.cat(one_of, 1), tick)
+        quadratic = (coefs @ forms.quadratic).view(len(sizes), -1)  # [k, B]
+        between = torch.zeros(groups.shape[1], dtype=torch.float64, device=pooled.device)
+        for g, n in enumerate(sizes):
+            linear = (diagonal * (1.0 - 2.0 * p[g]) - 2.0 * against[g]) @ one_of[g].double()
+            constant = p[g] @ against[g] + p[g].square() @ diagonal
+            between += (quadratic[g] + linear + constant) / (2.0 * n)
+        return total - between.cpu().numpy(), (coefs @ forms.total).cpu().numpy()
+
     with progress(steps, "permutations", show_progress) as tick:
-        for groups in plan.tensors(width, pooled.device):
-            one_of = [(groups == g).to(torch.int8) for g in range(len(sizes))]
-            forms = source(torch.cat(one_of, 1), tick)
-            quadratic = (coefs @ forms.quadratic).view(len(sizes), -1)  # [k, B]
-            between = torch.zeros(groups.shape[1], dtype=torch.float64, device=pooled.device)
-            for g, n in enumerate(sizes):
-                linear = (diagonal * (1.0 - 2.0 * p[g]) - 2.0 * against[g]) @ one_of[g].double()
-                constant = p[g] @ against[g] + p[g].square() @ diagonal
-                between += (quadratic[g] + linear + constant) / (2.0 * n)
-            found.append(total - between.cpu().numpy())
-    whole = float(coefs @ forms.total.squeeze(1))
+        batches = plan.tensors(width, pooled.device)
+        found = in_batches(batches, statistics, checkpoint, tick, source.steps)
+    values, totals = zip(*found, strict=True)
+    whole = float(totals[0][0])
     rounding = float(coefs @ source.rounding) * len(sizes) / len(pooled)
-    return np.concatenate(found), total, rounding + TIE * abs(whole) / len(pooled)
+    return np.concatenate(values), total, rounding + TIE * abs(whole) / len(pooled)
 
 
 def _pairs(

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .checkpoint import Checkpoint, checkpoint_of
 from .distributed import each_process, is_dtensor, local_rows, process_group
 from .kernel_matrix import is_kernel_matrix
 from .kernels import Kernel
@@ -89,6 +90,7 @@ class _Own(NamedTuple):
     options: dict[str, str]
     source: str  # of random numbers
     seed: int | None
+    saved: bytes  # of rank 0's checkpoint
 
 
 def _over_group(
@@ -104,11 +106,14 @@ def _over_group(
     members = process_group(meshes[0] if given["group"] is None else given["group"])
     together = aligned if isinstance(aligned, bool) else given[aligned] is True
     rows: list[Tensor] = []
-    own = _Own(test.__name__, None, [], [], [], {}, {}, "", None)
+    own = _Own(test.__name__, None, [], [], [], {}, {}, "", None, b"")
     try:
         names = [n for name in samples for n in _titles(bound, name)]
         rows = [_rows(value, name, members) for value, name in zip(of_rows, names, strict=True)]
         own = _describe(own, rows, of_rows, given, {*samples}, labels, together)
+        if dist.get_rank(members) == 0:
+            file = checkpoint_of(given.get("checkpoint"), given["rng"])
+            own = own._replace(saved=b"" if file is None else file.content)
     except (TypeError, ValueError) as error:
         own = own._replace(error=error)
     every: list[_Own] = [own] * dist.get_world_size(members)
@@ -126,6 +131,9 @@ def _over_group(
     among = GroupShare(members)
     given["group"] = None
     given["rng"] = given["rng"] if every[0].seed is None else every[0].seed
+    if given.get("checkpoint") is not None:
+        saved = every[0].saved
+        given["checkpoint"] = Checkpoint(given["checkpoint"], saved, writes=among.rank == 0)
     given["show_progress"] = False if among.rank else given["show_progress"]
     for name in samples:
         taken = [whole.pop(0) for _ in _listed(bound, name)]
@@ -181,7 +189,7 @@ def _describe(
     source = "None" if rng is None else f"seed {seed}"
     if isinstance(rng, np.random.Generator):
         source = f"a Generator in state {zlib.crc32(repr(rng.bit_generator.state).encode()):08x}"
-    apart = {*samples, *labels, "group", "rng", "show_progress"}
+    apart = {*samples, *labels, "group", "rng", "show_progress", "checkpoint"}
     return own._replace(
         shapes=[tuple(t.shape) for t in rows],
         kinds=[f"{t.dtype} on {t.device.type}" for t in rows],

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .checkpoint import Checkpoint, Location, checkpoint_of
 from .designs import Blocks, Labels, check_one_design, design_of, serial_notes
 from .distributed import Group
 from .evaluation import Evaluation, evaluate, share, split
@@ -76,6 +77,7 @@ def two_sample_test(
     block_size: int | None = None,
     backend: str | None = None,
     group: Group | None = None,  # noqa: ARG001, which the decorator takes
+    checkpoint: Location | Checkpoint | None = None,
     show_progress: bool | None = None,
 ) -> TwoSampleResult:
     """Permutation test of P = Q from samples x [n, d] and y [m, d].
@@ -148,6 +150,9 @@ def two_sample_test(
         backend: None (automatic), "reference" or "triton".
         group: a ProcessGroup or one-dimensional DeviceMesh, whose processes all call this with
             their own rows: the test of the rows of all (``divergences.sharded``).
+        checkpoint: a file for long tests, written after every 128 labellings (which take longer so,
+            by the time it takes to form K once for each): the same call goes on from it, also with
+            another number of processes. Needs a seed. Not for "classifier".
         show_progress: a bar; None shows it on a terminal once the test has taken some seconds.
 
     Returns:
@@ -180,6 +185,7 @@ def two_sample_test(
     if method == "classifier":
         for name, value in (
             ("paired", paired or None), ("strata", strata), ("groups", groups), ("blocks", blocks),
+            ("checkpoint", checkpoint),
         ):  # fmt: skip
             if value is not None:
                 raise ValueError(f"method 'classifier' does not take {name}")
@@ -187,6 +193,7 @@ def two_sample_test(
         return replace(told, notes=left_out + told.notes)
     fuse = method.startswith("fuse")
     n_resamples = check_resamples((1999 if fuse else 999) if n_resamples is None else n_resamples)
+    saved = checkpoint_of(checkpoint, rng)
     x, y = as_samples(x, y)
     design = design_of((len(x), len(y)), paired=paired, strata=strata, groups=groups, blocks=blocks)
     if design.words and method in ("mmd-block", *(PAIRLESS if paired else ())):
@@ -226,7 +233,9 @@ def two_sample_test(
     else:
         chosen = MatrixForms(kernel, pooled)
     plan = Relabellings((len(x), len(y)), n_resamples, generator, *restriction)
-    setting = _Setting(pooled, chosen, order, plan, generator, n_features or FEATURES, block_size)
+    setting = _Setting(
+        pooled, chosen, order, plan, generator, n_features or FEATURES, block_size, saved
+    )
     found = _evaluate(method, setting, backend, show_progress)
     if isinstance(chosen, MatrixForms):
         rows = found.rows((chosen,), plan.exact)
@@ -352,6 +361,7 @@ class _Setting(NamedTuple):
     generator: np.random.Generator
     n_features: int
     block_size: int | None
+    checkpoint: Checkpoint | None
 
 
 def _evaluate(
@@ -361,7 +371,7 @@ def _evaluate(
     source = _source(method, s, backend)
     every_pair = isinstance(source, PairForms | SortedForms | MatrixForms)
     kernel = s.kernel if every_pair else None
-    return evaluate(source, s.plan, s.pooled, show_progress, kernel)
+    return evaluate(source, s.plan, s.pooled, show_progress, kernel, s.checkpoint)
 
 
 def _source(method: str, s: _Setting, backend: str | None) -> Source:
@@ -420,7 +430,7 @@ def _energy_effect(s: _Setting, x: Tensor, y: Tensor, backend: str | None) -> fl
     if s.plan.strata is not None or s.plan.units is not None:
         observed = copy.copy(s.plan)
         observed.columns = 1
-        energy = s._replace(kernel=Energy(), plan=observed)
+        energy = s._replace(kernel=Energy(), plan=observed, checkpoint=None)
         return _evaluate("energy", energy, backend, False).effect(Energy(), x, y)
     sums = pair_sums(x, y, kernel=Energy(), backend=backend)
     n, m = len(x), len(y)

@@ -75,6 +75,7 @@ def parser() -> ArgumentParser:
     _add_design(add)
     _add_columns(add, "--columns")
     _add_resampling(add)
+    _add_checkpoint(add)
     _add_output(add)
 
     add = command("localize", _localize, "Which columns of two samples differ?")
@@ -102,6 +103,7 @@ def parser() -> ArgumentParser:
     _add_design(add)
     _add_columns(add, "--x-columns", "--y-columns")
     _add_resampling(add)
+    _add_checkpoint(add)
     _add_output(add)
 
     add = command("goodness-of-fit", _goodness_of_fit, "Does a sample follow a model?")
@@ -124,6 +126,7 @@ def parser() -> ArgumentParser:
     _add_design(add)
     _add_columns(add, "--columns")
     _add_resampling(add)
+    _add_checkpoint(add)
     _add_output(add)
 
     add = command("relative", _relative, "Which of two models is closer to x?")
@@ -261,6 +264,11 @@ def _add_resampling(add: Add) -> None:
     add("--seed", type=int, help="repeats a test exactly (a fresh one, which the result states)")
     add("--no-progress", action="store_true", help="no bar on stderr")
     add("--plot", type=Path, metavar="FILE", help="draw the result: .png, .pdf, .svg, …")
+
+
+def _add_checkpoint(add: Add) -> None:
+    shown = "of a long test, which goes on from it when started anew with the same --seed"
+    add("--checkpoint", type=Path, metavar="FILE", help=shown)
 
 
 def _add_output(add: Add) -> None:

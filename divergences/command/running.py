@@ -196,6 +196,7 @@ def check_outputs(arguments: Namespace) -> None:
 def settings(arguments: Namespace) -> dict[str, Any]:
     """Arguments of every test; those not given are left to the defaults of the library."""
     given = {"method": arguments.method, "n_resamples": arguments.n_resamples}
+    given["checkpoint"] = getattr(arguments, "checkpoint", None)
     relabels = {name: getattr(arguments, name, None) for name in ("scale", "blocks")}
     return {
         **{k: None if v == "none" else v for k, v in relabels.items() if v is not None},

@@ -24,7 +24,15 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from divergences import features, goodness_of_fit_test, independence_test, two_sample_test
+from divergences import (
+    checkpoint,
+    evaluation,
+    features,
+    goodness_of_fit_test,
+    independence_test,
+    two_sample_test,
+)
+from divergences.files import replacing
 from divergences.k_sample import k_sample_test
 from divergences.kernels import Gaussian
 from divergences.kernels.reference import tiles
@@ -138,6 +146,7 @@ def small_tiles(patch: Callable[[Any, str, Any], object]) -> None:
     patch(permuted, "LEAST_TILE", 64)
     patch(permuted, "STEP", {"cpu": 2**15})
     patch(features, "CHUNK", 32)
+    patch(evaluation, "BATCH", 20)
     patch(stein, "tile_rows", lambda x: min(32, tiles.tile_rows(x)))
 
 
@@ -205,7 +214,7 @@ def refusals(rank: int, size: int, group: Any) -> dict[str, str]:
     }
 
 
-def found(rank: int, size: int) -> dict[str, Any]:
+def found(rank: int, size: int, folder: str) -> dict[str, Any]:
     world = dist.group.WORLD
     assert world is not None
     small_tiles(setattr)
@@ -222,6 +231,8 @@ def found(rank: int, size: int) -> dict[str, Any]:
         two_sample_test(*one, method="energy", n_resamples=B, rng=3, group=world)
     )
     results["fresh"] = numbers(two_sample_test(part(x), part(y), n_resamples=9, group=world))
+    energy = CASES["energy"](part, group=world, checkpoint=f"{folder}/test.npz")
+    results["resumed"] = numbers(energy)
     results["messages"] = refusals(rank, size, world)
     return results | of_dtensors(size)
 
@@ -235,12 +246,12 @@ def of_dtensors(size: int) -> dict[str, Any]:
     return {"dtensors": numbers(two_sample_test(x, y, method="energy", n_resamples=B, rng=3))}
 
 
-def worker(rank: int, size: int, folder: str, what: Callable[[int, int], dict[str, Any]]) -> None:
+def worker(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size
     )
-    torch.save(what(rank, size), f"{folder}/{rank}.pt")
+    torch.save(found(rank, size, folder), f"{folder}/{rank}.pt")
     dist.barrier()
     os._exit(0)  # a thread of torch may abort the process at the interpreter's end
 
@@ -255,7 +266,8 @@ def results(
 ) -> list[dict[str, Any]]:
     size: int = request.param
     folder = tmp_path_factory.mktemp(f"of{size}")
-    processes.spawn(worker, size, str(folder), found, count=size)
+    begin(folder / "test.npz")
+    processes.spawn(worker, size, str(folder), count=size)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
@@ -284,6 +296,38 @@ def test_result_is_that_of_all_rows_on_every_process(
     name: str, results: list[dict[str, Any]]
 ) -> None:
     check(results, name, of_all_rows(name))
+
+
+def begin(path: Path) -> None:
+    """A test in one process that is interrupted once two batches of labellings are in its file."""
+    written = []
+
+    def stopping(file: Path) -> Any:
+        if len(written) == 2:
+            raise InterruptedError
+        written.append(file)
+        return replacing(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        small_tiles(patch.setattr)
+        patch.setattr(checkpoint, "replacing", stopping)
+        with pytest.raises(InterruptedError):
+            CASES["energy"](lambda rows: rows, checkpoint=path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["evaluation 1, batch 1, 0"] += 100.0  # to be known again
+    np.savez(path, **arrays)
+
+
+def test_another_number_of_processes_goes_on_from_a_checkpoint(
+    results: list[dict[str, Any]],
+) -> None:
+    expected = of_all_rows("energy")
+    saved = slice(19, 39)  # the second twenty labellings, less the observed one
+    for rank in results:
+        rank["resumed"]["null"][saved] -= 100.0
+        rank["resumed"]["pvalue"] -= 20 / (B + 1)
+    check(results, "resumed", expected | {"pvalue": pytest.approx(expected["pvalue"])})
 
 
 @pytest.mark.parametrize("name", ["uneven", "dtensors"])
