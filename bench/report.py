@@ -210,16 +210,11 @@ PRESET_COLUMNS = {
     "squared_error": ("‖x−x̂‖²", "{:.2f}"),
     "kl": ("KL", "{:.1f}"),
     "elbo": ("ELBO", "{:.1f}"),
-    "importance_bound": ("IWAE-500", "{:.1f}"),
-    "active_units": ("active", "{:.0f}"),
     "mutual_information": ("MI", "{:.1f}"),
-    "total_correlation": ("TC", "{:.1f}"),
-    "log_det_covariance": ("log det", "{:.2f}"),
     "prior_effect": ("q(z) vs p(z)", "{:.2%}"),
     "generated_effect": ("samples vs data", "{:.2%}"),
     "class_distance": ("classes", "{:.2f}"),
     "probe": ("probe", "{:.1%}"),
-    "train_seconds": ("training, s", "{:.0f}"),
 }
 
 

@@ -30,6 +30,7 @@ from bench import (  # noqa: E402
     measure,
     pages,
     plots,
+    presets,
     report,
     rivals,
     small_losses,
@@ -37,6 +38,8 @@ from bench import (  # noqa: E402
 )
 from bench.workloads import Problem, blocked, checked  # noqa: E402
 from divergences.energy import energy_distance  # noqa: E402
+from vae import load  # noqa: E402
+from vae.data.idx import FILES  # noqa: E402
 
 pytest_plugins = "pytester"
 
@@ -515,3 +518,27 @@ def test_small_losses_are_judged_by_speed_and_error(monkeypatch: pytest.MonkeyPa
         errors = {"ours": error, "snippet": 2e-6}
         monkeypatch.setattr(small_losses, "errors", lambda *_, errors=errors: errors)
         assert small_losses.cell("eager", problem)["met"] is met
+
+
+def test_presets_are_recorded_from_idx_files(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command for MNIST, with the bundled digits in its four files."""
+    data = load("digits", heldout=100, limit=200)
+    (tmp_path / "mnist").mkdir()
+    for name in ("train", "heldout"):
+        images = (data.rows(name) * 255).byte().reshape(-1, 8, 8)  # type: ignore[arg-type]
+        labels = getattr(data, f"{name}_labels").byte()
+        for kind, values in ((name, images), (f"{name}_labels", labels)):
+            header = bytes((0, 0, 8, values.dim()))
+            sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+            path = tmp_path / "mnist" / FILES[kind]
+            path.write_bytes(header + sizes + values.numpy().tobytes())
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setitem(presets.SETTINGS, "mnist", {"epochs": 1, "batch_size": 50})
+    presets.main(["mnist", "--root", str(tmp_path), "--presets", "mmd-vae"])
+    with (tmp_path / "presets.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["data"], row["preset"], row["epochs"]) == ("mnist", "mmd-vae", "1")
+    assert 0 < float(row["generated_pvalue"]) <= 1
+    assert row.keys() == next(iter(report.read("presets"))).keys()

@@ -24,7 +24,10 @@ EPILOG = """\
 exit status  0 done; 1 it failed (diverged, a missing extra, a full disk); 2 wrong usage or input;
              130 interrupted
 """
-MOVED = {"demo": "examples/demo.py", "reproduce": "examples/reproduce"}  # deprecated commands
+MOVED = {  # deprecated commands
+    "demo": "examples/demo.py",
+    "reproduce": "-m pytest -m slow tests/vae/test_known_outcomes.py",
+}
 
 Add = Callable[..., Any]  # ArgumentParser.add_argument
 
