@@ -12,9 +12,11 @@ from torch import Tensor
 
 from .checkpoint import BATCH, Arrays, Checkpoint, in_batches
 from .designs import GroupedForms, stratified, sums_within
+from .features import FeatureForms
 from .forms import Forms, GroupSums, Pairs, Source, group_sums
 from .kernel_matrix import MatrixForms
 from .kernels import Kernel
+from .kernels.statistics.quadratic_forms import PART
 from .resampling import TIE, Relabellings, permutation_pvalue, progress
 from .results import KernelRow
 
@@ -66,6 +68,10 @@ class Evaluation(NamedTuple):
             own = float(diagonal[: len(x)].mean() + diagonal[len(x) :].mean())
         else:
             own = 2.0 * diagonal
+        return self.effect_over(own)
+
+    def effect_over(self, own: float) -> float:
+        """``effect``, where ``own`` is the mean of k(x, x) and that of k(y, y), added up."""
         between = float(self.coefficients @ self.between)
         return share(float(self.coefficients @ self.each[:, 0]), own - 2.0 * between)
 
@@ -146,6 +152,48 @@ def evaluate(
         between[0],
         None if within is None else within.shares,
     )
+
+
+def evaluate_spans(
+    source: FeatureForms,
+    plan: Relabellings,
+    device: torch.device,
+    show_progress: bool | None,
+    checkpoint: Checkpoint | None = None,
+) -> Evaluation:
+    """``evaluate`` where labels are made for the rows that are read, and never held for all."""
+    few, many = sorted(plan.sizes)
+    marked = int(np.argmin(plan.sizes))
+    pairs = Pairs(few * (few - 1), many * (many - 1), few * many)
+    width = plan.columns if checkpoint is None else BATCH
+    batches = [range(plan.columns)[at : at + width] for at in range(0, plan.columns, width)]
+    steps = -(-width // PART) + source.steps
+
+    def statistics(numbers: range) -> Arrays:
+        parts = []
+        for at in range(numbers.start, numbers.stop, PART):
+            parts.append(plan.shared_cuts(at, min(at + PART, numbers.stop), device))
+            tick()
+        cuts = np.concatenate(parts)
+
+        def labels(start: int, stop: int) -> Tensor:
+            return (plan.labels(cuts, start, stop, device) == marked).view(torch.int8)
+
+        forms = source.of_spans(labels, len(numbers), tick)
+        sums, rounding = group_sums(forms), source.rounding * (2.0 * few / (few + many))
+        each, between = unbiased(sums, pairs), (sums.between / pairs.between)[:, 0]
+        tolerance = _tolerance(forms, pairs, rounding)
+        return each.cpu().numpy(), tolerance.cpu().numpy(), between.cpu().numpy()
+
+    with progress(len(batches) * steps, "permutations", show_progress) as tick:
+        found = in_batches(batches, statistics, checkpoint, tick, steps)
+    each, tolerances, between = zip(*found, strict=True)
+    values = np.concatenate(each, axis=1)
+    if not np.isfinite(values).all():
+        raise ValueError("the statistic overflows; rescale the data")
+    squares = source.squares.cpu().numpy()
+    tolerance = np.max(tolerances, axis=0)
+    return Evaluation(values, source.coefficients, squares, tolerance, between[0], None)
 
 
 def fewer_of(labels: NDArray[np.int8]) -> int:

@@ -15,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import chunks
+from .chunks import Rows
 from .forms import Forms, Tick
 from .kernels import Kernel
 from .kernels.functions import GAUSSIAN, LAPLACE_L1, Metric
 from .kernels.kernel import Term
 from .kernels.statistics.quadratic_forms import PART, TIES
 from .kernels.statistics.sharing import current_share
-from .kernels.subsample import hashed_rows
 
 Features = Callable[[Tensor], Tensor]  # rows [n, d] to features [n, F]
-CHUNK = 8192  # rows whose features are held at a time; also the length of an fp32 sum
 
 
 def fourier_features(
@@ -96,50 +96,53 @@ def _metric_matrix(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
 
 
 class FeatureForms:
-    """Forms of k = φ·φ for pooled rows z [N, d]. The features of ``CHUNK`` rows exist at a time;
-    sums within a chunk are formed in fp32, of features around their mean over some rows, and all
+    """Forms of k = φ·φ for pooled rows. The features of one chunk of them exist at a time; sums
+    within it are formed in fp32, of features around their mean over ``some`` rows [n, d], and all
     else in fp64."""
 
     coefficients = np.ones(1)
 
-    def __init__(self, z: Tensor, features: Features) -> None:
-        self._z, self._features = z, features
-        some = hashed_rows(min(len(z), CHUNK), len(z), z.device)
-        self._middle = features(z[some].double()).mean(0)
-        self.squares = z.new_zeros(1, dtype=torch.float64)
+    def __init__(self, rows: Rows, features: Features, some: Tensor) -> None:
+        self._rows, self._features = rows, features
+        self._middle = features(some.double()).mean(0)
+        self.squares = self._middle.new_zeros(1)
         self.rounding = self.squares
 
     @property
     def steps(self) -> int:
-        return current_share().count(len(self._chunks()))
-
-    def _chunks(self) -> tuple[Tensor, ...]:
-        return torch.split(self._z, CHUNK)
+        return current_share().count(-(-len(self._rows) // chunks.CHUNK))
 
     def __call__(self, v: Tensor, tick: Tick) -> Forms:
-        count, middle = len(self._middle), self._middle
-        sums = v.new_zeros(count, v.shape[1], dtype=torch.float64)  # Φᵀv
-        whole = v.new_zeros(count, dtype=torch.float64)  # Φᵀ1
-        marked = v.new_zeros(v.shape[1], dtype=torch.float64)  # Σ vᵢ|φᵢ|²
-        own, spread = v.new_zeros(2, dtype=torch.float64)
-        chunks = zip(self._chunks(), torch.split(v, CHUNK), strict=True)
-        for rows, labels in current_share().of(chunks):
+        return self.of_spans(lambda start, stop: v[start:stop], v.shape[1], tick)
+
+    def of_spans(self, labels: Callable[[int, int], Tensor], columns: int, tick: Tick) -> Forms:
+        """Forms of B = ``columns`` labellings, whose ``labels`` [n, B] of the rows from a number
+        to another are made when these are read."""
+        middle, share = self._middle, current_share()
+        sums = middle.new_zeros(len(middle), columns)  # Φᵀv
+        whole = torch.zeros_like(middle)  # Φᵀ1
+        marked, count = middle.new_zeros(2, columns)  # Σ vᵢ|φᵢ|², Σ vᵢ
+        own, spread = middle.new_zeros(2)
+        for number, rows in share.of(enumerate(self._rows.chunks())):
+            start = number * chunks.CHUNK
+            v = labels(start, start + len(rows))
             around = (self._features(rows.double()) - middle).float()  # [n, F]
             phi = around.double() + middle
             norms = phi.square().sum(1)
-            for start in range(0, v.shape[1], PART):
-                columns = slice(start, start + PART)
-                part = labels[:, columns].float()
-                sums[:, columns] += (around.T @ part).double()
-                marked[columns] += norms @ part.double()
+            for first in range(0, columns, PART):
+                part = slice(first, first + PART)
+                some = v[:, part].float()
+                sums[:, part] += (around.T @ some).double()
+                marked[part] += norms @ some.double()
+            count += v.sum(0)
             whole += phi.sum(0)
             own += norms.sum()
             spread += around.double().square().sum()
             tick()
-        current_share().total(sums, whole, marked, own, spread)
-        sums += torch.outer(middle, v.sum(0, dtype=torch.float64))
+        share.total(sums, whole, marked, count, own, spread)
+        sums += torch.outer(middle, count)
         scattered, coherent = TIES["narrow"]
-        self.rounding = ((scattered + coherent * len(self._z)) * spread).view(1)
+        self.rounding = ((scattered + coherent * len(self._rows)) * spread).view(1)
         quadratic = sums.square().sum(0) - marked
         linear = whole @ sums - marked
         total = whole.square().sum() - own

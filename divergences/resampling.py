@@ -119,7 +119,7 @@ class Relabellings:
             if listed is not None:
                 labels = torch.from_numpy(np.stack([*itertools.islice(listed, size)])).to(device)
             elif units is None and current_share().size > 1:
-                cuts = self._shared_cuts(start, start + size, device)
+                cuts = self.shared_cuts(start, start + size, device)
                 labels = self.labels(cuts, 0, sum(self.sizes), device).T
             else:
                 drawn = zeros((size, len(self._labels)), device)
@@ -198,7 +198,7 @@ class Relabellings:
                 part[again, 0] += self.columns
         return found
 
-    def _shared_cuts(self, first: int, last: int, device: torch.device) -> NDArray[np.int64]:
+    def shared_cuts(self, first: int, last: int, device: torch.device) -> NDArray[np.int64]:
         """``cuts``, of which every process of a group finds some."""
         among = current_share()
         found = np.zeros((last - first, 1 + self._ends.size), np.int64)

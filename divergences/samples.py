@@ -79,7 +79,7 @@ def complete_rows(
     and where samples that belong together, or labels, do not have as many rows."""
     for other, name in zip(samples[1:], names[1:], strict=True):
         if not together:
-            _check_columns(samples[0], other, (names[0], name))
+            check_columns(samples[0], other, (names[0], name))
     tensors = [as_sample(x, name, missing=True) for x, name in zip(samples, names, strict=True)]
     keeps = [~t.isnan().any(1) for t in tensors]
     if together:
@@ -107,8 +107,15 @@ def complete_rows(
 
 def as_samples(x: Any, y: Any, *, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
     """Two samples [n, d] and [m, d] of one dtype and device, with at least two rows each."""
-    _check_columns(x, y, names)
+    check_columns(x, y, names)
     a, b = as_sample(x, names[0]), as_sample(y, names[1])
+    check_alike(a, b, names)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
+
+
+def check_alike(a: Any, b: Any, names: tuple[str, str] = ("x", "y")) -> None:
+    """Two samples with shapes [n, d] and [m, d] on one device, with at least two rows each."""
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"{names[0]} and {names[1]} must share d; got {names[0]} {list(a.shape)}, "
@@ -120,11 +127,9 @@ def as_samples(x: Any, y: Any, *, names: tuple[str, str] = ("x", "y")) -> tuple[
         )
     for sample, name in ((a, names[0]), (b, names[1])):
         check_rows(sample, name, 2, "a test needs at least two rows of each sample")
-    dtype = torch.promote_types(a.dtype, b.dtype)
-    return a.to(dtype), b.to(dtype)
 
 
-def _check_columns(x: Any, y: Any, names: tuple[str, str]) -> None:
+def check_columns(x: Any, y: Any, names: tuple[str, str]) -> None:
     """Data frames are compared column by column: in another order they would differ for nothing."""
     first, second = column_names(x), column_names(y)
     if first is None or second is None or first == second:

@@ -65,7 +65,39 @@ def scaled(
     if scale in ("rank", "whiten"):
         found = _ranks(z) if scale == "rank" else whiten(z.double(), f"the pooled rows{of}")
         return Scaled(found.to(z.dtype), scale, (f"columns{of}: {_WORDS[scale]}",))
-    rows = z.double()
+    where = "the pooled sample" if spread_of is None else "the differences within pairs"
+    to = fitted(z, scale, auto=auto, of=of, columns=columns, spread_of=spread_of, where=where)
+    return Scaled(to.scaled(z), to.done, to.notes)
+
+
+class Fitted(NamedTuple):
+    """What is taken off columns, and what they are divided by, [d]; None: they stay as they are."""
+
+    middle: Tensor
+    spread: Tensor | None
+    done: str | None
+    notes: tuple[str, ...]
+
+    def scaled(self, rows: Tensor) -> Tensor:
+        """The rows [n, d] on one scale."""
+        if self.spread is None:
+            return rows
+        return ((rows.double() - self.middle) / self.spread).to(rows.dtype)
+
+
+def fitted(
+    rows: Tensor,
+    scale: Scale | None,
+    *,
+    auto: bool = True,
+    of: str = "",
+    columns: list[str] | None = None,
+    spread_of: Tensor | None = None,
+    where: str,
+) -> Fitted:
+    """``scaled`` by "auto", "robust", "std" or None, learned from these rows [n, d], for others of
+    the same columns; ``where`` is what to call them in a note."""
+    rows = rows.double()
     measured = rows if spread_of is None else spread_of.double()
     spread = _std(measured) if scale == "std" else _robust(measured)
     varying = spread[spread > 0]
@@ -76,12 +108,10 @@ def scaled(
             f"{column_title(int(spread.argmax()), columns)} has the largest) and were not scaled: "
             "differences in narrow columns are hardly seen (scale='robust')"
         )
-        return Scaled(z, None, (note,) if ratio > HIDDEN else ())
+        return Fitted(_median(rows), None, None, (note,) if ratio > HIDDEN else ())
     done = "robust" if scale == "auto" else scale
-    spread = torch.where(spread > 0, spread, 1.0)
-    found = (rows - _median(rows)) / spread
-    where = "the pooled sample" if spread_of is None else "the differences within pairs"
-    return Scaled(found.to(z.dtype), done, (f"columns{of}: {_WORDS[done].format(where)}",))
+    note = f"columns{of}: {_WORDS[done].format(where)}"
+    return Fitted(_median(rows), torch.where(spread > 0, spread, 1.0), done, (note,))
 
 
 _WORDS = {

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checkpoint import Checkpoint, Location, checkpoint_of
+from .chunks import CHUNK, gathered, held_rows
 from .designs import Blocks, Labels, check_one_design, design_of, serial_notes
 from .distributed import Group
 from .evaluation import Evaluation, evaluate, share, split
+from .feature_test import feature_test
 from .features import FeatureForms, fourier_features, nystrom_features
 from .forms import BlockForms, PairForms, SortedForms, Source
 from .fuse import fuse_kernel, published_fuse, standardised_fuse
@@ -53,6 +55,7 @@ Method = Literal[
 ]
 WIDE_WORK = 2**32  # pairs·terms·labellings up to which products with labels are formed in fp64
 FEATURES = 256  # frequencies or landmarks
+FEATURE_METHODS = ("mmd-fourier", "mmd-nystrom")
 PAIRLESS = ("fuse-original", "mmd-incomplete")  # methods whose statistics know no pairs
 PARTITIONS = 4  # of the rows into blocks, for the incomplete statistic
 
@@ -84,6 +87,10 @@ def two_sample_test(
 
     Args:
         x, y: torch tensors (CPU or CUDA), anything with ``__dlpack__``, or anything numpy converts.
+            "mmd-fourier" and "mmd-nystrom", without a design, read what is not in memory in chunks
+            (``divergences.chunks``): ``np.memmap``, the arrays of h5py and zarr, .parquet files
+            and data sets that pyarrow has opened, ``divergences.chunks.Batches``. "energy" reads
+            one such column. Results are those of the array.
         method: what to test with; see docs/choosing-a-test.md.
 
             * "fuse": MMD-FUSE (Biggs, Schrab & Gretton 2023), ten Gaussian and ten L1-Laplace
@@ -143,7 +150,9 @@ def two_sample_test(
               nothing where a kernel object or a bandwidth in numbers sets the units.
             * None: nothing.
 
-            Of pairs, "auto", "robust" and "std" go by the spread of the differences within them.
+            "mmd-fourier" and "mmd-nystrom" without a design go by 8192 rows drawn at random, where
+            there are more. Of pairs, "auto", "robust" and "std" go by the spread of the differences
+            within them.
         drop_nan: leave out rows with NaN (pairs with any) and say how many; else they are refused.
         n_features: frequencies or landmarks of the feature methods (256).
         block_size: rows in a block (√N).
@@ -162,7 +171,8 @@ def two_sample_test(
         ValueError, TypeError: shapes that do not fit, fewer than two rows, non-finite entries
             (counted), unknown methods, B < 1, options of another method.
 
-    Memory is O(N (d + B)) bytes for N = n + m, never N².
+    Memory is O(N (d + B)) bytes for N = n + m, never N²; of samples read in chunks, that of a dozen
+    chunks of 8192 rows or their features, at any N.
 
     Examples:
         >>> import numpy as np
@@ -178,6 +188,10 @@ def two_sample_test(
     named = column_names(x)
     left_out: tuple[str, ...] = ()
     check_one_design(paired=paired, strata=strata, groups=groups, blocks=blocks)
+    in_chunks = method in FEATURE_METHODS and scale not in ("rank", "whiten")
+    in_chunks = in_chunks and not paired and strata is groups is blocks is None
+    if drop_nan or not in_chunks:
+        x, y = gathered(x, "x"), gathered(y, "y")
     if drop_nan:
         (x, y), (strata, groups), left_out = complete_rows(
             (x, y), ("x", "y"), {"strata": strata, "groups": groups}, together=paired
@@ -194,6 +208,23 @@ def two_sample_test(
     fuse = method.startswith("fuse")
     n_resamples = check_resamples((1999 if fuse else 999) if n_resamples is None else n_resamples)
     saved = checkpoint_of(checkpoint, rng)
+    if in_chunks:
+        assert kernel is None or isinstance(kernel, Kernel | str)
+        told = feature_test(
+            x,
+            y,
+            method=method,
+            kernel=kernel,
+            bandwidth=bandwidth,
+            n_resamples=n_resamples,
+            rng=rng,
+            scale=scale,
+            n_features=n_features or FEATURES,
+            show_progress=show_progress,
+            names=named,
+            checkpoint=saved,
+        )
+        return replace(told, notes=left_out + told.notes)
     x, y = as_samples(x, y)
     design = design_of((len(x), len(y)), paired=paired, strata=strata, groups=groups, blocks=blocks)
     if design.words and method in ("mmd-block", *(PAIRLESS if paired else ())):
@@ -307,7 +338,7 @@ def _check_options(
     if not method.startswith("mmd") and (kernel is not None or bandwidth is not None):
         raise ValueError(f"method {method!r} has its own kernels; use method='mmd' with a kernel")
     for name, value, users in (
-        ("n_features", n_features, ("mmd-fourier", "mmd-nystrom")),
+        ("n_features", n_features, FEATURE_METHODS),
         ("block_size", block_size, ("mmd-block", "mmd-incomplete")),
     ):
         if value is None:
@@ -378,13 +409,15 @@ def _source(method: str, s: _Setting, backend: str | None) -> Source:
     count, d = s.pooled.shape
     if isinstance(s.kernel, MatrixForms):
         return s.kernel
-    if method in ("mmd-fourier", "mmd-nystrom"):
+    if method in FEATURE_METHODS:
         z = s.pooled.double()
         if all(t.function.metric != "inner" for t in s.kernel.terms):
             z = z - z[s.order[:MEDIAN_ROWS]].median(0).values  # offsets cost features their digits
         if method == "mmd-fourier":
-            return FeatureForms(z, fourier_features(s.kernel, d, s.n_features, s.generator))
-        return FeatureForms(z, nystrom_features(s.kernel, z[s.order[: s.n_features]]))
+            features = fourier_features(s.kernel, d, s.n_features, s.generator)
+        else:
+            features = nystrom_features(s.kernel, z[s.order[: s.n_features]])
+        return FeatureForms(held_rows(z), features, z[s.order[:CHUNK]])
     if method == "energy" and d == 1 and backend is None:
         return SortedForms(s.pooled)
     index = None

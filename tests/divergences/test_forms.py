@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from divergences.chunks import held_rows
 from divergences.energy import energy_distance
 from divergences.features import FeatureForms, fourier_features, nystrom_features
 from divergences.forms import BlockForms, Forms, Pairs, SortedForms, Source, group_sums
@@ -140,11 +141,11 @@ def _dense(kernel: Kernel, z: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("chunk", [8, 1000])
 def test_forms_of_features(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("divergences.features.CHUNK", chunk)
+    monkeypatch.setattr("divergences.chunks.CHUNK", chunk)
     z, v = draw(50, 3)
     features = fourier_features(Gaussian(1.0), 3, 40, np.random.default_rng(0))
     phi = features(z)
-    check(FeatureForms(z, features), (phi @ phi.T).fill_diagonal_(0.0), v, rtol=1e-6)
+    check(FeatureForms(held_rows(z), features, z), (phi @ phi.T).fill_diagonal_(0.0), v, rtol=1e-6)
 
 
 def test_kernels_without_features() -> None:

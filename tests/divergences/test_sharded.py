@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from divergences import (
     checkpoint,
+    chunks,
     evaluation,
-    features,
     goodness_of_fit_test,
     independence_test,
     two_sample_test,
@@ -145,7 +145,7 @@ def small_tiles(patch: Callable[[Any, str, Any], object]) -> None:
     patch(permuted, "TILE", 64)
     patch(permuted, "LEAST_TILE", 64)
     patch(permuted, "STEP", {"cpu": 2**15})
-    patch(features, "CHUNK", 32)
+    patch(chunks, "CHUNK", 32)
     patch(evaluation, "BATCH", 20)
     patch(stein, "tile_rows", lambda x: min(32, tiles.tile_rows(x)))
 
