@@ -24,6 +24,7 @@ from divergences.goodness_of_fit import goodness_of_fit_test
 from divergences.independence import independence_test
 from divergences.k_sample import k_sample_test
 from divergences.localization import localize
+from divergences.sequential import ChangeDetector, SequentialTwoSampleTest
 from divergences.two_sample import two_sample_test
 
 from .measure import append, commit
@@ -47,21 +48,25 @@ INDEPENDENCE = ("hsic", "dcov", "hsic-aggregated")
 
 def check(test: str, data: str, size: str, pvalues: list[float], slack: float = 1.0) -> None:
     rates = [float(np.mean(np.array(pvalues) <= alpha)) for alpha in ALPHAS]
+    record(test, data, size, len(pvalues), rates)
+    for rate, alpha in zip(rates, ALPHAS, strict=True):
+        assert rate * len(pvalues) <= stats.binom.ppf(
+            1 - 1e-4, len(pvalues), min(1.0, slack * alpha)
+        )
+
+
+def record(test: str, data: str, size: str, repeats: int, rates: list[float]) -> None:
     row = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "commit": commit(),
         "test": test,
         "data": data,
         "size": size,
-        "repeats": len(pvalues),
+        "repeats": repeats,
         **{f"rejected at {alpha}": rate for alpha, rate in zip(ALPHAS, rates, strict=True)},
     }
     append("level", [row])
     print(f"\n{test:28s} {data:14s} {size:12s} {rates}", end="")
-    for rate, alpha in zip(rates, ALPHAS, strict=True):
-        assert rate * len(pvalues) <= stats.binom.ppf(
-            1 - 1e-4, len(pvalues), min(1.0, slack * alpha)
-        )
 
 
 @pytest.fixture(autouse=True)
@@ -270,3 +275,34 @@ def test_stein(n: int) -> None:
         for _ in range(REPEATS)
     ]
     check("goodness-of-fit ksd", "normal", f"n={n}", found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", DATA)
+def test_sequential(data: str) -> None:
+    """The smallest p-value at any of 400 pairs."""
+    r, draw, found = np.random.default_rng(13), DATA[data], []
+    for _ in range(REPEATS):
+        result = SequentialTwoSampleTest(rng=r).update(draw(r, 400), draw(r, 400))
+        found.append(result.pvalue)
+    check("two-sample betting, sequential", data, "n=m=400", found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "n", "m"), [("continuous", 20, 4), ("tied", 100, 20)])
+def test_change_detector(data: str, n: int, m: int) -> None:
+    """Alarms for each batch without a change: 1 over the mean run length, of streams that end after
+    400 batches at the latest."""
+    r, draw, streams = np.random.default_rng(14), DATA[data], 300
+    lengths = np.full((streams, len(ALPHAS)), 400.0)
+    for found in lengths:
+        detector = ChangeDetector(draw(r, n), 0.01, method="energy", n_resamples=39, rng=r)
+        for batch in range(1, 401):
+            result = detector.update(draw(r, m))
+            reached = result.statistic >= 1.0 / np.array(ALPHAS)
+            found[reached] = np.minimum(found[reached], batch)
+            if result.alarm:
+                break
+    mean, error = lengths.mean(0), lengths.std(0) / streams**0.5
+    record("change detector, each batch", data, f"n={n}, m={m}", streams, (1.0 / mean).tolist())
+    assert (mean - 3.0 * error >= 1.0 / np.array(ALPHAS)).all()

@@ -2,9 +2,10 @@
 
 Losses: ``divergences.mmd`` and ``divergences.energy``. Tests: ``two_sample_test``,
 ``k_sample_test``, ``independence_test``, ``goodness_of_fit_test``, ``relative_test``; which columns
-differ: ``localize``; from a shell, ``python -m divergences``. Strength of dependence:
-``distance_correlation``, ``cka``, ``mutual_information``. The engine under all of them, with the
-kernels they take: ``divergences.kernels``.
+differ: ``localize``; as rows arrive: ``SequentialTwoSampleTest``, ``ChangeDetector``; from a shell,
+``python -m divergences``. Strength of dependence: ``distance_correlation``, ``cka``,
+``mutual_information``. The engine under all of them, with the kernels they take:
+``divergences.kernels``.
 """
 
 import importlib
@@ -35,6 +36,7 @@ from .mmd import MMDLoss, mmd2, mmd2_to_gaussian_mixture, mmd2_to_normal, witnes
 from .relative import RelativeResult, relative_test
 from .results import HypothesisResult, TwoSampleResult
 from .scores import score_of
+from .sequential import ChangeDetector, ChangeResult, SequentialResult, SequentialTwoSampleTest
 from .two_sample import two_sample_test
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ChangeDetector",
+    "ChangeResult",
     "ClassifierResult",
     "DensityRatio",
     "EffectSize",
@@ -65,6 +69,8 @@ __all__ = [
     "MMDLoss",
     "MutualInformation",
     "RelativeResult",
+    "SequentialResult",
+    "SequentialTwoSampleTest",
     "TwoSampleResult",
     "cka",
     "classifier_test",

@@ -99,7 +99,7 @@ def fitted(
     the same columns; ``where`` is what to call them in a note."""
     rows = rows.double()
     measured = rows if spread_of is None else spread_of.double()
-    spread = _std(measured) if scale == "std" else _robust(measured)
+    spread = _std(measured) if scale == "std" else robust_spread(measured)
     varying = spread[spread > 0]
     ratio = float(varying.max() / varying.min()) if len(varying) > 1 else 1.0
     if scale is None or (scale == "auto" and not (auto and ratio > TOO_FAR)):
@@ -139,7 +139,7 @@ def _std(z: Tensor) -> Tensor:
     return torch.where(found > _floor(z), found, 0.0)
 
 
-def _robust(z: Tensor) -> Tensor:
+def robust_spread(z: Tensor) -> Tensor:
     """Spreads [d] that a few rows far out do not set: the standard deviation of the column with its
     outer values pulled in to the quantiles TRIMMED and 1 − TRIMMED, or the median distance from the
     median of the entries that differ from it, whichever is larger.
