@@ -3,8 +3,8 @@
 python -m bench.sequential --repetitions 100
 
 The test is at level .05; beside it the power of ``two_sample_test`` (the default, B = 199) of as
-many rows as the median of its pairs. The detector ("energy") has a reference of 500 rows, batches of 20
-and changes after 10 of these; beside it a test of each batch by itself at the same level, .01.
+many rows as the median of its pairs. The detector ("energy") has a reference of 500 rows, batches
+of 20 rows, and changes after 10 of them; beside it a test of each batch alone at its level, .01.
 """
 
 from __future__ import annotations
