@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 TRITON := .venv-oldest-triton
 INTERPRETED := $(wildcard tests/kernels/test_triton*.py) tests/test_bench_gpu.py
 
-.PHONY: help demo test test-oldest docs fuzz lint types bench bench-gpu level kernels-check clean
+.PHONY: help demo test test-oldest docs links fuzz lint types bench bench-gpu level kernels-check clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -38,6 +38,9 @@ test-oldest: $(OLDEST)/.installed ## run them with the oldest versions that pypr
 
 docs: $(VENV)/.installed-docs ## build the site into docs/_build/html, no network needed (QUICK=1: a few steps each)
 	QUICK=$(QUICK) $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+links: $(VENV)/.installed-docs ## follow the site's external links; needs a network, so no part of CI
+	$(BIN)/python -m sphinx -b linkcheck -D plot_gallery=0 docs docs/_build/links
 
 fuzz: $(STAMP) ## 50,000 random cases against the dense formulas; stopped, it goes on where it was (CASES=, SEED=)
 	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),50000) --seed $(or $(SEED),0)

@@ -86,6 +86,12 @@ sphinx_gallery_conf = {
     "plot_gallery": "True",
 }
 
+# --- Links, which `make links` follows -----------------------------------------------------------
+
+linkcheck_anchors = False
+linkcheck_timeout = 20
+linkcheck_workers = 4
+
 # --- Look ---------------------------------------------------------------------------------------
 
 html_theme = "furo"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vae import ConvCritic
-from vae.build import build_model, resolve
+from vae.build import build_model, build_objective, resolve
 from vae.config import Config
 from vae.data import Data
 from vae.presets import PRESETS, configure
@@ -122,6 +122,14 @@ def test_schedules_take_half_of_the_run() -> None:
     assert resolve(config, FLAT).schedule_steps == 9
     given = configure("beta-anneal", schedule_steps=4)
     assert resolve(given, FLAT).schedule_steps == 4
+
+
+def test_beta_falls() -> None:
+    config = resolve(configure("beta-falling", epochs=9, batch_size=20), FLAT)
+    schedule = build_objective(config, FLAT.shape).rate.schedule
+    values = [schedule(step) for step in range(10)]
+    assert values[0] == 100 and values[-1] == 1
+    assert values == sorted(values, reverse=True)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

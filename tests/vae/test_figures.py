@@ -5,10 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from scipy.spatial.distance import pdist
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -48,7 +51,7 @@ from vae.figures import (
     traversals_figure,
     traverse,
 )
-from vae.figures.latent import latent_plane, planar_mixture, posteriors, rows_plane
+from vae.figures.latent import PALETTE, latent_plane, planar_mixture, posteriors, rows_plane
 from vae.figures.pictures import rank
 from vae.figures.views import encoded_heldout
 
@@ -383,10 +386,29 @@ def test_the_page(kind: str, tmp_path: Path) -> None:
     labels = "\n".join(axes.get_xlabel() for axes in figure.axes)
     assert f"energy: p = {found.prior.energy.pvalue:.3g}" in labels
     assert f"control (p = {found.generated.fuse_control.pvalue:.3g})" in labels
-    without = evaluation_page(model, data, found)
+    without = evaluation_page(model, data, found, preset="infovae")
     assert "\\bf{i}" not in titles(without)
+    assert without.get_suptitle().startswith(f"infovae on {data.name}: ")
     save_figure(without, tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_colours_of_classes_are_told_apart_without_a_kind_of_cone() -> None:
+    """Simulated by the matrices of Machado, Oliveira & Fernandes 2009 (protan, deutan, tritan at
+    full severity): the nearest two lie farther apart than those of matplotlib's ten."""
+    kinds = (
+        [[0.1522, 1.0525, -0.2048], [0.1145, 0.7862, 0.0992], [-0.0038, -0.0481, 1.0519]],
+        [[0.3673, 0.8606, -0.2279], [0.2800, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9688]],
+        [[1.2555, -0.0767, -0.1787], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6913, 0.3039]],
+    )  # fmt: skip
+
+    def nearest(colours: Any, kind: Any) -> float:
+        linear = np.array([to_rgb(colour) for colour in colours]) ** 2.2
+        seen = (linear @ np.array(kind).T).clip(0, 1) ** (1 / 2.2)
+        return float(pdist(seen).min())
+
+    for kind in kinds:
+        assert nearest(PALETTE.colors, kind) > nearest(matplotlib.colormaps["tab10"].colors, kind)
 
 
 def test_figures_leave_the_random_state_alone() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import io
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -214,6 +216,23 @@ def test_a_second_ctrl_c_is_obeyed_at_once(ctrl_c: Any, tmp_path: Path) -> None:
         train("annealed-mmd", tmp_path, model=model)
     assert signal.getsignal(signal.SIGINT) is ctrl_c
     assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["vae_training"]["step"] == 6
+
+
+def test_a_second_ctrl_c_in_a_checkpoint_is_an_interruption(
+    ctrl_c: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's writer turns it into a RuntimeError."""
+
+    class Interrupted(io.BytesIO):
+        def write(self, content: Any) -> int:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().write(content)
+
+    monkeypatch.setattr("vae.training.checkpoints.io", SimpleNamespace(BytesIO=Interrupted))
+    with pytest.raises(KeyboardInterrupt, match="not saved since the last check"):
+        train("annealed-mmd", tmp_path)
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
 
 
 def test_ctrl_c_in_the_last_check_is_not_swallowed(

@@ -45,7 +45,12 @@ SCHEMA: Mapping[str, type | tuple[type, ...]] = {
 def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Raises OSError with the path; what was there stays as it is."""
     content = io.BytesIO()
-    torch.save(checkpoint, content)
+    try:
+        torch.save(checkpoint, content)
+    except RuntimeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # torch's writer fails at closing
+            raise error.__context__ from None
+        raise
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
