@@ -124,7 +124,14 @@ _WORDS = {
 
 def _median(z: Tensor) -> Tensor:
     """The lower median of each column [d]."""
-    return z.sort(0).values[(len(z) - 1) // 2]
+    return _smallest(z, (len(z) - 1) // 2)
+
+
+def _smallest(z: Tensor, place: int) -> Tensor:
+    """The entry of each column [d] that has this place, from 0, in their order."""
+    if z.device.type == "cpu":  # elsewhere not where algorithms must be deterministic
+        return z.kthvalue(place + 1, 0).values
+    return z.sort(0).values[place]
 
 
 def _floor(z: Tensor) -> Tensor:
@@ -147,9 +154,8 @@ def robust_spread(z: Tensor) -> Tensor:
     The second rules for columns that are mostly one value: pixels at the edge of pictures, rare
     categories. Their few other entries come to lie about 1 from the rest, and not far out.
     """
-    ordered = z.sort(0).values
     cut = int(TRIMMED * len(z))
-    inner = z.clamp(ordered[cut], ordered[len(z) - 1 - cut])
+    inner = z.clamp(_smallest(z, cut), _smallest(z, len(z) - 1 - cut))
     away = (z - _median(z)).abs()
     differs = away > _floor(z)
     away = torch.where(differs, away, torch.inf).sort(0).values

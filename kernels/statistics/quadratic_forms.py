@@ -117,11 +117,10 @@ class QuadraticForms:
             among.total(forms)
             found = moments(v[0], self.centres[:, 0])
             return forms.add_(found.linear * found.total - found.square, alpha=2.0)
-        total = v.sum(1, dtype=torch.float64)  # 1ᵀv [G, B]
         for columns in among.of(column_parts(v)):
             labels = v[..., columns].double()
             linear = torch.einsum("cgn,gnb->cgb", self.centres, labels)  # aᵀv
-            undone = (linear * total[:, columns]).sum(1)
+            undone = (linear * labels.sum(1)).sum(1)  # times 1ᵀv
             own = torch.einsum("cgn,gnb->cb", self.centres, labels.square_())
             forms[:, columns] += 2.0 * (undone - own)
         among.total(forms)
