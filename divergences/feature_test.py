@@ -18,7 +18,7 @@ from .checkpoint import Checkpoint
 from .chunks import Rows, rows_of
 from .designs import serial_notes
 from .evaluation import evaluate_spans, split
-from .features import FeatureForms, fourier_features, nystrom_features
+from .features import FeatureForms, Features, fourier_features, nystrom_features
 from .kernels import Bandwidth, Kernel
 from .kernels.bandwidth import MEDIAN_ROWS
 from .kernels.kernel import as_kernel
@@ -71,6 +71,7 @@ def feature_test(
     some, offset = some.double(), some.new_zeros(a.d).double()
     if all(t.function.metric != "inner" for t in chosen.terms):
         offset = some[:MEDIAN_ROWS].median(0).values  # offsets cost features their digits
+    features: Features
     if method == "mmd-fourier":
         features = fourier_features(chosen, a.d, n_features, generator)
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,9 +28,22 @@ from .kernels.statistics.sharing import current_share
 Features = Callable[[Tensor], Tensor]  # rows [n, d] to features [n, F]
 
 
+@dataclass(frozen=True, eq=False)
+class FourierFeatures:
+    """cos and sin of rows times ``frequencies`` [f, d], times ``amplitudes`` [f]: F = 2f."""
+
+    frequencies: NDArray[np.float64]
+    amplitudes: NDArray[np.float64]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        angles = rows @ torch.from_numpy(self.frequencies).to(rows.device).T
+        waves = torch.cat([angles.cos(), angles.sin()], 1)
+        return waves.mul_(torch.from_numpy(np.tile(self.amplitudes, 2)).to(rows.device))
+
+
 def fourier_features(
     kernel: Kernel, d: int, count: int, generator: np.random.Generator
-) -> Features:
+) -> FourierFeatures:
     """Random Fourier features (Rahimi & Recht 2007) of Gaussian and L1-Laplace kernels and mixtures
     of them: cos and sin of ``count`` frequencies, shared among the terms by their weight.
 
@@ -47,14 +61,7 @@ def fourier_features(
         share = max(1, round(count * t.coefficient / whole))
         frequencies.append(_frequencies(t, share, d, generator))
         scales.append(np.full(share, math.sqrt(t.coefficient / share)))
-    weight, scale = np.concatenate(frequencies), np.concatenate(scales)
-
-    def features(rows: Tensor) -> Tensor:
-        angles = rows @ torch.from_numpy(weight).to(rows.device).T
-        waves = torch.cat([angles.cos(), angles.sin()], 1)
-        return waves.mul_(torch.from_numpy(np.tile(scale, 2)).to(rows.device))
-
-    return features
+    return FourierFeatures(np.concatenate(frequencies), np.concatenate(scales))
 
 
 def _frequencies(

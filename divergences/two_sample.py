@@ -18,7 +18,7 @@ from .designs import Blocks, Labels, check_one_design, design_of, serial_notes
 from .distributed import Group
 from .evaluation import Evaluation, evaluate, share, split
 from .feature_test import feature_test
-from .features import FeatureForms, fourier_features, nystrom_features
+from .features import FeatureForms, Features, fourier_features, nystrom_features
 from .forms import BlockForms, PairForms, SortedForms, Source
 from .fuse import fuse_kernel, published_fuse, standardised_fuse
 from .kernel_matrix import KernelMatrix, MatrixForms, is_kernel_matrix
@@ -413,6 +413,7 @@ def _source(method: str, s: _Setting, backend: str | None) -> Source:
         z = s.pooled.double()
         if all(t.function.metric != "inner" for t in s.kernel.terms):
             z = z - z[s.order[:MEDIAN_ROWS]].median(0).values  # offsets cost features their digits
+        features: Features
         if method == "mmd-fourier":
             features = fourier_features(s.kernel, d, s.n_features, s.generator)
         else:
