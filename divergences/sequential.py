@@ -21,7 +21,7 @@ from torch import Tensor
 from .fuse import bandwidth_range
 from .kernels import Bandwidth, Kernel
 from .kernels.validation import check_rows
-from .results import Record
+from .results import Record, TwoSampleResult
 from .samples import Rng, as_sample, column_names, generator_of
 from .scaling import TOO_FAR, Scale, robust_spread
 from .two_sample import Method, two_sample_test
@@ -34,7 +34,8 @@ FREQUENCIES, BANDWIDTHS = 64, 5  # of the features
 RIDGES = (4.0, 32.0)  # of the bettors
 GROWTH = 8  # bettors learn anew where the pairs have grown by one part in so many
 CHUNK = 4096  # pairs whose features are held at a time
-EXPONENTS = (0.125, 0.25, 0.5, 0.75)  # κ of the bets κ·p^(κ−1) on the p-value of a batch
+SCALES = (1, 4, 16)  # batches that a detector tests together
+EXPONENTS = (0.125, 0.25, 0.5, 0.75)  # κ of the bets κ·p^(κ−1) on their p-value
 HELD = 1000  # batches whose statistic is kept for the figure
 TIE = 1e-9  # of the largest statistic: values this near are ties
 LARGEST = 1e300  # of wealth, so that no product is infinite
@@ -235,10 +236,9 @@ class SequentialTwoSampleTest:
 class ChangeResult(Followed):
     """Where a ``ChangeDetector`` stands after ``batches`` of them.
 
-    ``alarm``: whether ``statistic``, the Shiryaev–Roberts sum, is 1/``alpha`` or more;
-    ``alarm_at``: the batch, counted from 1, at which it was first (None: never). ``since``: the
-    batch from which on the evidence is largest. ``pvalue`` and ``effect_size`` are those of the
-    last batch alone.
+    ``alarm``: whether ``statistic`` is 1/``alpha`` or more; ``alarm_at``: the batch, counted from
+    1, at which it was first (None: never). ``since``: the batch from which on the evidence is
+    largest. ``pvalue`` and ``effect_size`` are those of the last batch alone.
     """
 
     statistic: float
@@ -256,7 +256,7 @@ class ChangeResult(Followed):
     path: NDArray[np.float64] = field(repr=False)
 
     question: ClassVar[str] = "detector of changes from the reference"
-    axes: ClassVar[tuple[str, str]] = ("batches", "Shiryaev–Roberts statistic")
+    axes: ClassVar[tuple[str, str]] = ("batches", "statistic")
 
     def __str__(self) -> str:
         verdict = "none" if self.alarm_at is None else f"first at batch {self.alarm_at}"
@@ -280,16 +280,17 @@ class ChangeDetector:
             if detector.update(batch).alarm:
                 break
 
-    Without a change there are 1/α batches on average before an alarm, or more: the average run
-    length, for any reference and sizes of batches, where all rows are exchangeable. With one,
-    evidence adds up over batches, so that small changes are seen sooner than by a test of each.
+    Without a change there are 1/α batches on average before an alarm, or more (the average run
+    length), and the chance of one within the first T batches is at most αT/2: for any reference and
+    sizes of batches, where all rows are exchangeable.
 
-    Each batch is compared by ``two_sample_test`` with a pool of rows, at first the reference. Its
-    rank p among relabellings, ties broken at random, is uniform and independent of all before: the
-    batch joins the pool, of which rows drawn at random are then left out (conformal p-values: Vovk,
-    Gammerman & Shafer 2005). The bets κp^(κ−1), κ = ⅛, ¼, ½, ¾, are e-values, and an alarm is given
-    where the Shiryaev–Roberts sums M ← (M + 1)·κp^(κ−1) reach 1/α in the mean (e-detector: Shin,
-    Ramdas & Rinaldo, NEJSDS 2024).
+    Batches by themselves, and 4 and 16 of them together, for small changes, are compared by
+    ``two_sample_test`` with pools of rows, at first the reference. The rank p among relabellings,
+    ties broken at random, is uniform and independent of all before: the rows tested join the pool,
+    of which as many drawn at random are then left out (conformal p-values: Vovk, Gammerman & Shafer
+    2005). The bets κp^(κ−1), κ = ⅛, ¼, ½, ¾, are e-values, which add up to Shiryaev–Roberts sums,
+    M ← (M + 1)·κp^(κ−1), in the mean over κ (e-detector: Shin, Ramdas & Rinaldo, NEJSDS 2024). The
+    statistic is the largest wM/6 of the three, each of w batches.
 
     Args:
         reference: rows without a change, at least two; better some times as many as those of the
@@ -299,7 +300,7 @@ class ChangeDetector:
         memory: rows of the pool, at most; of a larger reference as many are drawn.
         rng: as of ``two_sample_test``.
 
-    Time and memory of an update are those of one test with at most ``memory`` rows; nothing grows
+    Time and memory of an update are those of tests with at most ``memory`` rows; nothing grows
     with the stream. A detector can be pickled and resumed. After an alarm make a new one, whose
     reference is of after the change.
 
@@ -316,7 +317,7 @@ class ChangeDetector:
         bandwidth: Bandwidth | None = None,
         scale: Scale | None = "auto",
         memory: int = 1000,
-        n_resamples: int = 199,
+        n_resamples: int = 499,
         rng: Rng = None,
     ) -> None:
         self.alpha = _check_alpha(alpha)
@@ -325,7 +326,7 @@ class ChangeDetector:
         self._generator, self.seed = generator_of(rng)
         self._columns, pool = _Columns().take(reference, "the reference")
         check_rows(pool, "the reference", 2, "a test needs at least two rows")
-        self._pool = self._drawn(pool, min(memory, len(pool)))
+        pool = _drawn(pool, min(memory, len(pool)), self._generator)
         self._options: dict[str, Any] = {
             "method": method,
             "kernel": kernel,
@@ -337,8 +338,7 @@ class ChangeDetector:
         with warnings.catch_warnings():  # settings are refused now; a few rows may all be equal
             warnings.simplefilter("ignore")
             two_sample_test(pool[:4], pool[-4:], rng=0, **self._options | {"n_resamples": 1})
-        self._sums, self._products = np.zeros(len(EXPONENTS)), np.zeros(len(EXPONENTS))
-        self._starts = np.zeros(len(EXPONENTS), dtype=np.int64)
+        self._scales = [_Scale(width, pool) for width in SCALES]
         self._batches = 0
         self._alarm_at: int | None = None
         self._path: deque[tuple[float, float]] = deque([(0.0, 0.0)], HELD)
@@ -352,43 +352,71 @@ class ChangeDetector:
         columns, rows = self._columns.take(batch, "the batch")
         check_rows(rows, "the batch", 2, "a test needs at least two rows; collect more of them")
         self._columns = columns
-        rows = rows.to(self._pool)
-        result = two_sample_test(self._pool, rows, rng=self._generator, **self._options)
-        null = result.null_distribution
-        tie = TIE * max(abs(result.statistic), float(np.abs(null).max()))
-        above = int((null > result.statistic + tie).sum()) / (len(null) + (not result.enumerated))
-        p = result.pvalue - self._generator.random() * (result.pvalue - above)
-        self._pool = self._drawn(torch.cat([self._pool, rows]), len(self._pool))
         self._batches += 1
-        kappa = np.array(EXPONENTS)
-        evalues = kappa * p ** (kappa - 1.0)
-        self._sums = np.minimum(LARGEST, (self._sums + 1.0) * evalues)
-        self._starts[self._products <= 1.0] = self._batches
-        self._products = np.minimum(LARGEST, np.maximum(1.0, self._products) * evalues)
-        statistic = float(self._sums.mean())
-        alarm = statistic >= 1.0 / self.alpha
+        for scale in self._scales:
+            scale.take(rows, self._batches, self._generator, self._options)
+        clearest = max(self._scales, key=lambda scale: scale.statistic)
+        alarm = clearest.statistic >= 1.0 / self.alpha
         if alarm and self._alarm_at is None:
             self._alarm_at = self._batches
-        self._path.append((float(self._batches), statistic))
+        self._path.append((float(self._batches), clearest.statistic))
+        alone = self._scales[0]
+        assert alone.result is not None
         return ChangeResult(
-            statistic=statistic,
+            statistic=clearest.statistic,
             alarm=alarm,
             alarm_at=self._alarm_at,
-            since=int(self._starts[self._products.argmax()]),
-            pvalue=result.pvalue,
-            effect_size=result.effect_size,
+            since=clearest.since,
+            pvalue=alone.result.pvalue,
+            effect_size=alone.result.effect_size,
             alpha=self.alpha,
             batches=self._batches,
-            method=result.method,
-            n=len(self._pool),
+            method=alone.result.method,
+            n=len(alone.pool),
             d=rows.shape[1],
             seed=self.seed,
             path=np.array(self._path),
         )
 
-    def _drawn(self, rows: Tensor, count: int) -> Tensor:
-        order = torch.from_numpy(self._generator.permutation(len(rows))[:count])
-        return rows[order.to(rows.device)]
+
+class _Scale:
+    """The sums of a detector that tests ``width`` batches together."""
+
+    def __init__(self, width: int, pool: Tensor) -> None:
+        self.width, self.pool = width, pool
+        self.waiting: list[Tensor] = []
+        self.sums, self.products = np.zeros(len(EXPONENTS)), np.zeros(len(EXPONENTS))
+        self.starts = np.ones(len(EXPONENTS), dtype=np.int64)
+        self.result: TwoSampleResult | None = None
+
+    @property
+    def statistic(self) -> float:
+        """Reaches A within T batches with a chance of at most T/(2A·len(SCALES)) (Doob)."""
+        return float(self.sums.mean()) * self.width / (2.0 * len(SCALES))
+
+    @property
+    def since(self) -> int:
+        """The first batch of the largest product of bets up to now."""
+        return int(self.starts[self.products.argmax()])
+
+    def take(
+        self, rows: Tensor, batch: int, generator: np.random.Generator, options: dict[str, Any]
+    ) -> None:
+        self.waiting.append(rows.to(self.pool))
+        if len(self.waiting) < self.width:
+            return
+        rows, self.waiting = torch.cat(self.waiting), []
+        self.result = result = two_sample_test(self.pool, rows, rng=generator, **options)
+        null = result.null_distribution
+        tie = TIE * max(abs(result.statistic), float(np.abs(null).max()))
+        above = int((null > result.statistic + tie).sum()) / (len(null) + (not result.enumerated))
+        p = result.pvalue - generator.random() * (result.pvalue - above)
+        self.pool = _drawn(torch.cat([self.pool, rows]), len(self.pool), generator)
+        kappa = np.array(EXPONENTS)
+        evalues = kappa * p ** (kappa - 1.0)
+        self.sums = np.minimum(LARGEST, (self.sums + 1.0) * evalues)
+        self.starts[self.products <= 1.0] = batch - self.width + 1
+        self.products = np.minimum(LARGEST, np.maximum(1.0, self.products) * evalues)
 
 
 class _Columns(NamedTuple):
@@ -434,6 +462,11 @@ class _Features:
     def __call__(self, rows: Tensor) -> Tensor:
         angles = (self._scaled(rows) @ self.frequencies).nan_to_num(0.0, 0.0, 0.0)
         return torch.cat([angles.cos(), angles.sin()], 1) / math.sqrt(FREQUENCIES)
+
+
+def _drawn(rows: Tensor, count: int, generator: np.random.Generator) -> Tensor:
+    order = torch.from_numpy(generator.permutation(len(rows))[:count])
+    return rows[order.to(rows.device)]
 
 
 def _zeros(*shape: int) -> Tensor:
