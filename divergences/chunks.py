@@ -190,18 +190,18 @@ def _batches(x: Any, name: str) -> Batches:
     if isinstance(x, Batches):
         return x
     if _is_parquet_file(x):
-        again = _Again(lambda: x.iter_batches(batch_size=CHUNK))
+        again = Again(lambda: x.iter_batches(batch_size=CHUNK))
         return Batches(again, x.metadata.num_rows, x.schema_arrow.names)
     if _is_data_set(x):
-        again = _Again(lambda: x.to_batches(batch_size=CHUNK))
+        again = Again(lambda: x.to_batches(batch_size=CHUNK))
         return Batches(again, x.count_rows(), x.schema.names)
     if len(x.shape) not in (1, 2):
         raise ValueError(f"{name} must have shape [n, d] or [n]; got {list(x.shape)}")
     starts = range(0, x.shape[0], CHUNK)
-    return Batches(_Again(lambda: (x[start : start + CHUNK] for start in starts)), x.shape[0])
+    return Batches(Again(lambda: (x[start : start + CHUNK] for start in starts)), x.shape[0])
 
 
-class _Again:
+class Again:
     """What a function gives whenever it is called, to iterate over."""
 
     def __init__(self, iterate: Callable[[], Iterator[Any]]) -> None:

@@ -31,7 +31,9 @@ from .processes import joined
 
 EPILOG = """\
 files        .csv, .tsv, .txt (any delimiter, with or without a header), .npy, .npz and .pt
-             (file.npz:NAME for one array of several), .parquet; a row is an observation
+             (file.npz:NAME for one array of several), .parquet; a row is an observation.
+             mmd-fourier, mmd-nystrom and, for one column, energy read .npy and .parquet files
+             over 256 MiB in chunks
 several      torchrun --nproc-per-node 4 -m divergences two-sample …: processes share the work of a
 processes    test, also on several machines; each reads its part of the rows
 exit status  0 the test ran, whatever it found; 1 p is at most --fail-below; 2 it did not run: wrong

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..encoding import NamedColumns, named_columns
+from ..encoding import named_columns
 from ..files import replacing
 from ..kernels import Bandwidth
 from ..localization import LocalizationResult
@@ -22,15 +22,24 @@ from ..power import benchmark_power as power_rows
 from ..power import power_of as pilot_rows
 from ..relative import RelativeResult
 from ..results import HypothesisResult, TwoSampleResult, p_in_words
+from ..two_sample import FEATURE_METHODS
 from .delimited import MISSING
 from .processes import is_first, share_of, together
-from .tables import Table, complete_rows, is_file, read_labels, read_table
+from .tables import (
+    Table,
+    complete_rows,
+    is_file,
+    is_large,
+    read_batches,
+    read_labels,
+    read_table,
+)
 
 ALPHA = 0.05  # of the verdict in words, unless --fail-below names another
 
 
 class Samples(NamedTuple):
-    values: list[NamedColumns]  # [n, d] each
+    values: list[Any]  # [n, d] each: NamedColumns, or Batches of a large file
     labels: dict[str, Any]  # "strata" or "groups" of the rows of all samples in turn;
     # of the rows if these match
 
@@ -93,7 +102,39 @@ def load(
     one and has one label, which the first file holds; other samples must have the same columns.
     Of several processes each reads its part of the rows, and leaves missing cells to the test.
     """
+    large = [file for file, _ in inputs if is_large(file)]
+    if large and arguments.command == "two-sample" and arguments.group is None:
+        opened = _in_chunks(arguments, inputs)
+        if opened is not None:
+            return opened
+        say(
+            arguments,
+            f"{' and '.join(large)} goes into memory; --method mmd-fourier and mmd-nystrom, and "
+            "energy for one column, read large files in chunks (without designs, --drop-nan and "
+            "--scale rank or whiten)",
+        )
     return together(arguments, lambda: _load(arguments, inputs, pairs))
+
+
+def _in_chunks(
+    arguments: Namespace, inputs: Sequence[tuple[str, list[str] | None]]
+) -> Samples | None:
+    """Samples of which large ones are read by the test; None where it cannot."""
+    names = "paired", "strata", "groups", "blocks", "drop_nan"
+    if any(getattr(arguments, name) for name in names) or arguments.scale in ("rank", "whiten"):
+        return None
+    if arguments.method not in (*FEATURE_METHODS, "energy"):
+        return None
+    values: list[Any] = []
+    for file, columns in inputs:
+        if is_large(file):
+            values.append(read_batches(file, columns=columns))
+        else:
+            table = read_table(file, columns=columns)
+            values.append(named_columns(table.values, table.names))
+    if arguments.method == "energy" and any(next(iter(rows)).shape[-1] > 1 for rows in values):
+        return None
+    return Samples(values, {})
 
 
 def _load(

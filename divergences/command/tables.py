@@ -7,19 +7,22 @@ line and the column, and what to do.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .. import chunks
+from ..chunks import Batches
 from ..kernels.statistics.sharing import ALONE, Share
 from ..samples import check_integers
 from . import delimited
 from .columns import Columns, suggest
 
+LARGE = 2**28  # bytes of a file that is read in chunks, where the test can
 TEXT = (".csv", ".tsv", ".txt", ".dat", "")
 NAMED_ARRAY = re.compile(r"(?P<path>.+\.(npz|pt|pth)):(?P<key>[^:]+)", re.IGNORECASE)
 
@@ -82,6 +85,49 @@ def read_table(
     texts = None if label is None else np.asarray(arrays[label]).astype(np.str_)
     header = names[label] if names and label is not None else None
     return Table(location, values, found.names_of(picked), texts, header, in_file=count)
+
+
+def read_batches(location: str, *, columns: Sequence[str] | None = None) -> Batches:
+    """The rows of a .npy or .parquet file, which are read when they are needed.
+
+    Raises what ``read_table`` does; ValueError for columns that are no numbers when rows are read.
+    """
+    path, _ = _locate(location)
+    names: list[str] | None = None
+    if path.suffix.lower() == ".npy":
+        arrays, _ = _read_numpy(path, None, location, mmap_mode="r")
+        width, count = len(arrays), len(arrays[0])
+
+        def parts(picked: Sequence[int]) -> Iterator[list[Any]]:
+            for start in range(0, count, chunks.CHUNK):
+                yield [arrays[p][start : start + chunks.CHUNK] for p in picked]
+
+    else:
+        file = _parquet(location).ParquetFile(path)
+        names, count = file.schema_arrow.names, file.metadata.num_rows
+        width = len(names)
+
+        def parts(picked: Sequence[int]) -> Iterator[list[Any]]:
+            wanted = dict.fromkeys(names[p] for p in picked)
+            for batch in file.iter_batches(chunks.CHUNK, columns=[*wanted]):
+                yield [batch.column(names[p]).to_numpy(zero_copy_only=False) for p in picked]
+
+    found = Columns(location, names, width)
+    picked, _ = found.choose(columns, None)
+
+    def tables() -> Iterator[NDArray[np.float64]]:
+        for part in parts(picked):
+            titled = zip(part, map(found.title, picked), strict=True)
+            yield np.column_stack([_numbers(column, title, location) for column, title in titled])
+
+    return Batches(chunks.Again(tables), count, found.names_of(picked))
+
+
+def is_large(location: str) -> bool:
+    """A .npy or .parquet file that tests which read rows in chunks do not hold in memory."""
+    path = Path(location)
+    known = path.suffix.lower() in (".npy", ".parquet") and path.is_file()
+    return known and path.stat().st_size > LARGE
 
 
 def read_labels(location: str, count: int) -> NDArray[np.str_]:
@@ -185,15 +231,18 @@ def _of_array(array: NDArray[Any], source: str) -> _Read:
     return list(table.T), None
 
 
-def _read_numpy(path: Path, key: str | None, source: str) -> _Read:
+def _read_numpy(
+    path: Path, key: str | None, source: str, mmap_mode: Literal["r"] | None = None
+) -> _Read:
     try:
-        found = np.load(path, allow_pickle=False)
+        found = np.load(path, mmap_mode, allow_pickle=False)
         if isinstance(found, np.ndarray):
             return _of_array(found, source)
         with found:
             return _of_array(found[_one_of(found.files, key, source)], source)
     except (ValueError, EOFError) as error:
-        if "pickle" not in str(error) and not isinstance(error, EOFError):
+        words = "pickle", "Python objects"
+        if not any(w in str(error) for w in words) and not isinstance(error, EOFError):
             raise
         raise ValueError(
             f"{source} is not an array of numbers (objects are not unpickled)"
@@ -230,6 +279,11 @@ def _one_of(keys: Sequence[str], key: str | None, source: str) -> str:
 
 def _read_parquet(path: Path, key: str | None, source: str) -> _Read:
     del key  # there is one table in a file
+    table = _parquet(source).read_table(path)
+    return [column.to_numpy() for column in table.columns], list(table.column_names)
+
+
+def _parquet(source: str) -> Any:
     try:
         from pyarrow import parquet
     except ModuleNotFoundError:
@@ -237,8 +291,7 @@ def _read_parquet(path: Path, key: str | None, source: str) -> _Read:
             f'{source}: reading .parquet needs pyarrow: pip install "divergences[tables]"',
             name="pyarrow",
         ) from None
-    table = parquet.read_table(path)
-    return [column.to_numpy() for column in table.columns], list(table.column_names)
+    return parquet
 
 
 _READERS: dict[str, Callable[[Path, str | None, str], _Read]] = {

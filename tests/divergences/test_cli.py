@@ -26,7 +26,8 @@ from torch.distributions import (
     Normal,
 )
 
-from divergences import two_sample
+from divergences import chunks, two_sample
+from divergences.command import running, tables
 from divergences.command.line import main, parser
 from divergences.goodness_of_fit import goodness_of_fit_test
 from divergences.independence import independence_test
@@ -99,6 +100,68 @@ def test_two_sample_prints_the_result_of_the_library(cli: Any) -> None:
         f"{expected.effect_size:.3g}, where 0 is none and 1 the most possible.\n"
     )
     assert found.err == ""
+
+
+@pytest.fixture
+def large_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """x.npy is one, of several chunks; whatever is read whole raises."""
+    monkeypatch.setattr(tables, "LARGE", 500)
+    monkeypatch.setattr(chunks, "CHUNK", 16)
+    read = tables.read_table
+
+    def of_small(file: str, **options: Any) -> Any:
+        assert file != "x.npy"
+        return read(file, **options)
+
+    monkeypatch.setattr(running, "read_table", of_small)
+
+
+@pytest.mark.usefixtures("large_files")
+@pytest.mark.parametrize(
+    ("options", "positions"),
+    [
+        ("--method mmd-fourier", [0, 1]),
+        ("--method mmd-nystrom --columns 2,1", [1, 0]),
+        ("--method energy --columns 2", [1]),
+    ],
+)
+def test_large_files_are_read_in_chunks(cli: Any, options: str, positions: list[int]) -> None:
+    found = cli(f"two-sample x.npy y.csv {options} --seed 3 --n-resamples 99")
+    x, y = X[:, positions], Y[:, positions]
+    expected = two_sample_test(x, y, method=options.split()[1], rng=3, n_resamples=99)  # type: ignore[arg-type]
+    assert found.out.partition("\n\n")[0] == str(expected)
+    assert (found.status, found.err) == (0, "")
+
+
+@pytest.mark.usefixtures("large_files")
+def test_mistakes_in_large_files(cli: Any) -> None:
+    np.save("x.npy", np.where(np.arange(80).reshape(40, 2) == 61, np.nan, 1.0))
+    cli("two-sample x.npy y.csv --method mmd-fourier").refuses(
+        "x[16:32] has 1 rows of 16 with NaN or infinite entries, in column 2"
+    )
+    cli("two-sample x.npy y.csv --method mmd-fourier --columns 3").refuses(
+        "x.npy has no column '3'"
+    )
+    np.save("x.npy", np.full((40, 2), "a" * 9))
+    cli("two-sample x.npy y.csv --method mmd-fourier").refuses("x.npy, column 1 has dtype <U9, not")
+    np.save("x.npy", np.full((400, 2), None), allow_pickle=True)
+    cli("two-sample x.npy y.csv --method mmd-fourier").refuses("objects are not unpickled")
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--method fuse", "--method energy", "--method mmd-fourier --drop-nan", "--blocks 4"],
+)
+def test_what_needs_large_files_in_memory_says_so(
+    cli: Any, options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"two-sample x.npy y.csv {options} --seed 3 --n-resamples 19"
+    expected = cli(line)
+    monkeypatch.setattr(tables, "LARGE", 500)
+    found = cli(line)
+    assert (found.status, found.out) == (0, expected.out)
+    assert found.err.startswith("divergences two-sample: x.npy goes into memory; --method mmd-four")
+    assert expected.err == ""
 
 
 def test_options_reach_the_library(cli: Any) -> None:

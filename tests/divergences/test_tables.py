@@ -7,12 +7,14 @@ import sys
 import threading
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from divergences.command.tables import complete_rows, read_labels, read_table
+from divergences import chunks
+from divergences.command.tables import complete_rows, read_batches, read_labels, read_table
 
 VALUES = np.array([[1.0, 2.5, -3.0], [4.0, 5.0, 6e-7], [7.0, 8.0, 9.0], [0.0, 0.1, 0.2]])
 NAMES = ("height", "width", "depth")
@@ -288,6 +290,40 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.labels.tolist() == ["a", "b", "a"]
     with pytest.raises(ValueError, match=r"column 2 \('site'\) has dtype <U1, not numbers"):
         read_table(path)
+
+
+def test_parquet_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in that gives two columns in batches of three rows."""
+    path = write(tmp_path / "a.parquet", "")
+    given = {"n": np.arange(7), "site": np.full(7, "a"), "x": np.arange(7) / 2}
+
+    class File:
+        schema_arrow = types.SimpleNamespace(names=[*given])
+        metadata = types.SimpleNamespace(num_rows=7)
+
+        def __init__(self, _: Path) -> None:
+            pass
+
+        def iter_batches(self, size: int, columns: list[str]) -> Any:
+            assert size == chunks.CHUNK
+            for start in range(0, 7, 3):
+                part = {name: given[name][start : start + 3] for name in columns}
+                yield types.SimpleNamespace(
+                    column=lambda name, part=part: types.SimpleNamespace(
+                        to_numpy=lambda **_: part[name]
+                    )
+                )
+
+    fake = types.ModuleType("pyarrow")
+    fake.parquet = types.SimpleNamespace(ParquetFile=File)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pyarrow", fake)
+    found = read_batches(path, columns=["x", "n"])
+    assert len(found) == 7 and found.column_names == ["x", "n"]
+    for _ in range(2):
+        expected = np.column_stack([given["x"], given["n"]])
+        np.testing.assert_array_equal(np.concatenate([*found]), expected)
+    with pytest.raises(ValueError, match=r"column 2 \('site'\) has dtype <U1, not numbers"):
+        [*read_batches(path)]
 
 
 def test_empty_cells_between_tabs_stay_in_their_column(tmp_path: Path) -> None:
