@@ -17,7 +17,7 @@ from .samples import Rng
 
 Batch = TypeVar("Batch")
 Arrays: TypeAlias = "tuple[NDArray[np.float64], ...]"
-Location: TypeAlias = "str | os.PathLike[str]"
+Location: TypeAlias = str | os.PathLike[str]
 
 BATCH = 128  # labellings after which the file is written
 

@@ -100,11 +100,6 @@ class SequentialResult(Followed):
 class SequentialTwoSampleTest:
     """Two-sample test of P = Q by betting, as rows arrive: look at any time, stop when you like.
 
-        test = SequentialTwoSampleTest(alpha=0.05)
-        for x, y in stream:
-            if test.update(x, y).rejected:
-                break
-
     Row t of x and row t of y, in the order in which they arrive, are a pair. A wealth of 1 is
     multiplied by 2σ(θ·φ(xₜ) − θ·φ(yₜ)) with the logistic function σ: the best bet where θ·φ is
     log p/q. φ are random Fourier features of Gaussian kernels of five bandwidths; θ is a ridge
@@ -127,6 +122,18 @@ class SequentialTwoSampleTest:
     What is kept does not grow with the stream, but for rows that wait for a partner; a pair takes
     O(128 (d + 128)) operations. How rows are cut into updates does not matter. A test can be
     pickled and resumed.
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import SequentialTwoSampleTest
+        >>> rng = np.random.default_rng(0)
+        >>> test = SequentialTwoSampleTest(alpha=0.05, rng=0)
+        >>> for day in range(100):
+        ...     x, y = rng.normal(size=(20, 2)), rng.normal(0.5, 1.0, size=(20, 2))
+        ...     if test.update(x, y).rejected:
+        ...         break
+        >>> day < 50
+        True
     """
 
     def __init__(
@@ -275,11 +282,6 @@ class ChangeResult(Followed):
 class ChangeDetector:
     """Detector of changes in a stream of batches from the distribution of a reference [n, d].
 
-        detector = ChangeDetector(reference, alpha=0.01)
-        for batch in stream:
-            if detector.update(batch).alarm:
-                break
-
     Without a change there are 1/α batches on average before an alarm, or more (the average run
     length), and the chance of one within the first T batches is at most αT/2: for any reference and
     sizes of batches, where all rows are exchangeable.
@@ -305,6 +307,18 @@ class ChangeDetector:
     reference is of after the change.
 
     Raises ValueError and TypeError as ``two_sample_test``.
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import ChangeDetector
+        >>> rng = np.random.default_rng(0)
+        >>> reference = rng.normal(size=(200, 2))
+        >>> detector = ChangeDetector(reference, alpha=0.001, method="energy", rng=0)
+        >>> for day in range(100):
+        ...     if detector.update(rng.normal(day >= 20, 1.0, size=(20, 2))).alarm:
+        ...         break
+        >>> 20 <= day < 40
+        True
     """
 
     def __init__(
