@@ -32,6 +32,7 @@ nitpick_ignore_regex = [
     ("py:obj", r".*"),
     # types that have no page
     ("py:class", r"Group|KernelLike|Estimator|Scaling|Tensor|Module|nn.Module|Figure|NDArray"),
+    ("py:class", r"Method|KernelMatrix|Rng|Labels|Blocks|Scale|Location|Checkpoint"),
     ("py:class", r"np\.float64|torch\.nn\.modules\.module\.Module"),
     ("py:class", r"divergences\.(critic|encoding|kernels\.kernel|plots\.results)\.\w+"),
     ("py:class", r"vae\.objectives\.lambda_heuristic\.Autoencoder|lightning\..*"),
