@@ -48,7 +48,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 default_role = "py:obj"  # `name` is a link where there is such a name
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True}
+autodoc_default_options = {"members": True, "exclude-members": "extra_repr"}
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80

@@ -4,8 +4,8 @@ Disentangled traversals
 
 Ellipses in five sizes and hues at 64 places, a picture for each combination, and a β-TCVAE: its
 weight is on the total correlation of the code, on what the dimensions share. **What to see:** each
-of the four dimensions in use turns one property and all but leaves the others (what becomes small
-becomes a little redder); two are left at the prior, and their rows do not change.
+of the four dimensions in use changes one property and hardly another (what becomes small becomes
+a little redder); two are left at the prior, and their rows do not change.
 
 The pictures help: places lie close, and factors move the pixels by unequal amounts. With wider
 steps, or a β on the whole KL, factors mix. Nothing in unlabelled data says which axes are "the"
@@ -51,7 +51,7 @@ with torch.no_grad():
 kl = output.kl_per_dimension.mean(0)
 order = kl.argsort(descending=True)
 codes = output.mean[:, order[:4]]
-print(f"MIG {mutual_information_gap(codes, factors):.2f}, of the four dimensions of largest KL")
+print(f"MIG of the dimensions of largest KL: {mutual_information_gap(codes, factors):.2f}")
 correlation = torch.corrcoef(torch.cat([codes, factors], 1).T)[:4, 4:].abs()
 
 # %%
