@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .samples import as_sample, column_names
 
-CHUNK = 8192  # rows held at a time; also the length of an fp32 sum of features
+CHUNK = 8192  # rows held at a time
 
 __all__ = ["Batches"]
 
