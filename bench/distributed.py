@@ -32,7 +32,7 @@ from torch import Tensor
 from divergences import mmd2, two_sample_test
 from divergences.kernels import Gaussian
 
-from . import measure
+from . import floors, measure
 from .report import markdown
 
 PROCESSES = (1, 2, 4)
@@ -122,6 +122,50 @@ def measure_here(numbers: list[int]) -> None:
     dist.destroy_process_group()
 
 
+# --- Counted -----------------------------------------------------------------------------------
+
+COUNTED = 10_000_000  # rows of both samples together, of 64 columns
+LABELS = 1024
+LINKS = {1: ("one", math.inf), 8: ("NVLink", 450e9), 64: ("InfiniBand", 50e9)}  # bytes/s each way
+
+
+def counted_work(size: int) -> dict[str, floors.Work]:
+    """Of one of so many processes. Losses: the pairs of its own rows by one sweep, those with the
+    rows of others from both sides; tests: its part of the tiles."""
+    n = COUNTED / 2
+    own, others = (n / size) ** 2, n / size * (n - n / size)
+    value = 2.0 * own + 3.0 * others
+    of_y, of_x = 0.5 * own + others, 2.0 * (own + others)
+    half = COUNTED**2 / (2 * size)
+    return {
+        "value": floors.Work("", 64, value, loops=(("value 64", "gram_value_kernel", value),)),
+        "value + gradient of x": floors.Work(
+            "", 64, of_y + of_x, of_x,
+            loops=(("value 64", "gram_value_kernel", of_y),
+                   ("gradient 64", "gram_gradient_kernel", of_x)),
+        ),
+        f"test, {LABELS} labellings": floors.Work(
+            "", 64, half, loops=(("labels 64", "panel_kernel", half),), labels=2.0 * half * LABELS
+        ),
+    }  # fmt: skip
+
+
+def counted_table() -> str:
+    sizes = {size: counted_work(size) for size in LINKS}
+    cells = []
+    for name in sizes[1]:
+        seconds = []
+        for size, (_, rate) in LINKS.items():
+            work = sizes[size][name]
+            received = 4.0 * 64 * COUNTED * (size - 1) / size
+            least = max(floors.floor_seconds(work), floors.issue_seconds(work))
+            seconds.append(f"{least + received / rate:.3g} s")
+        cells.append((name, *seconds))
+    gather = [f"{4.0 * 64 * COUNTED * (s - 1) / s / rate:.2g} s" for s, (_, rate) in LINKS.items()]
+    cells.append(("of which the rows of others", *gather))
+    return markdown(("", *(f"{s} ({link})" for s, (link, _) in LINKS.items())), cells)
+
+
 # --- From a shell ------------------------------------------------------------------------------
 
 
@@ -187,11 +231,15 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--counted", action="store_true", help="print what larger ones cost")
     parser.add_argument("--csv", action="store_true", help="append to bench/results")
     parser.add_argument("--here", type=int, nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.here is not None:
         measure_here(arguments.here)
+        return
+    if arguments.counted:
+        print(counted_table())
         return
     rows = as_rows(measured([*range(len(WORKLOADS))], arguments.rounds))
     print(table(rows))

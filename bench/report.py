@@ -12,6 +12,7 @@ python -m bench.report caption          what that figure shows
 python -m bench.report power            power on the perturbed uniform
 python -m bench.report columns          which columns differ, beside tests of each
 python -m bench.report level            rejection rates under the null
+python -m bench.report distributed [--counted]  tests and losses over several processes
 python -m bench.report presets          every preset of vae, trained and evaluated
 """
 
@@ -199,6 +200,15 @@ def columns() -> str:
     return markdown(("", *methods), cells)
 
 
+def distributed(options: Sequence[str]) -> str:
+    from .distributed import counted_table, table
+
+    if options:
+        return counted_table()
+    rows = newest(read("distributed_cpu"), "workload", "processes")
+    return "\n\n".join([table(rows), *_origins(rows)])
+
+
 def level() -> str:
     rows = newest(read("level"), "test", "data", "size")
     names = [k for k in rows[0] if k.startswith("rejected")]
@@ -274,6 +284,8 @@ def text(arguments: Sequence[str]) -> str | None:
             return columns()
         case ["level"]:
             return level()
+        case ["distributed", *options] if options in ([], ["--counted"]):
+            return distributed(options)
         case ["presets"]:
             return presets()
     return None
