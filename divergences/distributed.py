@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .kernels import Kernel, potential
+from .kernels import Kernel
 from .kernels.api import pair_form
 from .kernels.validation import check_sample, check_samples
 
@@ -298,7 +298,7 @@ def _shared_work(
     c = -2.0 / (n * m)
 
     def between(u: Tensor, v: Tensor, factor: float) -> Tensor:
-        return factor * potential(u, v, kernel=resolved, backend=backend).double().sum()
+        return pair_form(u, v, resolved, (factor,), backend=backend)
 
     biased = estimator == "biased"
     here = pair_form(x, y, resolved, (a, b, c), diagonal=biased, backend=backend)

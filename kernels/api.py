@@ -10,7 +10,7 @@ from torch import Tensor
 from . import operations
 from .backends import choose
 from .kernel import Kernel
-from .problem import Means, PairProblem, Wanted
+from .problem import Blocks, Means, PairProblem, Wanted
 from .reference import traced
 from .validation import check_samples, check_weights
 
@@ -76,12 +76,13 @@ def pair_form(
     backend: str | None = None,
 ) -> Tensor:
     """Σ over blocks of block_coef·S[block], [...] in ``dtype``, for checked x and y and a resolved
-    kernel; blocks are xx alone (y is None) or xx, yy, xy; S are sums or ``means``, within a sample
-    with the pairs i = i where ``diagonal``. Value and gradients in one sweep. The coefficients must
-    not depend on a symbolic size (see ``Means``)."""
+    kernel; blocks are xx alone (y is None), xy alone (one coefficient), or xx, yy, xy; S are sums
+    or ``means``, within a sample with the pairs i = i where ``diagonal``. Value and gradients in
+    one sweep. The coefficients must not depend on a symbolic size (see ``Means``)."""
     tracing, chosen = torch.compiler.is_compiling(), choose(x, backend)
     groups = kernel.groups(x.shape[:-2])
     inside = diagonal and kernel.metric == "inner" and chosen == "reference"
+    blocks: Blocks = "xx" if y is None else "xy" if len(block_coefs) == 1 else "all"
     constant: Tensor | float = 0.0
     if diagonal and not inside:
         constant = block_coefs[0] * _diagonal(x, weights_x, kernel, means)
@@ -97,7 +98,7 @@ def pair_form(
         problem = PairProblem(
             x, y, weights_x, weights_y, group.rates,
             tuple(b * c for b in block_coefs for c in group.coefficients),
-            group.components, "xx" if y is None else "all", wanted, means, inside,
+            group.components, blocks, wanted, means, inside,
             float(constant) if alone else 0.0, dtype if alone else torch.float64, chosen, group.key,
         )  # fmt: skip
         if tracing and len(groups) == 1 and traced.applies(problem):

@@ -105,7 +105,7 @@ def form(problem: PairProblem) -> tuple[Tensor | None, ...]:
         flat = problem.flat()
         found = sweeps.form(flat)
         return found if flat is problem else _unflattened(found, problem)
-    in_few_calls = small.form(problem) or inner.form(problem)
+    in_few_calls = None if problem.blocks == "xy" else small.form(problem) or inner.form(problem)
     if in_few_calls is not None:
         return in_few_calls
     coefs = problem.sum_coefs

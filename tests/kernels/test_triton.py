@@ -289,6 +289,24 @@ def test_coefficients_as_numbers() -> None:
         assert torch.equal(ours.cpu(), theirs)
 
 
+@pytest.mark.parametrize("d", [2, 20])
+def test_the_form_of_one_block(d: int) -> None:
+    g = torch.Generator().manual_seed(d)
+    x, y = torch.randn(1, 9, d, generator=g), torch.randn(1, 12, d, generator=g)
+    problem = PairProblem(
+        x.to(DEVICE), y.to(DEVICE), None, None, [0.3], (0.7,),
+        (Component(REGISTRY["gaussian"]),), "xy", Wanted(grad_x=True),
+    )  # fmt: skip
+    value, gradient, *_ = sweeps.form(problem)
+    assert value is not None
+    assert gradient is not None
+    leaf = x.double().requires_grad_()
+    expected = 0.7 * torch.exp(-0.3 * torch.cdist(leaf, y.double()).square()).sum((1, 2))
+    (slope,) = torch.autograd.grad(expected, leaf)
+    torch.testing.assert_close(value.cpu(), expected.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient.cpu().double(), slope, rtol=1e-5, atol=1e-6)
+
+
 class TestNumbersOnTheDevice:
     """A captured CUDA graph reads the rates and coefficients where they lay at its capture."""
 
