@@ -40,8 +40,8 @@ HEADER = ("workload", "processes", "CPU, s", "efficiency", "clock, s", "waiting,
 
 
 class Workload(NamedTuple):
-    """``efficiency``: the least, by number of processes. Of several ``runs`` the first warms up, and
-    the median of the others counts."""
+    """``efficiency``: the least, by number of processes. Of several ``runs`` the first warms up,
+    and the median of the others counts."""
 
     name: str
     rows: int  # of x and of y, with one process

@@ -284,31 +284,55 @@ def _shared_work(
 ) -> Tensor:
     """The squared discrepancy, of which every process forms the pairs with its own rows.
 
-    An ordered pair of rows of two processes is summed by that of its first row. It is in the
-    gradient of both, and each takes that of its own row: twice as much as its share of the sum.
+    Pairs of rows of two processes are in the gradient of both, and each takes that of its own row:
+    twice as much as its share of the sum. Pairs within a sample without gradient are formed once.
     """
     x, y = own["x"], own["y"]
     n, m = len(whole["x"]), len(whole["y"])
     resolved = kernel.resolve(whole["x"], whole["y"])
-    rest = {}
-    for name, rows in whole.items():
-        k = len(own[name])
-        rest[name] = torch.cat([rows[: rank * k], rows[(rank + 1) * k :]])
     a, b = (1 / (k * (k - 1 if estimator == "unbiased" else k)) for k in (n, m))
     c = -2.0 / (n * m)
+
+    def others(name: str) -> Tensor:
+        k = len(own[name])
+        return torch.cat([whole[name][: rank * k], whole[name][(rank + 1) * k :]])
 
     def between(u: Tensor, v: Tensor, factor: float) -> Tensor:
         return pair_form(u, v, resolved, (factor,), backend=backend)
 
     biased = estimator == "biased"
     here = pair_form(x, y, resolved, (a, b, c), diagonal=biased, backend=backend)
-    across = between(x, rest["x"], a) + between(y, rest["y"], b)
-    cross = between(x, rest["y"], c)
-    parts = each_process((here + across + cross).detach(), group)
-    total = torch.stack(parts).sum()  # in the order of ranks, so that all have the same bits
-    local = here + 2.0 * across + cross
+    cross = between(x, others("y"), c)
+    local, known = here + cross, (here + cross).detach()
+    for name, factor in (("x", a), ("y", b)):
+        if own[name].requires_grad:
+            across = between(own[name], others(name), factor)
+            local, known = local + 2.0 * across, known + across.detach()
+        else:
+            once = _each_once(whole[name], len(own[name]), rank)
+            known = known + sum(between(u, v, 2.0 * factor) for u, v in once)
+    total = torch.stack(each_process(known, group)).sum()  # in rank order: all have the same bits
     if y.requires_grad:
-        local = local + between(y, rest["x"], c)
+        local = local + between(y, others("x"), c)
     if local.requires_grad:
         total = total + (local - local.detach())
     return total.to(x.dtype)
+
+
+def _each_once(rows: Tensor, own: int, rank: int) -> list[tuple[Tensor, Tensor]]:
+    """Rows [i, d] and [j, d] of all pairs that this process forms, so that each pair of rows of two
+    processes is formed by one of them: with the half of processes that follow, and with half of the
+    rows of the one opposite."""
+    parts = torch.split(rows, own)
+    size = len(parts)
+    found = []
+    following = [parts[(rank + k) % size] for k in range(1, (size + 1) // 2)]
+    if following:
+        found.append((parts[rank], torch.cat(following)))
+    if size % 2 == 0:
+        opposite = parts[(rank + size // 2) % size]
+        first = rank < size // 2
+        u, v = (parts[rank], opposite[: own // 2]) if first else (parts[rank][own // 2 :], opposite)
+        if len(u) and len(v):
+            found.append((u, v))
+    return found

@@ -45,7 +45,8 @@ from .sharing import current_share
 MOST_ROWS = 512  # of a tile: a smaller one wastes less on the diagonal; products are large anyhow
 CHUNK = 2**16  # rows centred at a time
 PRODUCTS = 2**20  # numbers that a tile gives with the label vectors it meets at a time
-PART = 256  # label vectors converted to fp64 at a time
+PART = 256  # label vectors that meet in an operation
+CONVERTED = 2**19  # labels in fp64 at a time: memory that need not be mapped anew
 
 # What rounding does to a form, as parts of √Σk̂² and of N·√Σk̂²: errors of random sign, and of
 # one sign where sums of few different values repeat (discrete data); six times what was seen.
@@ -117,7 +118,7 @@ class QuadraticForms:
             among.total(forms)
             found = moments(v[0], self.centres[:, 0])
             return forms.add_(found.linear * found.total - found.square, alpha=2.0)
-        for columns in among.of(column_parts(v)):
+        for columns in among.of(column_parts(v, _converted(v))):
             labels = v[..., columns].double()
             linear = torch.einsum("cgn,gnb->cgb", self.centres, labels)  # aᵀv
             undone = (linear * labels.sum(1)).sum(1)  # times 1ᵀv
@@ -171,17 +172,21 @@ class QuadraticForms:
 def product(a: Tensor, v: Tensor) -> Tensor:
     """a @ v in the dtype of a for int8 labels, a few columns at a time."""
     found = a.new_zeros(len(a), v.shape[1])
-    for columns in current_share().of(column_parts(v)):
+    for columns in current_share().of(column_parts(v, _converted(v))):
         torch.mm(a, v[:, columns].to(a.dtype), out=found[:, columns])
     current_share().total(found)
     return found
 
 
-def column_parts(v: Tensor) -> list[slice]:
-    """Some label vectors of v [..., B] at a time, at least one time for each process."""
-    count = v.shape[-1]
-    width = max(1, min(PART, -(-count // current_share().size)))
-    return [slice(start, start + width) for start in range(0, count, width)]
+def column_parts(v: Tensor, most: int = PART) -> list[slice]:
+    """At most so many label vectors of v [..., B] at a time, of each process at least once."""
+    width = max(1, min(most, -(-v.shape[-1] // current_share().size)))
+    return [slice(start, start + width) for start in range(0, v.shape[-1], width)]
+
+
+def _converted(v: Tensor) -> int:
+    """Label vectors that are converted to fp64 at a time."""
+    return max(32, min(PART, CONVERTED // max(1, v[..., 0].numel())))
 
 
 def _ignore() -> None:
