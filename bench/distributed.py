@@ -135,12 +135,12 @@ LINKS = {1: ("one", math.inf), 8: ("NVLink", 450e9), 64: ("InfiniBand", 50e9)}  
 
 
 def counted_work(size: int) -> dict[str, floors.Work]:
-    """Of one of so many processes. Losses: the pairs of its own rows by one sweep, those with the
-    rows of others from both sides; tests: its part of the tiles."""
+    """Of one of so many processes: its part of the tiles of a test; of a loss the pairs of its own
+    rows, those with other rows that are in its gradient, and its part of the rest."""
     n = COUNTED / 2
     own, others = (n / size) ** 2, n / size * (n - n / size)
-    value = 2.0 * own + 3.0 * others
-    of_y, of_x = 0.5 * own + others, 2.0 * (own + others)
+    value = 2.0 * (own + others)
+    of_y, of_x = 0.5 * (own + others), 2.0 * (own + others)
     half = COUNTED**2 / (2 * size)
     return {
         "value": floors.Work("", 64, value, loops=(("value 64", "gram_value_kernel", value),)),

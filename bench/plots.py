@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -130,6 +130,28 @@ def _duration(ms: float) -> str:
     return f"{ms:.3g} ms" if ms < 999 else f"{1e-3 * ms:.3g} s"
 
 
+def plot_scaling(rows: Sequence[Mapping[str, str]]) -> Figure:
+    """CPU time of all processes together, over that of one; 1 is what dividing the work would cost.
+    Weak scaling, whose work grows with the processes, over as much work."""
+    with house.style():
+        figure = house.new_figure(3.6, 2.5)
+        axes = figure.subplots()
+        looks = zip((BLUE, ORANGE, "#009E73", "#CC79A7"), "os^D", strict=True)
+        names = dict.fromkeys(row["workload"] for row in rows)
+        for name, (colour, marker) in zip(names, looks, strict=False):
+            mine = [row for row in rows if row["workload"] == name]
+            x = [int(row["processes"]) for row in mine]
+            y = [1.0 / float(row["efficiency"]) for row in mine]
+            axes.plot(x, y, color=colour, marker=marker, markersize=3.6, label=name)
+        axes.axhline(1.0, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+        axes.set(xscale="log", xlabel="processes of torchrun", ylabel="CPU time, over that of one")
+        axes.set_xticks([1, 2, 4], labels=["1", "2", "4"])
+        axes.minorticks_off()
+        axes.set_ylim(0.9, 0.5 + axes.get_ylim()[1])  # room for the legend
+        axes.legend(loc="upper left", fontsize=6.5, handlelength=1.4)
+    return figure
+
+
 def _save_small(figure: Figure, path: Path) -> None:
     """PNG in few colours: a quarter of the size, and lines and text look the same."""
     whole = io.BytesIO()
@@ -154,11 +176,15 @@ def caption(hardware: Runs) -> str:
     )
 
 
-def write_plots(losses: Runs, hardware: Runs, folder: Path) -> tuple[Path, str]:
-    """<folder>/performance.png, and its caption. Raises ValueError if the rates are missing."""
+def write_plots(
+    losses: Runs, hardware: Runs, scaling: Sequence[Mapping[str, str]], folder: Path
+) -> tuple[Path, str]:
+    """<folder>/performance.png and scaling.png, and the caption of the first. Raises ValueError if
+    the rates are missing."""
     for operation in OPERATIONS.values():
         if operation.workload not in hardware:
             raise ValueError(f"{operation.workload} has not been measured: run make bench")
     path = folder / "performance.png"
     _save_small(plot_losses(losses, hardware), path)
+    _save_small(plot_scaling(scaling), folder / "scaling.png")
     return path, caption(hardware)

@@ -170,7 +170,8 @@ def plots(folder: pathlib.Path) -> str:
     from .plots import write_plots  # matplotlib is for this only
 
     losses, hardware = (last_runs(read(file)) for file in ("losses_cpu", "hardware_cpu"))
-    return "\n\n".join(map(str, write_plots(losses, hardware, folder)))
+    scaling = newest(read("distributed_cpu"), "workload", "processes")
+    return "\n\n".join(map(str, write_plots(losses, hardware, scaling, folder)))
 
 
 def power() -> str:

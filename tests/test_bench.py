@@ -26,6 +26,7 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # bench is not installed
 
 from bench import (  # noqa: E402
+    distributed,
     hardware,
     measure,
     pages,
@@ -452,6 +453,43 @@ def test_a_page_with_an_unknown_command_is_refused() -> None:
         pages.renewed("<!-- python -m bench.report nonsense -->\n<!-- end -->")
 
 
+# --- Several processes ---------------------------------------------------------------------------
+
+
+def seconds(cpu: float) -> dict[str, float]:
+    return {"cpu": cpu, "clock": cpu, "waiting": 0.0, "mb": 1.0}
+
+
+SCALED = {(0, 1): seconds(8.0), (0, 2): seconds(5.0), (1, 1): seconds(3.0), (1, 4): seconds(4.0)}
+
+
+def test_efficiency_is_of_the_slowest_process() -> None:
+    strong, two, weak, four = distributed.as_rows(SCALED)
+    assert [row["efficiency"] for row in (strong, two, weak, four)] == [
+        "1.000", "0.800", "1.000", "0.750",
+    ]  # fmt: skip
+    assert "80 % (met: ≥ 80 %)" in distributed.table([strong, two])
+
+
+def test_counted_work_is_all_of_it() -> None:
+    n, one, eight = distributed.COUNTED / 2, *(distributed.counted_work(p) for p in (1, 8))
+    assert one["value"].formed == 2 * n**2
+    for name in one:
+        assert 8 * eight[name].formed == pytest.approx(one[name].formed)
+
+
+def test_processes_of_torchrun_are_measured() -> None:
+    command = "-m torch.distributed.run --standalone --nproc-per-node=2 -m bench.distributed"
+    said = subprocess.run(
+        [sys.executable, *command.split(), "--here", "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    row = json.loads(said.stdout)
+    assert row["workload"] == 2
+    assert row["cpu"] > 0.0
+    assert row["mb"] == pytest.approx(2 * 6000 * 64 * 4e-6, rel=0.01)  # the rows of all
+
+
 # --- The figure ----------------------------------------------------------------------------------
 
 
@@ -463,6 +501,7 @@ def a_session() -> None:
             write("losses_cpu", *pairs)
     for operation in hardware.OPERATIONS.values():
         write("hardware_cpu", (operation.workload, "ours", 1.0, math.nan))
+    measure.append("distributed_cpu", distributed.as_rows(SCALED))
 
 
 def test_plots_show_all_variants_and_the_limit(
@@ -486,7 +525,7 @@ def test_plots_show_all_variants_and_the_limit(
 
 def test_plots_say_what_has_not_been_measured(results: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="hardware: fp32 GEMM, 2048³ has not been measured"):
-        plots.write_plots({}, {}, results)
+        plots.write_plots({}, {}, [], results)
 
 
 def test_the_limit_counts_each_pair_once() -> None:
