@@ -293,7 +293,7 @@ def test_a_weight_on_the_total_correlation_costs_less_information() -> None:
             ),
             data.rows("heldout"),
         )[0]
-        for rate in (WeightedKL(), WeightedKL(6.0), TotalCorrelation(1, 6.0, 1))
+        for rate in (WeightedKL(), WeightedKL(6.0), TotalCorrelation(1, 6.0, 1, n_data=4000))
     )
     assert tc.total_correlation < 0.5 * vae.total_correlation
     assert tc.mutual_information > 0.7 * vae.mutual_information
