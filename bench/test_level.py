@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.signal import lfilter
 
+from divergences.conditional import conditional_independence_test
 from divergences.effect import effect_size
 from divergences.goodness_of_fit import goodness_of_fit_test
 from divergences.independence import independence_test
@@ -27,6 +28,7 @@ from divergences.localization import localize
 from divergences.sequential import ChangeDetector, SequentialTwoSampleTest
 from divergences.two_sample import two_sample_test
 
+from .conditional import post_nonlinear
 from .measure import append, commit
 
 pytestmark = pytest.mark.filterwarnings("ignore:all rows of")  # tiny tied samples, by chance
@@ -213,6 +215,19 @@ def test_independence(method: Any, data: str, n: int) -> None:
     options: dict[str, Any] = {"method": method, "n_resamples": RESAMPLES, "rng": r}
     found = [independence_test(draw(r, n), draw(r, n), **options).pvalue for _ in range(REPEATS)]
     check(f"independence {method}", data, f"n={n}", found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [100, 300])
+@pytest.mark.parametrize("dz", [1, 3, 5])
+def test_conditional_independence(dz: int, n: int) -> None:
+    """Asymptotic, and of regressions that n rows find more or less: up to 2.5 times the level."""
+    r, found = np.random.default_rng(15), []
+    for repetition in range(REPEATS):
+        x, y, z = post_nonlinear(r, n, dz, first=repetition % 2 == 0)
+        result = conditional_independence_test(x, y, z, n_resamples=RESAMPLES, rng=r)
+        found.append(result.pvalue)
+    check("conditional independence", f"post-nonlinear, dz={dz}", f"n={n}", found, 2.5)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ if pathlib.Path(__file__).with_name("kernels").is_file():
     )
 
 from .classifier import ClassifierResult, classifier_test
+from .conditional import ConditionalIndependenceResult, conditional_independence_test
 from .density_ratio import DensityRatio, fit_density_ratio
 from .dependence import cka, distance_correlation, distance_covariance, hsic
 from .effect import EffectSize, effect_size
@@ -58,6 +59,7 @@ __all__ = [
     "ChangeDetector",
     "ChangeResult",
     "ClassifierResult",
+    "ConditionalIndependenceResult",
     "DensityRatio",
     "EffectSize",
     "EnergyLoss",
@@ -74,6 +76,7 @@ __all__ = [
     "TwoSampleResult",
     "cka",
     "classifier_test",
+    "conditional_independence_test",
     "distance_correlation",
     "distance_covariance",
     "effect_size",

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, get_args
 
 from .. import (
     __version__,
+    conditional,
     goodness_of_fit,
     independence,
     k_sample,
@@ -106,6 +107,18 @@ def parser() -> ArgumentParser:
     _add_columns(add, "--x-columns", "--y-columns")
     _add_resampling(add)
     _add_checkpoint(add)
+    _add_output(add)
+
+    what = "Do x and y, row by row, depend on each other given z?"
+    add = command("conditional-independence", _conditional_independence, what)
+    add("x", help="file of x, or of all three")
+    add("y", nargs="?", help="file of y, with as many rows (that of x)")
+    add("z", nargs="?", help="file of z (that of x)")
+    for side in "xy":
+        _add_kernel(add, f"-{side}")
+    _add_scale(add)
+    _add_columns(add, "--x-columns", "--y-columns", "--z-columns")
+    _add_resampling(add)
     _add_output(add)
 
     add = command("goodness-of-fit", _goodness_of_fit, "Does a sample follow a model?")
@@ -330,6 +343,27 @@ def _independence(arguments: Namespace) -> int:
         **running.settings(arguments) | samples.labels,
     )
     words = "x and y depend on each other", "No dependence of x and y was found"
+    return running.report(arguments, result, files, words)
+
+
+def _conditional_independence(arguments: Namespace) -> int:
+    columns = [arguments.x_columns, arguments.y_columns, arguments.z_columns]
+    if arguments.z is None and not (arguments.y is None and all(columns)):
+        raise ValueError(
+            "give a file each of x, y and z, or one of all with --x-columns, --y-columns and "
+            "--z-columns"
+        )
+    files = (arguments.x, arguments.y or arguments.x, arguments.z or arguments.x)
+    samples = running.load(arguments, list(zip(files, columns, strict=True)), pairs=True)
+    result = conditional.conditional_independence_test(
+        *samples.values,
+        kernel_x=arguments.kernel_x,
+        kernel_y=arguments.kernel_y,
+        bandwidth_x=arguments.bandwidth_x,
+        bandwidth_y=arguments.bandwidth_y,
+        **running.settings(arguments),
+    )
+    words = "x and y depend on each other given z", "No dependence of x and y given z was found"
     return running.report(arguments, result, files, words)
 
 

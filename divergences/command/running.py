@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import sys
 from argparse import ArgumentTypeError, Namespace
@@ -210,14 +211,16 @@ def _check_names(tables: Sequence[Table]) -> None:
             )
 
 
-def _check_pairs(x: Table, y: Table, *, sides: bool) -> None:
-    if x.in_file != y.in_file:
-        raise ValueError(
-            f"the rows are pairs: {x.source} has {x.in_file:,}, {y.source} {y.in_file:,}"
-        )
-    shared = set(x.names or ()) & set(y.names or ())
-    if sides and x.source == y.source and shared:
-        raise ValueError(f"x and y share the columns {', '.join(sorted(shared))} of {x.source}")
+def _check_pairs(*tables: Table, sides: bool) -> None:
+    for (name, x), (other, y) in itertools.combinations(zip("xyz", tables, strict=False), 2):
+        if x.in_file != y.in_file:
+            raise ValueError(
+                f"the rows are pairs: {x.source} has {x.in_file:,}, {y.source} {y.in_file:,}"
+            )
+        shared = set(x.names or ()) & set(y.names or ())
+        if sides and x.source == y.source and shared:
+            columns = ", ".join(sorted(shared))
+            raise ValueError(f"{name} and {other} share the columns {columns} of {x.source}")
 
 
 def check_outputs(arguments: Namespace) -> None:
@@ -236,7 +239,7 @@ def check_outputs(arguments: Namespace) -> None:
 
 def settings(arguments: Namespace) -> dict[str, Any]:
     """Arguments of every test; those not given are left to the defaults of the library."""
-    given = {"method": arguments.method, "n_resamples": arguments.n_resamples}
+    given = {"method": getattr(arguments, "method", None), "n_resamples": arguments.n_resamples}
     given["checkpoint"] = getattr(arguments, "checkpoint", None)
     relabels = {name: getattr(arguments, name, None) for name in ("scale", "blocks")}
     return {

@@ -29,6 +29,7 @@ from torch.distributions import (
 from divergences import chunks, two_sample
 from divergences.command import running, tables
 from divergences.command.line import main, parser
+from divergences.conditional import conditional_independence_test
 from divergences.goodness_of_fit import goodness_of_fit_test
 from divergences.independence import independence_test
 from divergences.k_sample import k_sample_test
@@ -196,6 +197,13 @@ def test_the_other_tests(cli: Any) -> None:
     expected = independence_test(X, X**2, method="hsic", bandwidth_x=1.0, n_resamples=49, rng=0)
     assert found.json["statistic"] == expected.statistic
     assert found.json["verdict"].startswith("x and y depend on each other: p = 0.02")
+    found = cli(
+        "conditional-independence named.csv x2.npy x.npy --x-columns a --n-resamples 49 --seed 0 "
+        "--json"
+    )
+    given = conditional_independence_test(X[:, :1], X**2, X, n_resamples=49, rng=0)
+    assert found.json["pvalue"] == given.pvalue and found.json["dz"] == 2
+    assert found.json["files"] == ["named.csv", "x2.npy", "x.npy"]
     found = cli("goodness-of-fit y.csv --model normal --seed 0 --n-resamples 99 --json")
     assert found.json["pvalue"] == goodness_of_fit_test(Y, n_resamples=99, rng=0).pvalue == 0.01
     assert found.json["verdict"].startswith("y.csv does not follow N(0, I)")
@@ -468,6 +476,11 @@ def test_an_interrupted_plot_leaves_the_old_one(cli: Any, monkeypatch: pytest.Mo
         ("independence x.npy y.csv", "the rows are pairs: x.npy has 40, y.csv 30"),
         ("independence x.npy", "give --x-columns and --y-columns"),
         ("independence named.csv --x-columns a --y-columns a,b", "share the columns a of named"),
+        ("conditional-independence x.npy y.csv", "give a file each of x, y and z, or one of all"),
+        (
+            "conditional-independence named.csv --x-columns a --y-columns b --z-columns b",
+            "y and z share the columns b of named",
+        ),
         ("goodness-of-fit x.npy --model cauchy", "unknown model 'cauchy'; known are normal, gauss"),
         ("goodness-of-fit x.npy --model json:frob", "json/__init__.py has no frob"),
         ("goodness-of-fit x.npy --model no_module:f", "No module named 'no_module'"),
