@@ -62,40 +62,109 @@ def test_vae_imports(path: pathlib.Path) -> None:
     )
 
 
-LAYERS = [  # of the engine: a file imports those of earlier layers, also within functions
-    "_torch functions subsample validation statistics.sharing",
-    "problem",
-    "reference.tiles",
-    "reference.pooled reference.small second_order",
-    "reference.blocked reference.inner reference.traced",
-    "triton_backend.configs triton_backend.compat",
-    "triton_backend.differences",
-    "triton_backend.gradients triton_backend.gram",
-    "triton_backend.launcher triton_backend.panels",
-    "triton_backend.median triton_backend.redo triton_backend.small",
-    "triton_backend.quadratic_forms triton_backend.sweeps",
-    "backends",
-    "bandwidth operations",
-    "kernel",
-    "api statistics.quadratic_forms statistics.stein",  # what ``divergences`` imports
-    "statistics.permuted",
-]
+LAYERS = {  # a file imports those of earlier layers of its package, also within functions
+    "kernels": [
+        "_torch functions subsample validation statistics.sharing",
+        "problem",
+        "reference.tiles",
+        "reference.pooled reference.small second_order",
+        "reference.blocked reference.inner reference.traced",
+        "triton_backend.configs triton_backend.compat",
+        "triton_backend.differences",
+        "triton_backend.gradients triton_backend.gram",
+        "triton_backend.launcher triton_backend.panels",
+        "triton_backend.median triton_backend.redo triton_backend.small",
+        "triton_backend.quadratic_forms triton_backend.sweeps",
+        "backends",
+        "bandwidth operations",
+        "kernel",
+        "api statistics.quadratic_forms statistics.stein",  # what ``divergences`` imports
+        "statistics.permuted",
+    ],
+    "divergences": [
+        "command command.columns critic distributed expected_distance files forms fuse kl "
+        "naive random_keys samples scores",
+        "checkpoint chunks command.delimited dependence encoding estimators kernel_matrix "
+        "plots.style resampling",
+        "command.models command.tables density_ratio designs energy features mmd "
+        "plots.sequential plots.witness sharded wasserstein",
+        "command.processes gaussian_models plots.results",
+        "plots plots.columns scaling",
+        "results",
+        "classifier evaluation goodness_of_fit independence information kl_decomposition",
+        "conditional effect feature_test relative streams",
+        "two_sample",
+        "drift k_sample localization metrics power sequential",
+        "callbacks command.running",
+        "command.line",
+        "__main__",
+    ],
+    "vae": [
+        "_extras command data.data diagnostics evaluation.tables likelihoods networks "
+        "objectives.divergences objectives.schedules priors processes training.means "
+        "training.metrics training.rng training.signals",
+        "data.binarise data.split evaluation.probes figures.charts figures.latent forward_output",
+        "data.arrays data.bundled data.idx data.images data.shapes data.text "
+        "objectives.rates training.alarms training.distributed",
+        "data objectives.critics",
+        "figures.look objectives.objective",
+        "model objectives.lambda_heuristic",
+        "config evaluation.passes objectives training.checkpoints training.devices "
+        "training.fingerprint training.heldout training.losses",
+        "build evaluation.bounds figures.pictures presets training.batches",
+        "evaluation.codes training.arguments",
+        "evaluation.disentanglement evaluation.samples training.loop",
+        "evaluation.result figures.views training.fit",
+        "evaluation.evaluate figures.page training",
+        "evaluation figures runs",
+        "command.running",
+        "command.line",
+        "__main__",
+    ],
+}
+
+
+def module_of(path: pathlib.Path) -> str:
+    """The name within its package; "" of the package itself, which shows what users import."""
+    parts = path.relative_to(ROOT).with_suffix("").parts[1:]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def own_modules(path: pathlib.Path) -> set[str]:
+    """Names of what a file imports of its own package."""
+    package = path.relative_to(ROOT).parts[0]
+    prefix = "divergences.kernels." if package == "kernels" else f"{package}."
+    known = {module_of(p) for p in files(package)}
+    found = set()
+    for module in imported_modules(path):
+        name = module.removeprefix(prefix) if module.startswith(prefix) else ""
+        while name not in known:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {"", module_of(path)}
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_file_has_a_layer_and_imports_from_earlier_ones(package: str) -> None:
+    rank = {name: at for at, names in enumerate(LAYERS[package]) for name in names.split()}
+    modules = {module_of(path): path for path in files(package)}
+    assert rank.keys() <= modules.keys()
+    for name in modules.keys() - rank.keys() - {""}:
+        assert modules[name].stem == "__init__", f"{package}/{name} has no layer"
+        assert not own_modules(modules[name])
+    for name, at in rank.items():
+        late = {other for other in own_modules(modules[name]) if rank.get(other, -1) >= at}
+        assert not late, f"{package}/{name} imports {late}"
 
 
 @pytest.mark.parametrize("path", files("kernels"), ids=lambda p: p.name)
 def test_kernels_imports(path: pathlib.Path) -> None:
-    """The engine knows nothing above it, and every file of it has a layer."""
+    """The engine knows nothing above it."""
     modules = imported_modules(path)
     above = {f"divergences.{p.stem}" for p in files("divergences") if p.stem != "__init__"}
     assert not offends(modules, "vae", "kernels", *above)
     if path.parent.name != "triton_backend":
         assert not offends(modules, "triton")
-    if path.name == "__init__.py":
-        return
-    rank = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
-    own = ".".join(path.relative_to(ROOT / "kernels").with_suffix("").parts)
-    later = {f"divergences.kernels.{name}" for name in rank if rank[name] >= rank[own]}
-    assert not offends(modules, *later)
 
 
 def test_the_rules_above_can_fail() -> None:
