@@ -7,9 +7,9 @@ weight is on the total correlation of the code, on what the dimensions share. **
 of the four dimensions in use changes one property and hardly another (what becomes small becomes
 a little redder); two are left at the prior, and their rows do not change.
 
-The pictures help: places lie close, and factors move the pixels by unequal amounts. This setting is
-the best of some fifteen that were tried; in most, factors mixed. Nothing in unlabelled data says
-which axes are "the" factors, only such inductive bias does (Locatello et al. 2019, arXiv:1811.12359).
+The pictures help: places lie close, and factors move the pixels by unequal amounts. This setting
+is the best of some fifteen that were tried; in most, factors mixed. Nothing in unlabelled data
+says which axes are "the" factors, only such bias does (Locatello et al. 2019, arXiv:1811.12359).
 """
 
 import sys
