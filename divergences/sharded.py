@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checkpoint import Checkpoint, checkpoint_of
+from .chunks import is_read_in_chunks, rows_of
 from .distributed import each_process, is_dtensor, local_rows, process_group
 from .kernel_matrix import is_kernel_matrix
 from .kernels import Kernel
@@ -159,7 +160,10 @@ def _titles(bound: inspect.BoundArguments, name: str) -> list[str]:
 def _rows(value: Any, name: str, group: dist.ProcessGroup) -> Tensor:
     """This process's rows [n, d], in which only NaN is let through."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
-    sample = as_sample(local_rows(value, name, rank, size), name, missing=True)
+    own = local_rows(value, name, rank, size)
+    if is_read_in_chunks(own) and not hasattr(own, "__array__"):
+        own = torch.cat([*rows_of(own, name).read()])
+    sample = as_sample(own, name, missing=True)
     if sample.device.type not in dist.get_backend_config(group):
         raise ValueError(
             f"{name} is on the device {sample.device.type!r}, for which the group has no backend; "

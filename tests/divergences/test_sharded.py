@@ -32,6 +32,7 @@ from divergences import (
     independence_test,
     two_sample_test,
 )
+from divergences.chunks import Batches
 from divergences.files import replacing
 from divergences.k_sample import k_sample_test
 from divergences.kernels import Gaussian
@@ -230,6 +231,10 @@ def found(rank: int, size: int, folder: str) -> dict[str, Any]:
     results["uneven"] = numbers(
         two_sample_test(*one, method="energy", n_resamples=B, rng=3, group=world)
     )
+    batches = Batches([*np.array_split(part(x), 3)], rows=len(part(x)))
+    results["batches"] = numbers(
+        two_sample_test(batches, part(y), method="energy", n_resamples=B, rng=3, group=world)
+    )
     results["fresh"] = numbers(two_sample_test(part(x), part(y), n_resamples=9, group=world))
     energy = CASES["energy"](part, group=world, checkpoint=f"{folder}/test.npz")
     results["resumed"] = numbers(energy)
@@ -330,7 +335,7 @@ def test_another_number_of_processes_goes_on_from_a_checkpoint(
     check(results, "resumed", expected | {"pvalue": pytest.approx(expected["pvalue"])})
 
 
-@pytest.mark.parametrize("name", ["uneven", "dtensors"])
+@pytest.mark.parametrize("name", ["uneven", "dtensors", "batches"])
 def test_rows_may_lie_anywhere(name: str, results: list[dict[str, Any]]) -> None:
     check(results, name, of_all_rows("energy"))
 
