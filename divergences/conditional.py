@@ -88,9 +88,9 @@ def conditional_independence_test(
     functions of z, are found by ridge regressions so well that the product of their errors falls
     faster than n^−½. What a regression misses on both sides is taken for dependence. No test of
     this hypothesis is valid for every distribution of continuous z (Shah & Peters 2020). If z
-    takes few values, ``independence_test(x, y, strata=z)`` is exact. Measured on post-nonlinear models
-    at n = 100 and level .05: .05, .07 and .10 of true hypotheses are rejected for dz = 1, 3 and 5
-    (``bench/results/level.csv``), and no fewer at n = 300.
+    takes few values, ``independence_test(x, y, strata=z)`` is exact. Measured on post-nonlinear
+    models at n = 100 and level .05: .05, .07 and .10 of true hypotheses are rejected for dz = 1, 3
+    and 5 (``bench/results/level.csv``), and no fewer at n = 300.
 
     Args:
         x, y, z: torch tensors (CPU or CUDA), anything with ``__dlpack__``, or anything numpy
