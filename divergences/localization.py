@@ -79,7 +79,7 @@ class LocalizationResult(HypothesisResult):
     m: int
     correction: str
     columns: tuple[ColumnRow, ...] = field(repr=False)
-    _samples: tuple[Tensor, Tensor] = field(repr=False)
+    _samples: tuple[Tensor, Tensor] | None = field(repr=False)
 
     question: ClassVar[str] = "which columns of x and y differ?"
 

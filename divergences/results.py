@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,9 @@ def p_in_words(pvalue: float, digits: int) -> str:
     return f"{pvalue:.{digits}g}" if pvalue >= 1e-300 else "< 1e-300"
 
 
+R = TypeVar("R", bound="HypothesisResult")
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HypothesisResult(Record):
     """The outcome of a test.
@@ -82,6 +85,25 @@ class HypothesisResult(Record):
         null = np.array(self.null_distribution, dtype=np.float64)
         null.flags.writeable = False
         object.__setattr__(self, "null_distribution", null)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: all but the samples, which ``with_samples`` keeps."""
+        state = dict(self.__dict__)
+        if state.get("_samples") is not None and not state.get("_pickles_samples"):
+            state["_samples"] = None
+        return state
+
+    def __copy__(self: R) -> R:
+        return self
+
+    def __deepcopy__(self: R, _: object) -> R:
+        return self
+
+    def with_samples(self: R) -> R:
+        """The same result, which keeps its samples where it is pickled; figures draw them."""
+        kept = replace(self)
+        object.__setattr__(kept, "_pickles_samples", True)
+        return kept
 
     def __iter__(self) -> Iterator[float]:
         """``statistic, pvalue = result``, as in SciPy."""

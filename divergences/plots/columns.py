@@ -45,12 +45,18 @@ class Result(Protocol):
     def n_resamples(self) -> int: ...
 
     @property
-    def _samples(self) -> tuple[Tensor, Tensor]: ...
+    def _samples(self) -> tuple[Tensor, Tensor] | None: ...
 
 
 def plot_columns(result: Result, names: tuple[str, str]) -> Figure:
     """Adjusted p-values of the clearest columns and pairs; of the first few also the distributions
-    of a column, or the points of a pair."""
+    of a column, or the points of a pair. Raises ValueError for a result without its samples."""
+    samples = result._samples
+    if samples is None:
+        raise ValueError(
+            "the result was pickled without its samples, which the figure draws; pickle "
+            "result.with_samples()"
+        )
     rows = result.columns[:LISTED]
     with style():
         figure = new_figure(7.0, 3.6)
@@ -68,7 +74,7 @@ def plot_columns(result: Result, names: tuple[str, str]) -> Figure:
         axes.set_xlabel(f"$p$, corrected ({result.correction})")
         rest = len(result.columns) - len(rows)
         axes.set_title(f"The clearest ({rest} others not shown)" if rest else "All columns")
-        x, y = (s.detach().cpu().double().numpy() for s in result._samples)
+        x, y = (s.detach().cpu().double().numpy() for s in samples)
         parts = grid[0, 1].subgridspec(min(DRAWN, len(rows)), 1)
         for place, row in enumerate(rows[:DRAWN]):
             axes = figure.add_subplot(parts[place])
