@@ -451,7 +451,7 @@ class _Columns(NamedTuple):
                 f"the columns differ: {name} has {', '.join(names or ())}; rows before had "
                 f"{', '.join(self.names or ())}; choose those to compare, in one order"
             )
-        return _Columns(rows.shape[1], names), rows
+        return _Columns(rows.shape[1], names), rows.clone()  # rows wait; x may be filled again
 
 
 class _Features:

@@ -115,7 +115,8 @@ class FeatureSums:
 
     def update(self, x: Any = None, y: Any = None) -> None:
         """Add the next rows [k, d] of x, of y, or of both, of any kind that ``two_sample_test``
-        takes. Raises ValueError or TypeError for other shapes, and rows that are not finite."""
+        takes. Raises ValueError or TypeError for other shapes, and rows that are not finite; the
+        sums are then as they were."""
         given = {name: rows_of(z, name) for name, z in (("x", x), ("y", y)) if z is not None}
         if not given:
             raise ValueError("update needs rows of x, of y or of both; got neither")
@@ -123,13 +124,18 @@ class FeatureSums:
         for name, rows in given.items():
             if rows.d != len(offset):
                 raise ValueError(f"{name} has {rows.d} columns; the pilot sample has {len(offset)}")
+        found = {name: self._bins[name].copy() for name in given}
         for name, rows in given.items():
             for chunk in rows.chunks():
                 phi = self._features((chunk.cpu().double() - offset) / spread)
-                self._bins[name].add(0, phi.numpy())
+                found[name].add(0, phi.numpy())
+        self._bins |= found
 
     def merge(self, other: FeatureSums) -> None:
-        """Add the rows that another has seen. Raises ValueError where its features are others."""
+        """Add the rows that another has seen. Raises ValueError where its features are others, and
+        for the same object, whose rows would count twice."""
+        if other is self:
+            raise ValueError("sums do not merge with themselves: their rows would count twice")
         for name, own in self._settings.items():
             if not np.array_equal(own, other._settings[name]):
                 raise ValueError(
@@ -233,6 +239,12 @@ class _Bins:
     def rows(self) -> int:
         return sum(len(sums) << k for k, sums in enumerate(self.levels))
 
+    def copy(self) -> _Bins:
+        """Bins that further sums leave as they are: the arrays at each level are never written."""
+        found = _Bins(self._none.shape[1], self._most)
+        found.levels = [*self.levels]
+        return found
+
     def add(self, k: int, sums: Array) -> None:
         """Further sums of 2ᵏ rows each."""
         while len(self.levels) <= k:
@@ -260,7 +272,6 @@ class _Bins:
 
     def at(self, k: int) -> Array:
         """The sums of 2ᵏ rows, where k is the last level or beyond."""
-        found = _Bins(self._none.shape[1], self._most)
-        found.levels = [*self.levels]
+        found = self.copy()
         found.add(k, self._none)
         return found.levels[k]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import brentq
@@ -82,6 +83,21 @@ def test_infinite_scores_bet_nothing() -> None:
     x, y = shifted(20, 0.0)
     x[12], y[15] = 1e308, -1e308
     assert np.isfinite(SequentialTwoSampleTest(rng=0).update(x, y).evalue)
+
+
+def test_rows_are_kept_where_their_buffer_is_filled_again() -> None:
+    """fp64 tensors are taken as they are elsewhere; rows that wait are not to change."""
+    rows, one = torch.from_numpy(np.stack(shifted(160, 0.0))), torch.empty(2, 4, 2).double()
+    own, reused = SequentialTwoSampleTest(rng=0), SequentialTwoSampleTest(rng=0)
+    detectors = [
+        ChangeDetector(rows[0, :40], method="energy", n_resamples=39, rng=0) for _ in range(2)
+    ]
+    for part in rows.split(4, 1):
+        one.copy_(part)
+        expected, found = own.update(*part.clone()), reused.update(*one)
+        alone, again = detectors[0].update(part[1].clone()), detectors[1].update(one[1])
+    assert expected.evalue == found.evalue
+    assert np.array_equal(alone.path, again.path)
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

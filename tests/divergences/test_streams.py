@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from divergences.chunks import Batches
 from divergences.kernels import Gaussian, Laplace
 from divergences.streams import FeatureSums
 
@@ -148,6 +149,12 @@ def test_what_is_refused() -> None:
     assert sums.n == 0
     with pytest.raises(ValueError, match="1 rows of 2 with NaN"):
         sums.update(x=[[1.0, 2.0], [np.nan, 0.0]])
+    late = Batches([rows(9000, 0), [[1.0, np.inf]]])  # in its second chunk
+    with pytest.raises(ValueError, match=r"y\[9000:9001\] has 1 rows"):
+        sums.update(x=rows(4, 0), y=late)
+    assert (sums.n, sums.m) == (0, 0)
+    with pytest.raises(ValueError, match="their rows would count twice"):
+        sums.merge(sums)
     sums.update(x=rows(1000, 0), y=rows(130, 1))
     with pytest.raises(ValueError, match="there are 7 bins of x and 1 of y, of 128 rows each"):
         sums.test()
