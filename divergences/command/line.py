@@ -9,7 +9,7 @@ import traceback
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -368,15 +368,16 @@ def _conditional_independence(arguments: Namespace) -> int:
 
 
 def _goodness_of_fit(arguments: Namespace) -> int:
-    x, (model,) = _with_models(arguments, [arguments.model])
-    result = goodness_of_fit.goodness_of_fit_test(
-        x,
-        model,
-        kernel=arguments.kernel,
-        bandwidth=arguments.bandwidth,
-        estimate=arguments.estimate,
-        **running.settings(arguments),
-    )
+    with redirect_stdout(sys.stderr):  # what a model prints; stdout is for the result
+        x, (model,) = _with_models(arguments, [arguments.model])
+        result = goodness_of_fit.goodness_of_fit_test(
+            x,
+            model,
+            kernel=arguments.kernel,
+            bandwidth=arguments.bandwidth,
+            estimate=arguments.estimate,
+            **running.settings(arguments),
+        )
     name, file = arguments.model, arguments.x
     if name == "normal":
         name = "a normal distribution" if arguments.estimate else result.model
@@ -416,16 +417,17 @@ def _relative(arguments: Namespace) -> int:
     names = arguments.model or files
     if len(names) != 2 or (arguments.model and files):
         raise ValueError("give two files of samples after x, or --model twice and no samples")
-    x, models = _with_models(arguments, arguments.model, files)
-    result = relative.relative_test(
-        x,
-        *models,
-        method="ksd" if arguments.model else "mmd",
-        kernel=arguments.kernel,
-        bandwidth=arguments.bandwidth,
-        alternative=arguments.alternative,
-        alpha=running.level_of(arguments),
-    )
+    with redirect_stdout(sys.stderr):  # what a model prints; stdout is for the result
+        x, models = _with_models(arguments, arguments.model, files)
+        result = relative.relative_test(
+            x,
+            *models,
+            method="ksd" if arguments.model else "mmd",
+            kernel=arguments.kernel,
+            bandwidth=arguments.bandwidth,
+            alternative=arguments.alternative,
+            alpha=running.level_of(arguments),
+        )
     file, (p, q) = arguments.x, names
     closer, farther = (p, q) if result.statistic < 0 else (q, p)
     words = (

@@ -30,8 +30,9 @@ def load_model(text: str, fit: NamedColumns | None) -> Any:
         fit: [n, d] rows to fit families to.
 
     Raises:
-        ValueError: no such model, or no rows to fit it to, or too few.
-        ModuleNotFoundError: no such module; no scikit-learn, which fits mixtures.
+        ValueError: no such model or module, one that ends the program when it is imported, or no
+            rows to fit it to, or too few.
+        ModuleNotFoundError: no scikit-learn, which fits mixtures, or another module.
     """
     family, _, rest = text.partition(":")
     if family == "gaussian" and (not rest or rest.isdecimal()):
@@ -41,8 +42,21 @@ def load_model(text: str, fit: NamedColumns | None) -> Any:
             known = "normal, gaussian, gaussian:K and MODULE:NAME"
             raise ValueError(f"unknown model {text!r}; known are {known}")
         return text
-    with _current_folder_on_path():
-        module = importlib.import_module(family)
+    try:
+        with _current_folder_on_path():
+            module = importlib.import_module(family)
+    except ModuleNotFoundError as error:
+        if error.name is None or not family.startswith(error.name):
+            raise  # of a module that this one imports
+        raise ValueError(
+            f"--model {text}: {error}; MODULE is a name as Python imports it, models for models.py "
+            "in this folder"
+        ) from None
+    except SystemExit as error:  # its status would read as one of ours
+        raise ValueError(
+            f"--model {text}: {family} ends the program when it is imported (exit {error}); put "
+            'what it runs under if __name__ == "__main__"'
+        ) from None
     if not hasattr(module, rest):
         raise ValueError(f"--model {text}: {module.__file__} has no {rest}")
     return getattr(module, rest)

@@ -273,6 +273,21 @@ def test_models_in_place_of_samples(cli: Any) -> None:
     assert found.json["verdict"].startswith("y.csv does not follow cli_models:score: p = 0.02")
 
 
+def test_a_model_that_prints_or_exits(cli: Any) -> None:
+    """stdout and the exit status are those of the command alone."""
+    Path("cli_talks.py").write_text(
+        "print('read')\ndef score(x):\n    print('asked')\n    return -x\n"
+    )
+    found = cli("goodness-of-fit y.csv --model cli_talks:score --seed 0 --n-resamples 9 --json")
+    assert found.status == 0 and found.json["method"] == "ksd"
+    assert found.err.startswith("read\nasked\n")
+    found = cli("relative y.csv --model normal --model cli_talks:score --json")
+    assert found.status == 0 and found.json["statistic"] == 0.0
+    Path("cli_exits.py").write_text("raise SystemExit(1)\n")
+    found = cli("goodness-of-fit y.csv --model cli_exits:score --fail-below 0.05")
+    assert found.status == 2 and "cli_exits ends the program when it is imported" in found.err
+
+
 def test_a_mixture_is_fitted_to_its_file(cli: Any) -> None:
     """Two far Gaussians: the maximum of the likelihood is at the moments of the halves; EM adds
     1e-6 to variances."""
@@ -483,7 +498,8 @@ def test_an_interrupted_plot_leaves_the_old_one(cli: Any, monkeypatch: pytest.Mo
         ),
         ("goodness-of-fit x.npy --model cauchy", "unknown model 'cauchy'; known are normal, gauss"),
         ("goodness-of-fit x.npy --model json:frob", "json/__init__.py has no frob"),
-        ("goodness-of-fit x.npy --model no_module:f", "No module named 'no_module'"),
+        ("goodness-of-fit x.npy --model no_module:f", "No module named 'no_module'; MODULE is a n"),
+        ("goodness-of-fit x.npy --model json.py:f", "as Python imports it, models for models.py"),
         ("goodness-of-fit x.npy --model gaussian", "fitted to other rows than x: give them by --f"),
         ("goodness-of-fit x.npy --fit y.csv", "--fit goes with --model gaussian or gaussian:K"),
         ("goodness-of-fit x.npy --model gaussian:15 --fit y.csv", "1 ≤ K < n/d, got 30 rows of 2"),
