@@ -120,13 +120,16 @@ def over_group(
         if torch.compiler.is_compiling():
             raise
         problem = error
+    scaled = {}
+    if problem is None:
+        scaled = {n: _Scaled.apply(t, factor) for n, t in own.items()}  # type: ignore[no-untyped-call]
+    moving: set[str] = set()
     if not torch.compiler.is_compiling():
-        _same_everywhere(members, x.device, own if problem is None else {}, problem)
-    scaled = {n: _Scaled.apply(t, factor) for n, t in own.items()}  # type: ignore[no-untyped-call]
+        moving = _same_everywhere(members, x.device, scaled, problem)
     whole = {name: _all_rows(t.detach(), members) for name, t in own.items()}
     pairs = sum(len(t) for t in whole.values()) ** 2
     if kernel is not None and pairs >= OWN_ROWS and not torch.compiler.is_compiling():
-        value = _shared_work(scaled, whole, rank, members, kernel, estimator, backend)
+        value = _shared_work(scaled, whole, moving, rank, members, kernel, estimator, backend)
     else:
         rows = {n: _with_own(whole[n], scaled[n], rank) for n in named}
         value = loss(*rows.values())
@@ -179,13 +182,15 @@ def _same_everywhere(
     device: torch.device,
     tensors: dict[str, Tensor],
     problem: Exception | None = None,
-) -> None:
-    """Exchanges shapes and dtypes. Raises ``problem`` where there is one, and ValueError on all
-    processes where they differ or another has a problem. Synchronises."""
+) -> set[str]:
+    """Exchanges shapes and dtypes; the names of tensors that need a gradient on any process.
+    Raises ``problem`` where there is one, and ValueError on all processes where they differ or
+    another has a problem. Synchronises."""
     header = [0] * 32
     for at, t in zip((0, 16), tensors.values(), strict=False):
         kind = 8 * t.element_size() + t.is_floating_point()
         header[at : at + 3 + t.dim()] = [1, kind, t.dim(), *t.shape]
+        header[at + 15] = t.requires_grad
     found = torch.stack(each_process(torch.tensor(header, device=device), group)).cpu()
     if problem is not None:
         raise problem
@@ -193,7 +198,7 @@ def _same_everywhere(
     if silent:
         raise ValueError(f"bad samples on rank {', '.join(map(str, silent))} of the group")
     for at, name in zip((0, 16), tensors, strict=False):
-        part = found[:, at : at + 16]
+        part = found[:, at : at + 15]
         if not bool((part == part[:1]).all()):
             shapes = [row[3 : 3 + row[2]] for row in part.tolist()]
             raise ValueError(
@@ -201,6 +206,7 @@ def _same_everywhere(
                 f"shapes {', '.join(f'{s} on rank {r}' for r, s in enumerate(shapes))}: drop or "
                 "pad the rows that are over"
             )
+    return {name for at, name in zip((15, 31), tensors, strict=False) if found[:, at].any()}
 
 
 def each_process(x: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
@@ -276,6 +282,7 @@ class _Scaled(torch.autograd.Function):
 def _shared_work(
     own: dict[str, Tensor],
     whole: dict[str, Tensor],
+    moving: set[str],
     rank: int,
     group: dist.ProcessGroup,
     kernel: Kernel,
@@ -285,7 +292,8 @@ def _shared_work(
     """The squared discrepancy, of which every process forms the pairs with its own rows.
 
     Pairs of rows of two processes are in the gradient of both, and each takes that of its own row:
-    twice as much as its share of the sum. Pairs within a sample without gradient are formed once.
+    twice as much as its share of the sum. Pairs within a sample without gradient are formed once;
+    ``moving`` are those that have one on any process, so that all count pairs alike.
     """
     x, y = own["x"], own["y"]
     n, m = len(whole["x"]), len(whole["y"])
@@ -305,7 +313,7 @@ def _shared_work(
     cross = between(x, others("y"), c)
     local, known = here + cross, (here + cross).detach()
     for name, factor in (("x", a), ("y", b)):
-        if own[name].requires_grad:
+        if name in moving:
             across = between(own[name], others(name), factor)
             local, known = local + 2.0 * across, known + across.detach()
         else:

@@ -90,6 +90,9 @@ def found(rank: int, size: int) -> dict[str, Any]:
             only, _ = (own(t, rank, size) for t in whole)
             value = loss(only, y.detach(), group=world)
             (results[f"{name} {pairs} x alone"],) = torch.autograd.grad(value, only)
+    x, y = (t.detach().requires_grad_(rank == 0) for t in (x, y))  # of one process alone
+    distributed.OWN_ROWS = 0
+    results["of one"] = mmd2(x, y, group=world).detach()
     distributed.OWN_ROWS = 2**22
     x, y = (own(t, rank, size) for t in whole)
     z = gather_rows(x, world)
@@ -191,6 +194,12 @@ def test_value_and_gradients_are_those_of_all_rows(name: str, results: Results) 
                 close(torch.cat(parts), size * whole)
         pairs = 2**22 if way == "gathered" else 0
         close(torch.cat([r[f"{name} {pairs} x alone"] for r in ranks]), size * of_x)
+
+
+def test_value_where_one_process_alone_has_a_gradient(results: Results) -> None:
+    size, ranks = results
+    for found_ in ranks:
+        close(found_["of one"], mmd2(*samples(size)))
 
 
 def test_gathered_rows_sum_what_comes_back(results: Results) -> None:
