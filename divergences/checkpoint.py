@@ -34,15 +34,22 @@ class Checkpoint:
     ) -> None:
         self.path, self._writes, self._evaluations = Path(location), writes, 0
         if content is None:
-            if not self.path.parent.is_dir():
-                raise ValueError(f"checkpoint {self.path}: there is no folder {self.path.parent}")
+            folder = self.path.parent
+            if not folder.is_dir():
+                raise ValueError(f"checkpoint {self.path}: there is no folder {folder}")
+            if self.path.is_dir():
+                raise ValueError(f"checkpoint {self.path} is a folder: name a file")
+            if not os.access(folder, os.W_OK):
+                raise ValueError(f"checkpoint {self.path}: no file can be written to {folder}")
             content = self.path.read_bytes() if self.path.exists() else b""
         self.content = content
         self._finished: dict[str, NDArray[np.float64]] = {}
         if self.content:
             try:
-                with np.load(io.BytesIO(self.content), allow_pickle=False) as arrays:
-                    self._finished = {name: arrays[name] for name in arrays.files}
+                found = np.load(io.BytesIO(self.content), allow_pickle=False)
+                self._finished = dict(found) if isinstance(found, np.lib.npyio.NpzFile) else {}
+                if not all(name.startswith("evaluation ") for name in self._finished or [""]):
+                    raise ValueError("it holds other arrays")
             except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
                 raise ValueError(
                     f"{self.path} is not the checkpoint of a test ({error}): name another file"
@@ -51,16 +58,22 @@ class Checkpoint:
     def over(
         self,
         batches: Iterable[Batch],
+        labellings: int,
         statistics: Callable[[Batch], Arrays],
         skip: Callable[[], object],
     ) -> list[Arrays]:
-        """The ``statistics`` of each batch of labellings. Those in the file are not formed again,
-        and ``skip`` is called instead, but for the first batch: it tells whether the file is of
-        this test. Raises ValueError where it is not."""
+        """The ``statistics`` of each batch of so many ``labellings`` in all. Those in the file are
+        not formed again, and ``skip`` is called instead, but for the first batch: it tells whether
+        the file is of this test. Raises ValueError where it is not."""
         self._evaluations += 1
         found = []
+        own = f"evaluation {self._evaluations} of "
+        of_own = [key for key in self._finished if key.startswith(own)]
+        own += f"{labellings} labellings, "
+        if not all(key.startswith(own) for key in of_own):
+            raise self._of_another_test()
         for number, batch in enumerate(batches):
-            name = f"evaluation {self._evaluations}, batch {number}, "
+            name = f"{own}batch {number}, "
             names = [key for key in self._finished if key.startswith(name)]
             saved = tuple(self._finished[key] for key in names)
             if saved and number > 0:
@@ -78,13 +91,18 @@ class Checkpoint:
         return found
 
     def _compare(self, saved: Arrays, formed: Arrays) -> None:
+        if [a.shape for a in saved] != [b.shape for b in formed]:
+            raise self._of_another_test()
         for a, b in zip(saved, formed, strict=True):
             near = 1e-3 * float(b.std()) + 1e-12 * float(np.abs(b).max())
-            if a.shape != b.shape or not np.allclose(a, b, rtol=0.0, atol=near):
-                raise ValueError(
-                    f"{self.path} has the statistics of another test (other data, options or "
-                    "seed): name another file, or take it away"
-                )
+            if not np.allclose(a, b, rtol=0.0, atol=near):
+                raise self._of_another_test()
+
+    def _of_another_test(self) -> ValueError:
+        return ValueError(
+            f"{self.path} has the statistics of another test (other data, options or seed): name "
+            "another file, or take it away"
+        )
 
 
 def checkpoint_of(location: Location | Checkpoint | None, rng: Rng) -> Checkpoint | None:
@@ -98,13 +116,14 @@ def checkpoint_of(location: Location | Checkpoint | None, rng: Rng) -> Checkpoin
 
 def in_batches(
     batches: Iterable[Batch],
+    labellings: int,
     statistics: Callable[[Batch], Arrays],
     checkpoint: Checkpoint | None,
     tick: Callable[[], object],
     steps: int,
 ) -> list[Arrays]:
-    """The ``statistics`` of every batch of labellings, each of which reports ``steps`` of progress
-    by ``tick``."""
+    """The ``statistics`` of every batch of so many ``labellings`` in all, each of which reports
+    ``steps`` of progress by ``tick``."""
     if checkpoint is None:
         return [statistics(batch) for batch in batches]
-    return checkpoint.over(batches, statistics, lambda: [tick() for _ in range(steps)])
+    return checkpoint.over(batches, labellings, statistics, lambda: [tick() for _ in range(steps)])

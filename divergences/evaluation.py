@@ -136,7 +136,7 @@ def evaluate(
 
     with progress(steps, "permutations", show_progress) as tick:
         batches = plan.tensors(width, pooled.device)
-        found = in_batches(batches, statistics, checkpoint, tick, source.steps)
+        found = in_batches(batches, plan.columns, statistics, checkpoint, tick, source.steps)
     each, tolerances, between = zip(*found, strict=True)
     values = np.concatenate(each, axis=1)
     if not np.isfinite(values).all():
@@ -186,7 +186,7 @@ def evaluate_spans(
         return each.cpu().numpy(), tolerance.cpu().numpy(), between.cpu().numpy()
 
     with progress(len(batches) * steps, "permutations", show_progress) as tick:
-        found = in_batches(batches, statistics, checkpoint, tick, steps)
+        found = in_batches(batches, plan.columns, statistics, checkpoint, tick, steps)
     each, tolerances, between = zip(*found, strict=True)
     values = np.concatenate(each, axis=1)
     if not np.isfinite(values).all():

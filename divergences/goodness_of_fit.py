@@ -218,6 +218,7 @@ def _stein(
     show_progress: bool | None,
 ) -> dict[str, Any]:
     scores = scores_at(model, x)
+    current_share().check_same("model", scores)
     chosen = stein_kernel(kernel, bandwidth, x, scores)
     n = len(x)
     width = max(1, min(n_resamples, SIGN_BYTES // (9 * n)))
@@ -260,6 +261,7 @@ def _simulate(
     observed = statistic(x.unsqueeze(0))
     null = torch.zeros(n_resamples, dtype=torch.float64, device=x.device)
     among = current_share()
+    among.check_same("model", observed.biased, observed.between)
     width = min(max(1, SIMULATED[x.device.type] // (n * d)), -(-n_resamples // among.size))
     starts = range(0, n_resamples, width)
     with progress(len(starts), "simulations", show_progress) as tick:

@@ -342,7 +342,7 @@ def _evaluate(
 
     with progress(total, "permutations", show_progress) as tick:
         batches = plan.batches(width)
-        found = in_batches(batches, statistics, checkpoint, tick, sums.steps(width))
+        found = in_batches(batches, plan.columns, statistics, checkpoint, tick, sums.steps(width))
     values = np.concatenate([each for (each,) in found], 2)
     if not np.isfinite(values).all():
         largest = max(float(side.z.abs().max()) for side in (a, b))

@@ -262,7 +262,7 @@ def _dispersions(
 
     with progress(steps, "permutations", show_progress) as tick:
         batches = plan.tensors(width, pooled.device)
-        found = in_batches(batches, statistics, checkpoint, tick, source.steps)
+        found = in_batches(batches, plan.columns, statistics, checkpoint, tick, source.steps)
     values, totals = zip(*found, strict=True)
     count, whole = len(pooled), float(totals[0][0])
     total = ((count - 1) * float(diagonal.sum()) - whole) / (2.0 * count)
@@ -308,7 +308,7 @@ def _dispersions_within(
 
     with progress(steps, "permutations", show_progress) as tick:
         batches = plan.tensors(width, pooled.device)
-        found = in_batches(batches, statistics, checkpoint, tick, source.steps)
+        found = in_batches(batches, plan.columns, statistics, checkpoint, tick, source.steps)
     values, totals = zip(*found, strict=True)
     whole = float(totals[0][0])
     rounding = float(coefs @ source.rounding) * len(sizes) / len(pooled)

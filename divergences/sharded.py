@@ -49,6 +49,16 @@ class GroupShare(Share):
                 whole = torch.stack(each_process(own, self._group)).sum(0)  # in the order of ranks
             own.copy_(whole)
 
+    def check_same(self, what: str, *values: Tensor) -> None:
+        sums = [f(v.double()) for v in values for f in (torch.sum, lambda t: t.abs().sum())]
+        every = torch.stack(each_process(torch.stack(sums), self._group)).cpu()
+        apart = (every - every[0]).abs() > 1e-6 * every[0, 1::2].repeat_interleave(2)
+        if apart.any():
+            raise ValueError(
+                f"{what} must be the same on every process of the group; that of rank "
+                f"{int(apart.any(1).nonzero()[0])} is another than that of rank 0"
+            )
+
 
 def takes_group(
     *samples: str, labels: Sequence[str] = (), aligned: str | bool = False
@@ -91,7 +101,7 @@ class _Own(NamedTuple):
     options: dict[str, str]
     source: str  # of random numbers
     seed: int | None
-    saved: bytes  # of rank 0's checkpoint
+    saved: bytes | None  # of the checkpoint, in rank 0; None without one
 
 
 def _over_group(
@@ -107,16 +117,19 @@ def _over_group(
     members = process_group(meshes[0] if given["group"] is None else given["group"])
     together = aligned if isinstance(aligned, bool) else given[aligned] is True
     rows: list[Tensor] = []
-    own = _Own(test.__name__, None, [], [], [], {}, {}, "", None, b"")
+    own = _Own(test.__name__, None, [], [], [], {}, {}, "", None, None)
     try:
+        if meshes and (len(meshes) < len(of_rows) or any(mesh != meshes[0] for mesh in meshes)):
+            raise ValueError("samples must all be DTensors of one mesh, or all plain")
         names = [n for name in samples for n in _titles(bound, name)]
         rows = [_rows(value, name, members) for value, name in zip(of_rows, names, strict=True)]
         own = _describe(own, rows, of_rows, given, {*samples}, labels, together)
-        if dist.get_rank(members) == 0:
-            file = checkpoint_of(given.get("checkpoint"), given["rng"])
+        if given.get("checkpoint") is not None:
+            first = dist.get_rank(members) == 0
+            file = checkpoint_of(given["checkpoint"], given["rng"]) if first else None
             own = own._replace(saved=b"" if file is None else file.content)
-    except (TypeError, ValueError) as error:
-        own = own._replace(error=error)
+    except Exception as error:  # of any kind: the others wait for word of it
+        own = own._replace(error=_plain(error))
     every: list[_Own] = [own] * dist.get_world_size(members)
     dist.all_gather_object(every, own, group=members)
     _check_alike(every, [*names] if rows else [])
@@ -132,8 +145,8 @@ def _over_group(
     among = GroupShare(members)
     given["group"] = None
     given["rng"] = given["rng"] if every[0].seed is None else every[0].seed
-    if given.get("checkpoint") is not None:
-        saved = every[0].saved
+    saved = every[0].saved
+    if saved is not None:
         given["checkpoint"] = Checkpoint(given["checkpoint"], saved, writes=among.rank == 0)
     given["show_progress"] = False if among.rank else given["show_progress"]
     for name in samples:
@@ -206,8 +219,23 @@ def _describe(
 
 
 def _said(value: Any) -> str:
-    plain = isinstance(value, str | int | float | list | tuple | Kernel | Tensor) or value is None
-    return repr(value) if plain else type(value).__name__
+    """What tells an option from others; functions and models are told by their type alone."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return repr(value.tolist())
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_said, value))}]"
+    if isinstance(value, Kernel):
+        widths = [t.bandwidth.tolist() for t in value.terms if isinstance(t.bandwidth, Tensor)]
+        return f"{value!r} of {widths}" if widths else repr(value)
+    return repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+
+
+def _plain(error: Exception) -> Exception:
+    """An error that can be raised from its message, and in another process."""
+    for kind in (TypeError, ValueError, OSError, ModuleNotFoundError):
+        if isinstance(error, kind):
+            return kind(str(error))
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _check_alike(every: list[_Own], names: list[str]) -> None:
@@ -222,6 +250,7 @@ def _check_alike(every: list[_Own], names: list[str]) -> None:
             "the number of samples": (len(first.shapes), len(each.shapes)),
             "rng": (first.source, each.source),
             "the labels given": (sorted(first.labels), sorted(each.labels)),
+            "checkpoint": tuple("none" if e.saved is None else "a file" for e in (first, each)),
         }
         for at, name in enumerate(names[: len(each.shapes)] if each.test == first.test else []):
             told |= {

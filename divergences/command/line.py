@@ -393,7 +393,7 @@ def _with_models(
     if fit and not any(name.partition(":")[0] == "gaussian" for name in names):
         raise ValueError("--fit goes with --model gaussian or gaussian:K")
     inputs = [(file, arguments.columns) for file in (arguments.x, *files, *fit)]
-    x, *others = running.load(arguments, inputs).values
+    x, *others = running.load(arguments, inputs, fit=bool(fit)).values
     rows = others.pop() if fit else None
     return x, [*others, *(load_model(name, rows) for name in names)]
 

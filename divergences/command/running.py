@@ -17,6 +17,7 @@ import numpy as np
 from ..encoding import named_columns
 from ..files import replacing
 from ..kernels import Bandwidth
+from ..kernels.statistics.sharing import ALONE
 from ..localization import LocalizationResult
 from ..power import PowerRow
 from ..power import benchmark_power as power_rows
@@ -96,12 +97,14 @@ def load(
     inputs: Sequence[tuple[str, list[str] | None]],
     *,
     pairs: bool = False,
+    fit: bool = False,
 ) -> Samples:
     """Read (file, columns) for each sample, with strata or groups from a column or from a file.
 
     ``pairs``: the samples are two sides of one table, row i of both belongs together, is dropped as
     one and has one label, which the first file holds; other samples must have the same columns.
-    Of several processes each reads its part of the rows, and leaves missing cells to the test.
+    Of several processes each reads its part of the rows, and leaves missing cells to the test,
+    but all rows of the last input if that is what models are ``fit`` to.
     """
     large = [file for file, _ in inputs if is_large(file)]
     if large and arguments.command == "two-sample" and arguments.group is None:
@@ -114,7 +117,7 @@ def load(
             "energy for one column, read large files in chunks (without designs, --drop-nan and "
             "--scale rank or whiten)",
         )
-    return together(arguments, lambda: _load(arguments, inputs, pairs))
+    return together(arguments, lambda: _load(arguments, inputs, pairs, fit))
 
 
 def _in_chunks(
@@ -139,9 +142,11 @@ def _in_chunks(
 
 
 def _load(
-    arguments: Namespace, inputs: Sequence[tuple[str, list[str] | None]], pairs: bool
+    arguments: Namespace, inputs: Sequence[tuple[str, list[str] | None]], pairs: bool, fit: bool
 ) -> Samples:
-    among = share_of(arguments)
+    among = [share_of(arguments)] * len(inputs)
+    if fit:
+        among[-1] = ALONE
     paired = bool(getattr(arguments, "paired", False))
     named = {name: getattr(arguments, name, None) for name in ("strata", "groups")}
     named = {name: where for name, where in named.items() if where is not None}
@@ -153,9 +158,9 @@ def _load(
     aligned = pairs or paired
     tables = [
         read_table(
-            file, columns=columns, labels=None if pairs and position > 0 else column, among=among
+            file, columns=columns, labels=None if pairs and at > 0 else column, among=among[at]
         )
-        for position, (file, columns) in enumerate(inputs)
+        for at, (file, columns) in enumerate(inputs)
     ]
     for table in tables:
         if table.note:
@@ -165,12 +170,14 @@ def _load(
     if aligned:
         _check_pairs(*tables, sides=pairs)
     groups = [tables] if aligned else [[table] for table in tables]
-    if arguments.group is None:
-        keeps = [complete_rows(group, drop=arguments.drop_nan) for group in groups]
-    else:
-        keeps = [np.ones(len(group[0].values), np.bool_) for group in groups]
-    for group, keep in zip(groups, keeps, strict=True):
-        if among.size == 1 and not keep.any():
+    keeps = [
+        complete_rows(group, drop=arguments.drop_nan)
+        if part.size == 1
+        else np.ones(len(group[0].values), np.bool_)
+        for group, part in zip(groups, among, strict=False)
+    ]
+    for group, part, keep in zip(groups, among, keeps, strict=False):
+        if part.size == 1 and not keep.any():
             raise ValueError(f"{group[0].source}: every row has missing cells")
         if not keep.all():
             names = " and ".join(dict.fromkeys(table.source for table in group))
@@ -186,7 +193,7 @@ def _load(
     if column is None:
         counts = [group[0].in_file for group in groups]
         of_all = np.split(read_labels(strata, sum(counts)), np.cumsum(counts)[:-1])
-        labels = np.concatenate([part[among.span(len(part))] for part in of_all])
+        labels = np.concatenate([part[among[0].span(len(part))] for part in of_all])
     else:
         labels = np.concatenate([g[0].labels for g in groups if g[0].labels is not None])
     labels = labels[np.concatenate(keeps)]

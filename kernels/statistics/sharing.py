@@ -36,6 +36,9 @@ class Share:
     def total(self, *sums: Tensor) -> None:
         """Adds up ``sums`` over the processes, in place, to the same bits on each."""
 
+    def check_same(self, what: str, *values: Tensor) -> None:
+        """Raises ValueError, on all processes, where sums of ``values`` differ between them."""
+
 
 ALONE = Share()
 _current: ContextVar[Share] = ContextVar("share")

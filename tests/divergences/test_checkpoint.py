@@ -90,6 +90,8 @@ def test_a_file_of_another_test_is_refused(tmp_path: Path) -> None:
             CASES["two samples"](checkpoint=path, **given)
     with pytest.raises(ValueError, match="has the statistics of another test"):
         CASES["k samples"](rng=5, checkpoint=path)
+    with pytest.raises(ValueError, match="has the statistics of another test"):
+        two_sample_test(X, Y, method="energy", rng=5, n_resamples=150, checkpoint=path)
     assert path.read_bytes() == before
 
 
@@ -97,6 +99,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("not an array")
     with pytest.raises(ValueError, match="notes is not the checkpoint of a test"):
         CASES["two samples"](rng=5, checkpoint=tmp_path / "notes")
+    np.save(tmp_path / "rows.npy", X)
+    np.savez(tmp_path / "rows.npz", x=X)
+    for name in ("rows.npy", "rows.npz"):
+        with pytest.raises(ValueError, match=f"{name} is not the checkpoint of a test"):
+            CASES["two samples"](rng=5, checkpoint=tmp_path / name)
+    with pytest.raises(ValueError, match="is a folder: name a file"):
+        CASES["two samples"](rng=5, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="checkpoint needs a seed"):
         CASES["two samples"](checkpoint=tmp_path / "new")
     with pytest.raises(ValueError, match="there is no folder"):

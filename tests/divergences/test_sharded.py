@@ -6,8 +6,11 @@ found in files. Tiles are small, so that each process has some.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +36,7 @@ from divergences import (
     two_sample_test,
 )
 from divergences.chunks import Batches
+from divergences.command import line
 from divergences.files import replacing
 from divergences.k_sample import k_sample_test
 from divergences.kernels import Gaussian
@@ -165,7 +169,7 @@ def numbers(result: HypothesisResult) -> dict[str, Any]:
 def message(call: Callable[[], object]) -> str:
     try:
         call()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing was raised"
 
@@ -181,7 +185,12 @@ class Frame:
         return self.rows
 
 
-def refusals(rank: int, size: int, group: Any) -> dict[str, str]:
+class Broken:
+    def __array__(self, *_: Any, **__: Any) -> Array:
+        raise KeyError("gone")
+
+
+def refusals(rank: int, size: int, group: Any, folder: str) -> dict[str, str]:
     x, y, _ = (np.array_split(s, size)[rank] for s in samples())
     last, names = rank == size - 1, ["height", "weight", "age"]
     bad, far = x.copy(), x.copy()
@@ -191,7 +200,20 @@ def refusals(rank: int, size: int, group: Any) -> dict[str, str]:
         options = {"rng": 0, "n_resamples": 9, "group": group} | options
         return message(lambda: two_sample_test(*given, **options))
 
+    def fit(model: Any) -> str:
+        return message(lambda: goodness_of_fit_test(x, model, rng=0, n_resamples=9, group=group))
+
+    normal = torch.distributions.MultivariateNormal(torch.full((3,), float(last)), torch.eye(3))
+    width = torch.tensor(1.0 + 1e-6 * last, dtype=torch.float64)
     return {
+        "broken": of(Broken() if last else x, y),
+        "folder": of(x, y, checkpoint=folder),
+        "some checkpoints": of(x, y, checkpoint=None if last else f"{folder}/none.npz"),
+        "bandwidth": of(x, y, method="mmd", bandwidth=width),
+        "kernel": of(x, y, method="mmd", kernel=Gaussian(width)),
+        "resamples": of(x, y, n_resamples=np.int64(9 + last)),
+        "model": fit(normal),
+        "score": fit(lambda z: -z * (1.0 + last)),
         "nan": of(Frame(bad, names), Frame(y, names)),
         "infinite": of(far, y),
         "words": of([["tall"]] if last else x, y),
@@ -238,17 +260,31 @@ def found(rank: int, size: int, folder: str) -> dict[str, Any]:
     results["fresh"] = numbers(two_sample_test(part(x), part(y), n_resamples=9, group=world))
     energy = CASES["energy"](part, group=world, checkpoint=f"{folder}/test.npz")
     results["resumed"] = numbers(energy)
-    results["messages"] = refusals(rank, size, world)
-    return results | of_dtensors(size)
+    results["messages"] = refusals(rank, size, world, folder)
+    results["fitted"] = of_fitted_model(folder, world)
+    results["messages"]["one dtensor"], results["dtensors"] = of_dtensors(size)
+    return results
 
 
-def of_dtensors(size: int) -> dict[str, Any]:
+def of_fitted_model(folder: str, group: Any) -> tuple[float, float]:
+    """p and statistic of the command's test of rows in one file, of a model of those in another."""
+    files = f"{folder}/x.npy --model gaussian --fit {folder}/fit.npy"
+    given = line.parser().parse_args(f"goodness-of-fit {files} --seed 1 --json".split())
+    given.group = group
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        given.run(given)
+    found = json.loads(told.getvalue())
+    return found["pvalue"], found["statistic"]
+
+
+def of_dtensors(size: int) -> tuple[str, dict[str, Any]]:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
     mesh = init_device_mesh("cpu", (size,))
     x, y = (distribute_tensor(torch.from_numpy(s), mesh, [Shard(0)]) for s in samples()[:2])
-    return {"dtensors": numbers(two_sample_test(x, y, method="energy", n_resamples=B, rng=3))}
+    refused = message(lambda: two_sample_test(x, samples()[1], rng=3))
+    return refused, numbers(two_sample_test(x, y, method="energy", n_resamples=B, rng=3))
 
 
 def worker(rank: int, size: int, folder: str) -> None:
@@ -272,8 +308,14 @@ def results(
     size: int = request.param
     folder = tmp_path_factory.mktemp(f"of{size}")
     begin(folder / "test.npz")
+    for name, rows in (("x", samples()[0]), ("fit", samples()[2])):
+        np.save(folder / f"{name}.npy", rows)
     processes.spawn(worker, size, str(folder), count=size)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
+    found = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
+    with pytest.MonkeyPatch.context() as patch:
+        small_tiles(patch.setattr)
+        found[0]["fitted alone"] = of_fitted_model(str(folder), None)
+    return found
 
 
 def check(ranks: list[dict[str, Any]], name: str, expected: dict[str, Any]) -> None:
@@ -320,7 +362,7 @@ def begin(path: Path) -> None:
             CASES["energy"](lambda rows: rows, checkpoint=path)
     with np.load(path) as file:
         arrays = dict(file)
-    arrays["evaluation 1, batch 1, 0"] += 100.0  # to be known again
+    arrays[f"evaluation 1 of {B + 1} labellings, batch 1, 0"] += 100.0  # to be known again
     np.savez(path, **arrays)
 
 
@@ -340,12 +382,29 @@ def test_rows_may_lie_anywhere(name: str, results: list[dict[str, Any]]) -> None
     check(results, name, of_all_rows("energy"))
 
 
+def test_models_are_fitted_to_all_rows(results: list[dict[str, Any]]) -> None:
+    for rank in results:
+        assert rank["fitted"] == pytest.approx(results[0]["fitted alone"], rel=1e-9)
+
+
 def test_without_a_seed_all_take_one(results: list[dict[str, Any]]) -> None:
     assert len({r["fresh"]["seed"] for r in results}) == 1
     check(results, "fresh", results[0]["fresh"])
 
 
 REFUSED = {
+    "broken": "RuntimeError: rank LAST: KeyError: 'gone'",
+    "folder": "ValueError: rank 0: checkpoint /",
+    "some checkpoints": "ValueError: checkpoint must be the same on every process of the group; "
+    "got a file on rank 0 and none on rank LAST",
+    "bandwidth": "ValueError: bandwidth must be the same on every process of the group; got 1.0 on "
+    "rank 0 and 1.000001 on rank LAST",
+    "kernel": "ValueError: kernel must be the same on every process of the group",
+    "resamples": "ValueError: n_resamples must be the same on every process of the group; got 9 on "
+    "rank 0 and 10 on rank LAST",
+    "model": "ValueError: model must be the same on every process of the group; that of rank LAST",
+    "score": "ValueError: model must be the same on every process of the group; that of rank LAST",
+    "one dtensor": "ValueError: rank 0: samples must all be DTensors of one mesh, or all plain",
     "nan": "ValueError: x has 1 rows of 150 with NaN or infinite entries, in column 2 ('weight')",
     "infinite": "ValueError: rank LAST: x has 1 rows of SHARD with infinite entries, in column 2",
     "words": "TypeError: rank LAST: x cannot be converted to a tensor",
