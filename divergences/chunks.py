@@ -30,7 +30,9 @@ class Batches:
         column_names: of the d columns.
 
     Raises:
-        TypeError: an iterator, which can be read once (``divergences.streams`` has sums for it).
+        TypeError: an iterator, which can be read once (``divergences.streams`` has sums for it);
+            one array [n, d], whose batches would be its rows; from the test, batches that are lists
+            or tuples of tensors, as those of a ``DataLoader`` with labels.
 
     >>> import numpy as np
     >>> from divergences import two_sample_test
@@ -51,6 +53,11 @@ class Batches:
             raise TypeError(
                 "batches are read several times, and an iterator can be read once; pass what it "
                 "iterates over, or add them up in a divergences.streams.FeatureSums"
+            )
+        if isinstance(batches, np.ndarray | Tensor) and batches.ndim < 3:
+            raise TypeError(
+                f"got one array {list(batches.shape)}, whose batches would be its rows; pass it to "
+                "the test as it is, or as [array]"
             )
         self.batches = batches
         self.rows = sum(map(len, batches)) if rows is None else rows
@@ -157,6 +164,11 @@ def rows_of(x: Any, name: str) -> Rows:
     def read() -> Iterator[Tensor]:
         start, d = 0, None
         for batch in batches:
+            if isinstance(batch, list | tuple) and any(isinstance(z, Tensor) for z in batch):
+                raise TypeError(
+                    f"a batch of {name} is a {type(batch).__name__} of tensors, as a TensorDataset "
+                    "or a data set with labels gives them; iterate over one of them, [k, d] or [k]"
+                )
             part = as_sample(_table(batch), f"{name}[{start}:{start + len(batch)}]")
             d = d or part.shape[1]
             if part.shape[1] != d:

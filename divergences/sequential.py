@@ -38,7 +38,7 @@ SCALES = (1, 4, 16)  # batches that a detector tests together
 EXPONENTS = (0.125, 0.25, 0.5, 0.75)  # κ of the bets κ·p^(κ−1) on their p-value
 HELD = 1000  # batches whose statistic is kept for the figure
 TIE = 1e-9  # of the largest statistic: values this near are ties
-LARGEST = 1e300  # of wealth, so that no product is infinite
+LARGEST = 1e250  # of wealth, so that products, and the ends of an axis, are finite
 
 
 class Followed(Record):
@@ -195,7 +195,7 @@ class SequentialTwoSampleTest:
         x, y = (len(rows) for rows in self._waiting or ((), ()))
         return SequentialResult(
             evalue=path[-1][1],
-            pvalue=math.exp(-self._log_largest),
+            pvalue=max(1.0 / LARGEST, math.exp(-self._log_largest)),
             rejected=self._rejected_at is not None,
             rejected_at=self._rejected_at,
             alpha=self.alpha,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, TensorDataset
 
 from divergences import chunks, two_sample_test
 from divergences.chunks import Batches, is_read_in_chunks
@@ -179,6 +180,15 @@ def test_what_is_refused(samples: Any) -> None:
     x, y = samples
     with pytest.raises(TypeError, match="FeatureSums"):
         Batches(iter([x]))
+    for array in (x, torch.from_numpy(x[:, 0])):
+        with pytest.raises(TypeError, match=r"one array \[700.* pass it to the test as it is"):
+            Batches(array)
+    for dataset in (
+        TensorDataset(torch.zeros(60)),
+        TensorDataset(torch.zeros(60, 3), torch.ones(60)),
+    ):
+        with pytest.raises(TypeError, match="a batch of x is a list of tensors"):
+            two_sample_test(Batches(DataLoader(dataset, 20)), y, method="mmd-fourier", **OPTIONS)
     given: list[tuple[Any, str]] = [
         (Batches([x, y[:, :2]]), "batches of 3 and of 2 columns"),
         (Batches([x], rows=800), "should have 800 rows; read were 700"),

@@ -234,8 +234,12 @@ def test_results_print_serialise_and_draw() -> None:
     assert "batch 1 against n = 20, d = 1, seed 0" in str(found) and "alarm        none" in str(
         found
     )
-    for drawn in (result, found):
+    most = SequentialTwoSampleTest(rng=0).update(*shifted(1600, 9.0))  # more than fp64 holds
+    assert 0.0 < most.pvalue == pytest.approx(1.0 / most.evalue) and most.evalue > 1e200
+    for drawn in (result, found, most):
         (axes,) = drawn.plot().axes
+        low, high = axes.get_ylim()
+        assert low <= drawn.path[-1, 1] <= high and 1 / drawn.alpha <= high
         assert axes.get_yscale() == "log"
         assert f"1/alpha = {1 / drawn.alpha:g}" in [text.get_text() for text in axes.texts]
         assert axes.lines[0].get_ydata()[-1] == drawn.path[-1, 1]
