@@ -50,7 +50,7 @@ class Checkpoint:
                 self._finished = dict(found) if isinstance(found, np.lib.npyio.NpzFile) else {}
                 if not all(name.startswith("evaluation ") for name in self._finished or [""]):
                     raise ValueError("it holds other arrays")
-            except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+            except (ValueError, OSError, zipfile.BadZipFile, EOFError, RuntimeError) as error:
                 raise ValueError(
                     f"{self.path} is not the checkpoint of a test ({error}): name another file"
                 ) from None

@@ -101,7 +101,10 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         CASES["two samples"](rng=5, checkpoint=tmp_path / "notes")
     np.save(tmp_path / "rows.npy", X)
     np.savez(tmp_path / "rows.npz", x=X)
-    for name in ("rows.npy", "rows.npz"):
+    damaged = bytearray((tmp_path / "rows.npz").read_bytes())
+    damaged[damaged.rindex(b"PK\x01\x02") + 8] |= 1  # says that it is encrypted
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    for name in ("rows.npy", "rows.npz", "damaged.npz"):
         with pytest.raises(ValueError, match=f"{name} is not the checkpoint of a test"):
             CASES["two samples"](rng=5, checkpoint=tmp_path / name)
     with pytest.raises(ValueError, match="is a folder: name a file"):
