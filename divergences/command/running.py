@@ -113,7 +113,7 @@ def load(
             return opened
         say(
             arguments,
-            f"{' and '.join(large)} goes into memory; --method mmd-fourier and mmd-nystrom, and "
+            f"reading {' and '.join(large)} into memory; --method mmd-fourier and mmd-nystrom, and "
             "energy for one column, read large files in chunks (without designs, --drop-nan and "
             "--scale rank or whiten)",
         )
