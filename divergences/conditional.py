@@ -113,6 +113,17 @@ def conditional_independence_test(
             (counted), kernels that are not positive definite, B < 1.
 
     Time is O(n²B) and 10⁷ operations a row, memory O(n(d + B)) and 20 kB a row.
+
+    Examples:
+        >>> import numpy as np
+        >>> from divergences import conditional_independence_test
+        >>> rng = np.random.default_rng(0)
+        >>> z = rng.normal(size=100)
+        >>> x, y = z + 0.5 * rng.normal(size=100), z**2 + 0.5 * rng.normal(size=100)
+        >>> conditional_independence_test(x, y, z, n_resamples=199, rng=0).pvalue > 0.05
+        True
+        >>> conditional_independence_test(x, y + x, z, n_resamples=199, rng=0).pvalue
+        0.005
     """
     check_scale(scale)
     n_resamples = check_resamples(n_resamples)
