@@ -35,6 +35,7 @@ nitpick_ignore_regex = [
     ("py:class", r"Method|KernelMatrix|Rng|Labels|Blocks|Scale|Location|Checkpoint"),
     ("py:class", r"np\.float64|torch\.nn\.modules\.module\.Module"),
     ("py:class", r"divergences\.(critic|encoding|kernels\.kernel|plots\.results)\.\w+"),
+    ("py:class", r"divergences\.results\.R"),  # a type variable
     ("py:class", r"vae\.objectives\.lambda_heuristic\.Autoencoder|lightning\..*"),
 ]
 
